@@ -1,0 +1,257 @@
+//! The control connection: a hello each way, then requests, responses and events, multiplexed.
+//!
+//! Requests may be pipelined (`ApplySandbox`, `CreateContainer`, `Start` in one write); the agent carries them out in
+//! order and answers each under its number. Events carry sequence numbers from 1 and are kept until acknowledged: a new control
+//! connection receives all that were not. The newest connection that asked for events gets them.
+
+use crate::AgentError;
+use serde::{Deserialize, Serialize};
+
+/// Agent → host on [`crate::READY_PORT`], once per cold boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Newest protocol version that the agent speaks.
+    pub protocol: u32,
+    /// Version of the agent's build.
+    pub build: String,
+    /// The guest kernel's release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Guest clock since boot when the agent became ready, in microseconds (CLOCK_BOOTTIME).
+    pub uptime_us: u64,
+}
+
+/// Host → agent, the answer to [`Ready`]: the secret of this VM. Until it has arrived the agent accepts nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// 32 random bytes in hexadecimal; every control hello and stream header must carry it.
+    pub token: String,
+}
+
+/// Host → agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// First on every connection.
+    Hello(ClientHello),
+    /// Something to do.
+    Request {
+        /// Chosen by the host, unique on this connection.
+        id: u64,
+        /// What to do.
+        request: Request,
+    },
+    /// All events up to and including this one are safely noted on the host.
+    Ack {
+        /// The newest of them.
+        seq: u64,
+    },
+}
+
+/// The host's first message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// Newest protocol version that the host speaks.
+    pub protocol: u32,
+    /// Oldest that it still speaks.
+    pub protocol_min: u32,
+    /// The VM's secret.
+    pub token: String,
+    /// Whether events are to come on this connection.
+    pub events: bool,
+}
+
+/// Agent → host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// Answer to the hello; or, with a wrong secret or no common version, `Err` and the end of the connection.
+    Hello(Result<ServerHello, AgentError>),
+    /// Answer to a request.
+    Response {
+        /// The request's number.
+        id: u64,
+        /// How it went.
+        result: Result<Response, AgentError>,
+    },
+    /// Something happened.
+    Event {
+        /// From 1, without gaps, over the VM's whole life.
+        seq: u64,
+        /// What.
+        event: Event,
+    },
+}
+
+/// The agent's answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerHello {
+    /// The version spoken on this connection from now on.
+    pub protocol: u32,
+    /// Version of the agent's build.
+    pub build: String,
+    /// What the agent can do beyond the version's base (`"exec"`, …).
+    pub features: Vec<String>,
+}
+
+/// What the host can ask for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Set up what the pod's containers share. First on a new VM; again is an error.
+    ApplySandbox(Sandbox),
+    /// Mount a root file system and make a container on it, not yet running its command.
+    CreateContainer(CreateContainer),
+    /// Run a created container's command.
+    Start {
+        /// Which container.
+        container: String,
+    },
+    /// Run one more process in a running container.
+    Exec(Exec),
+    /// Send a signal to a container's or an exec's first process.
+    Signal {
+        /// Which container.
+        container: String,
+        /// Which exec; none is the container's own process.
+        exec: Option<String>,
+        /// Signal number, 1 to 64.
+        signal: i32,
+    },
+    /// What a container uses now.
+    Stats {
+        /// Which container.
+        container: String,
+    },
+    /// Kill what is left of a container, unmount its root, forget it and its streams.
+    Delete {
+        /// Which container.
+        container: String,
+    },
+    /// Sync file systems and power the VM off. Answered before the power goes.
+    Shutdown,
+}
+
+/// What a pod's containers share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Host name, at most 64 bytes.
+    pub hostname: String,
+    /// The host's clock, nanoseconds since the epoch.
+    pub time_unix_ns: u64,
+    /// 32 or more random bytes, in hexadecimal, mixed into the guest's RNG.
+    pub entropy: String,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateContainer {
+    /// Its id: 1 to 64 of `[A-Za-z0-9_.-]`, beginning with a letter or a digit.
+    pub container: String,
+    /// Where its root file system comes from. The agent mounts it and puts its place into the spec's `root.path`.
+    pub root: RootFs,
+    /// The OCI runtime spec as JSON text, passed through whole. `process.user.username` holds the image's user
+    /// string (`user`, `uid`, `user:group`, …) when names must be looked up in the container's /etc/passwd.
+    pub spec: Box<serde_json::value::RawValue>,
+    /// Whether standard input will come over a stream; otherwise it is /dev/null.
+    pub stdin: bool,
+}
+
+/// A container's root file system: a read-only image below a writable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Serial (virtio-blk id, at most 20 bytes) of the disk with the EROFS image.
+    pub image: String,
+    /// The writable layer.
+    pub upper: Upper,
+}
+
+/// A writable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upper {
+    /// An ext4 file system on the disk with this serial.
+    Disk {
+        /// Serial of the disk.
+        serial: String,
+    },
+    /// The guest's memory, at most this many bytes.
+    Tmpfs {
+        /// Bound in bytes.
+        size: u64,
+    },
+}
+
+/// One more process in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exec {
+    /// Which container.
+    pub container: String,
+    /// The exec's id, of the same form as a container's.
+    pub exec: String,
+    /// The OCI runtime spec's `process`, as JSON text. Empty capabilities, env PATH etc. are filled in by the host.
+    pub process: Box<serde_json::value::RawValue>,
+    /// Whether standard input will come over a stream.
+    pub stdin: bool,
+}
+
+/// How a request went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// Done.
+    Done,
+    /// Done, and a process runs.
+    Started {
+        /// Its process id in the guest.
+        pid: i32,
+    },
+    /// What a container uses.
+    Stats(Stats),
+}
+
+/// What a container uses, read from its cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Memory in use, bytes.
+    pub memory_bytes: u64,
+    /// Processor time, microseconds.
+    pub cpu_usec: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// What happened in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A process ended and its streams are complete in the agent's rings.
+    Exited {
+        /// Which container.
+        container: String,
+        /// Which exec; none is the container's own process.
+        exec: Option<String>,
+        /// How.
+        status: ExitStatus,
+    },
+    /// The kernel killed something in the container for want of memory.
+    Oom {
+        /// Which container.
+        container: String,
+    },
+    /// The agent has something to tell its people.
+    Log {
+        /// One line.
+        message: String,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code, 0 to 255; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Whether the cgroup's OOM killer struck during its life.
+    pub oom: bool,
+}

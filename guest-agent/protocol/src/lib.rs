@@ -1,0 +1,30 @@
+//! What the host and the agent in the guest say to each other: the only thing that both sides share.
+//!
+//! It must never know how either side works: no sockets, no processes, no files; types and their encoding only.
+//!
+//! The agent *listens*. On a cold boot it connects once to [`READY_PORT`] on the host, sends [`Ready`], and
+//! receives [`Welcome`] with the secret that every later connection must show. From then on the host opens every
+//! connection: one control connection ([`CONTROL_PORT`], see [`control`]) and one connection for each stdio stream
+//! ([`STREAM_PORT`], see [`stream`]). So a cold start, a restore and a daemon's restart are one code path.
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod error;
+pub mod frame;
+pub mod stream;
+
+pub use control::*;
+pub use error::{AgentError, ErrorKind};
+pub use stream::*;
+
+/// Version of the protocol that this build speaks; a peer must understand this one and the one before.
+pub const PROTOCOL: u32 = 1;
+/// Oldest version that this build still understands.
+pub const PROTOCOL_MIN: u32 = 1;
+
+/// Vsock port on which the agent listens for the control connection.
+pub const CONTROL_PORT: u32 = 1024;
+/// Vsock port on which the agent listens for stdio streams.
+pub const STREAM_PORT: u32 = 1025;
+/// Vsock port on the *host* (CID 2) to which the agent connects once, on a cold boot.
+pub const READY_PORT: u32 = 1026;

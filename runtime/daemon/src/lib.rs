@@ -1,0 +1,1 @@
+//! The daemon: wires images, VMs and pods, and recovers after a crash.

@@ -1,0 +1,1 @@
+//! OCI images: verify, store, turn into block images.

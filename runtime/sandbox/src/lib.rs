@@ -1,0 +1,1 @@
+//! A pod's life: VM, image and containers together.

@@ -1,0 +1,1 @@
+//! One microVM from outside: launch, supervise, talk to its agent.
