@@ -1,0 +1,227 @@
+//! Containers and the pods that they live in: `/v1/containers…`.
+//!
+//! A pod is one VM. So far each holds one container; ids are kept apart so that this can change without a new version.
+
+use serde::{Deserialize, Serialize};
+
+/// Body of `POST /v1/containers` (make, start, answer [`Created`]) and of `POST /v1/containers/run` (make, upgrade, start,
+/// stream).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateContainer {
+    /// Name or id of the image.
+    pub image: String,
+    /// Name of the container; absent: one is made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Command and arguments; empty: the image's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Instead of the image's entrypoint. Some but empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// `KEY=VALUE`, over the image's; a `KEY` alone removes it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Instead of the image's working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Instead of the image's user: `user`, `uid`, `user:group`, `uid:gid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Host name; absent: the container's short id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Memory of the container in bytes; absent: the daemon's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Processors of the container in thousandths; absent: the daemon's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub milli_cpus: Option<u32>,
+    /// Size of the writable layer in bytes; absent: the daemon's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
+    /// Whether standard input is kept open; otherwise it is /dev/null.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether the daemon removes the container when it has ended.
+    #[serde(default)]
+    pub auto_remove: bool,
+    /// Whether a [`crate::frame::Kind::Timing`] frame is wanted.
+    #[serde(default)]
+    pub timing: bool,
+}
+
+/// Answer of `POST /v1/containers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It exists; its VM is being made, or its start failed.
+    Created,
+    /// Its command runs.
+    Running,
+    /// Its command is over, or its VM is.
+    Exited,
+    /// It is being removed.
+    Removing,
+}
+
+impl State {
+    /// As it is written in tables and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Removing => "removing",
+        }
+    }
+}
+
+/// How a container's (or an exec's) process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// 0 to 255; 128 + signal when a signal ended it; 125 to 127 when it could not be run; 255 when its VM is gone and
+    /// nobody knows.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether memory ran out during its life.
+    #[serde(default)]
+    pub oom: bool,
+    /// Why, when it was not the process's own doing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A container as `ps` and `inspect` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The pod, that is the VM, that it lives in.
+    pub pod: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// Id of the image.
+    pub image_id: String,
+    /// Entrypoint and arguments as run.
+    pub command: Vec<String>,
+    /// Where it is in its life.
+    pub state: State,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// Milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_ms: Option<u64>,
+    /// Memory of the container, bytes.
+    pub memory: u64,
+    /// Processors in thousandths.
+    pub milli_cpus: u32,
+    /// Whether it goes when it has ended.
+    pub auto_remove: bool,
+    /// Process id of its VMM on the host while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_pid: Option<u32>,
+}
+
+/// Query of `GET /v1/containers`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListQuery {
+    /// Those that do not run too.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// Query of `GET /v1/containers/{id}/logs`, whose answer is a body of [`crate::frame`]s.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsQuery {
+    /// Go on until the container ends.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// Query of `POST /v1/containers/{id}/attach`, an upgrade. The offsets say what the client has already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachQuery {
+    /// First byte of standard output wanted.
+    #[serde(default)]
+    pub stdout: u64,
+    /// First byte of standard error wanted.
+    #[serde(default)]
+    pub stderr: u64,
+    /// Whether the client will send standard input, beginning where the first [`crate::frame::Kind::StdinTaken`] says.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// Body of `POST /v1/containers/{id}/exec`, an upgrade.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// `KEY=VALUE`, over the container's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Instead of the container's working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Instead of the container's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Whether standard input will come.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// Query of `POST /v1/containers/{id}/stop`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopQuery {
+    /// Seconds between the image's stop signal and SIGKILL; absent: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
+
+/// Query of `POST /v1/containers/{id}/kill`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillQuery {
+    /// Number or name (`9`, `KILL`, `SIGKILL`); absent: SIGKILL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+}
+
+/// Query of `DELETE /v1/containers/{id}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveQuery {
+    /// Kill it first if it runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// One step of a start, for `--timing`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimingStep {
+    /// What was reached.
+    pub step: String,
+    /// Microseconds since the request arrived at the daemon.
+    pub at_us: u64,
+}
