@@ -1,1 +1,8 @@
-//! End-to-end tests: built binaries against real kernels and images.
+//! What every end-to-end test needs: the installed `vial`, a daemon of the test's own, fixtures, and the check that
+//! nothing is left over.
+//!
+//! It must never know how Vial works inside: it runs built binaries and looks at the machine, as a person would.
+
+pub mod fixtures;
+pub mod host;
+pub mod leftovers;

@@ -1,0 +1,99 @@
+//! One container's life, by the commands that a person uses.
+
+use vial_tests::host::Vial;
+
+#[test]
+fn run_prints_the_guests_kernel_and_leaves_nothing() {
+    let vial = Vial::with_busybox();
+    let guest = vial.run(["run", "--rm", "busybox", "uname", "-r"]).ok();
+    assert!(guest.starts_with("6.12."), "{guest}");
+    assert_eq!(vial.run(["ps", "-aq"]).ok(), "");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn exit_statuses_are_dockers() {
+    let vial = Vial::with_busybox();
+    assert_eq!(vial.run(["run", "--rm", "busybox", "sh", "-c", "exit 7"]).code, 7);
+    assert_eq!(vial.run(["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"]).code, 137);
+    vial.run(["run", "--rm", "busybox", "no-such-command"]).fails(127, "no-such-command");
+    vial.run(["run", "--rm", "busybox", "/etc"]).fails(126, "/etc");
+    vial.run(["run", "--rm", "no-such-image", "true"]).fails(125, "no-such-image");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn options_of_run_reach_the_process() {
+    let vial = Vial::with_busybox();
+    let script = "echo $GREETING; pwd; id -u; id -g; hostname";
+    let args = ["run", "--rm", "-e", "GREETING=hello", "-w", "/tmp", "-u", "7:8", "--hostname", "vessel"];
+    let out = vial.run(args.into_iter().chain(["busybox", "sh", "-c", script])).ok();
+    assert_eq!(out, "hello\n/tmp\n7\n8\nvessel\n");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn entrypoint_replaces_the_images() {
+    let vial = Vial::with_busybox();
+    let out = vial.run(["run", "--rm", "--entrypoint", "echo", "busybox", "a", "b"]).ok();
+    assert_eq!(out, "a b\n");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_detached_container_can_be_listed_read_entered_and_stopped() {
+    let vial = Vial::with_busybox();
+    let script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let id = vial.run(["run", "-d", "--name", "worker", "busybox", "sh", "-c", script]).ok();
+    assert_eq!(id.trim().len(), 64);
+    assert!(vial.run(["ps"]).ok().contains("worker"));
+    assert_eq!(vial.run(["exec", "worker", "cat", "/proc/1/comm"]).ok(), "sh\n");
+    assert_eq!(vial.run(["exec", "worker", "sh", "-c", "exit 5"]).code, 5);
+    assert_eq!(vial.run_with(["exec", "-i", "worker", "wc", "-c"], b"12345").ok().trim(), "5");
+    vial.run(["exec", "worker", "no-such-command"]).fails(127, "no-such-command");
+    vial.run(["stop", "worker"]).ok();
+    assert_eq!(vial.run(["wait", "worker"]).ok(), "3\n");
+    assert_eq!(vial.run(["logs", "worker"]).ok(), "ready\nbye\n");
+    assert!(!vial.run(["ps"]).ok().contains("worker"));
+    assert!(vial.run(["ps", "-a"]).ok().contains("worker"));
+    vial.run(["rm", "worker"]).ok();
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_name_in_use_is_refused() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
+    vial.run(["run", "--name", "one", "busybox", "true"]).fails(125, "one");
+    vial.run(["rm", "one"]).fails(1, "running");
+    vial.run(["rm", "-f", "one"]).ok();
+    vial.leaves_nothing();
+}
+
+#[test]
+fn kill_sends_the_signal_that_was_asked_for() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
+    vial.run(["kill", "one"]).ok();
+    assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
+    vial.run(["kill", "one"]).fails(1, "not running");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn memory_over_the_limit_is_killed_and_said() {
+    let vial = Vial::with_busybox();
+    let script = "tail /dev/zero";
+    let ran = vial.run(["run", "--name", "hog", "--memory", "32m", "busybox", "sh", "-c", script]);
+    assert_eq!(ran.code, 137, "{ran:?}");
+    assert!(vial.run(["inspect", "hog"]).ok().contains("\"OOMKilled\": true"));
+    vial.leaves_nothing();
+}
+
+#[test]
+fn what_a_container_writes_is_gone_with_it() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "--rm", "busybox", "sh", "-c", "echo x > /mark; cat /mark"]).ok();
+    assert_ne!(vial.run(["run", "--rm", "busybox", "cat", "/mark"]).code, 0);
+    vial.leaves_nothing();
+}

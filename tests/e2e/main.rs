@@ -1,0 +1,9 @@
+//! End-to-end tests on a host whose KVM boots Linux.
+
+mod bad_input;
+mod containers;
+mod hostile_container;
+mod image_tree;
+mod recovery;
+mod streams;
+mod vm_command;

@@ -1,0 +1,45 @@
+//! kill -9 of anything, and what the rest makes of it.
+
+use vial_tests::host::{Vial, signal};
+
+#[test]
+fn a_killed_daemon_loses_no_output_and_finds_the_pod_again() {
+    let vial = Vial::with_busybox();
+    let lines = 20_000;
+    let script = format!("i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); done; exit 9");
+    vial.run(["run", "-d", "--name", "writer", "busybox", "sh", "-c", &script]).ok();
+    for _ in 0..3 {
+        signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+        // The next command starts a new one.
+        vial.run(["ps"]).ok();
+    }
+    assert_eq!(vial.run(["wait", "writer"]).ok(), "9\n");
+    let expected: String = (0..lines).map(|i| format!("line {i}\n")).collect();
+    let logged = vial.run(["logs", "writer"]).ok();
+    assert_eq!(logged.len(), expected.len());
+    assert!(logged == expected, "the log is not what was written");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_killed_vmm_is_told_as_such() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
+    for pid in vial.pids("vial-vmm") {
+        signal(pid, libc::SIGKILL);
+    }
+    assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_pod_that_ended_without_a_daemon_is_told_truthfully() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
+    signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+    for pid in vial.pids("vial-vmm") {
+        signal(pid, libc::SIGKILL);
+    }
+    assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
+    vial.leaves_nothing();
+}
