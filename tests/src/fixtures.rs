@@ -14,3 +14,23 @@ pub fn folder() -> PathBuf {
 pub fn busybox() -> PathBuf {
     folder().join("busybox.tar")
 }
+
+/// Debian 12 with python3, in three layers with deletions, opaque folders, hard links across layers and user.* xattrs.
+pub fn debian() -> PathBuf {
+    folder().join("debian.tar")
+}
+
+/// What the lister prints of the tree that umoci unpacks from [`debian`].
+pub fn debian_tree() -> PathBuf {
+    folder().join("debian.tree")
+}
+
+/// The lister of trees.
+pub fn lister() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tree.py"))
+}
+
+/// A cpio with busybox whose init runs the command line's `script=` as a shell script.
+pub fn busybox_initrd() -> PathBuf {
+    folder().join("busybox.cpio")
+}
