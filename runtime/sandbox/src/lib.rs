@@ -1,1 +1,21 @@
 //! A pod's life: VM, image and containers together.
+//!
+//! It must never know of the API, the store or the command line: it turns an image and options into a running VM with a container in it, moves the
+//! container's streams, and cleans up; who asked, and what is remembered, is its caller's business.
+#![forbid(unsafe_code)]
+
+pub mod ids;
+pub mod log;
+pub mod signals;
+pub mod sizing;
+pub mod spec;
+pub mod upper;
+
+pub use ids::{ContainerId, PodId};
+
+/// Milliseconds since the epoch, by the host's clock.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    // Good for 584 million years.
+    since.as_millis() as u64
+}

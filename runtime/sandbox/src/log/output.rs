@@ -1,0 +1,227 @@
+//! One container's log among tasks: pumps append, followers read along, and a follower that someone waits for holds the pumps back.
+
+use super::{Item, Limits, Position, Reader, Stream, Writer};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Notify, watch};
+
+/// Bytes that a pump may be ahead of an attached client. Beyond it the pump waits, the agent's ring fills, and the
+/// container's write blocks: back-pressure from the client's terminal to the process.
+const WINDOW: u64 = 1 << 20;
+
+/// What followers wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Progress {
+    written: u64,
+    complete: bool,
+}
+
+/// A container's log.
+#[derive(Debug)]
+pub struct OutputLog {
+    dir: PathBuf,
+    writer: Mutex<Writer>,
+    progress: watch::Sender<Progress>,
+    /// Bytes read by each follower that holds the pumps back.
+    holding: Mutex<HashMap<u64, u64>>,
+    moved: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while it was held leaves nothing half-changed in these: appends are undone on errors.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl OutputLog {
+    /// Opens or makes the log in a folder; `complete` when the container has ended and nothing will be added.
+    ///
+    /// # Errors
+    /// When its files can't be made or read.
+    pub fn open(dir: &Path, complete: bool) -> io::Result<Arc<Self>> {
+        let writer = Writer::open(dir, Limits::default())?;
+        let written = writer.position().total();
+        Ok(Arc::new(Self {
+            dir: dir.to_owned(),
+            writer: Mutex::new(writer),
+            progress: watch::Sender::new(Progress { written, complete }),
+            holding: Mutex::default(),
+            moved: Notify::new(),
+        }))
+    }
+
+    /// Up to where it holds the streams.
+    pub fn position(&self) -> Position {
+        lock(&self.writer).position()
+    }
+
+    /// Appends; the bytes are in the host's page cache when this returns. Returns the stream's new position.
+    ///
+    /// When the disk is full, even after older output of this container was given up, the bytes are dropped and readers see a gap: a container must not
+    /// hang because of its own output.
+    pub async fn append(self: &Arc<Self>, stream: Stream, offset: u64, data: Vec<u8>) -> u64 {
+        let log = self.clone();
+        // A writer throttled by the kernel must not hold up the other tasks of this thread.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut writer = lock(&log.writer);
+            let time_ms = crate::now_ms();
+            if let Err(error) = writer.append(stream, offset, &data, time_ms) {
+                tracing::warn!(dir = %log.dir.display(), %error, bytes = data.len(), "output is lost: the log cannot be written");
+                writer.skip_to(stream, offset.saturating_add(data.len() as u64));
+            }
+            (writer.position().of(stream), writer.position().total())
+        })
+        .await;
+        match written {
+            Ok((position, total)) => {
+                self.progress.send_modify(|progress| progress.written = progress.written.max(total));
+                position
+            }
+            // The runtime is shutting down: nothing was acknowledged, so nothing is lost.
+            Err(_) => offset,
+        }
+    }
+
+    /// Says that nothing will be added.
+    pub fn complete(&self) {
+        self.progress.send_modify(|progress| progress.complete = true);
+    }
+
+    /// Waits until every follower that holds the pumps back is near the end.
+    pub async fn room(&self) {
+        loop {
+            let moved = self.moved.notified();
+            let written = self.progress.borrow().written;
+            let slowest = lock(&self.holding).values().copied().min();
+            if slowest.is_none_or(|read| written.saturating_sub(read) < WINDOW) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// A follower from a position on. One that `holds` keeps the container from getting far ahead of it; for clients that
+    /// the container's output is meant for.
+    pub fn follow(self: &Arc<Self>, start: Position, holds: bool) -> Follower {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if holds {
+            lock(&self.holding).insert(id, start.total());
+        }
+        let progress = self.progress.subscribe();
+        Follower { log: self.clone(), reader: Reader::new(&self.dir, start), progress, id, holds }
+    }
+}
+
+/// Reads a log along with its writer.
+#[derive(Debug)]
+pub struct Follower {
+    log: Arc<OutputLog>,
+    reader: Reader,
+    progress: watch::Receiver<Progress>,
+    id: u64,
+    holds: bool,
+}
+
+impl Follower {
+    /// The next item; waits for one; `None` when the log is complete and all was read. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn next(&mut self) -> io::Result<Option<Item>> {
+        loop {
+            // Before the read: what is written after it changes the progress again, and that ends the wait.
+            let complete = self.progress.borrow_and_update().complete;
+            let item = self.reader.next()?;
+            if item.is_some() || complete {
+                self.moved();
+                return Ok(item);
+            }
+            self.moved();
+            if self.progress.changed().await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next item of what is there now.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn now(&mut self) -> io::Result<Option<Item>> {
+        self.reader.next()
+    }
+
+    fn moved(&self) {
+        if self.holds {
+            lock(&self.log.holding).insert(self.id, self.reader.position().total());
+            self.log.moved.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if self.holds {
+            lock(&self.log.holding).remove(&self.id);
+            self.log.moved.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_sees_all_and_then_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = OutputLog::open(dir.path(), false).unwrap();
+        let mut follower = log.follow(Position::default(), false);
+        let writer = log.clone();
+        let task = tokio::spawn(async move {
+            let mut at = 0;
+            for n in 0..200u64 {
+                at = writer.append(Stream::Stdout, at, format!("line {n}\n").into_bytes()).await;
+            }
+            writer.complete();
+            at
+        });
+        let mut got = Vec::new();
+        while let Some(item) = follower.next().await.unwrap() {
+            if let Item::Data { bytes, .. } = item {
+                got.extend(bytes);
+            }
+        }
+        assert_eq!(got.len() as u64, task.await.unwrap());
+        assert!(got.ends_with(b"line 199\n"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_holds_the_pump_and_a_lost_one_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = OutputLog::open(dir.path(), false).unwrap();
+        let mut follower = log.follow(Position::default(), true);
+        let mut at = 0;
+        while at < WINDOW {
+            log.room().await;
+            at = log.append(Stream::Stdout, at, vec![1; 64 << 10]).await;
+        }
+        let mut room = Box::pin(log.room());
+        assert!(futures_poll(room.as_mut()).is_pending());
+        // One record further is room again.
+        follower.next().await.unwrap();
+        room.await;
+        let more = log.append(Stream::Stdout, at, vec![1; 64 << 10]).await;
+        log.append(Stream::Stdout, more, vec![1; 64 << 10]).await;
+        let mut room = Box::pin(log.room());
+        assert!(futures_poll(room.as_mut()).is_pending());
+        drop(follower);
+        room.await;
+    }
+
+    fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+        future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+    }
+}

@@ -1,0 +1,230 @@
+//! From an image's configuration and the options of a run to the OCI runtime spec that the agent gets: a pure function.
+//!
+//! Source: runtime-spec 1.0.2 `config.md`, `config-linux.md`; image-spec 1.1 `config.md`, `conversion.md`.
+
+pub mod defaults;
+pub mod merge;
+
+use crate::sizing;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What a run may say about its container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Command and arguments; empty: the image's.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Instead of the image's entrypoint.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
+    /// Over the image's environment.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Instead of the image's working directory.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// Instead of the image's user.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Host name.
+    pub hostname: String,
+    /// Bytes.
+    pub memory: u64,
+    /// Thousandths of a processor.
+    pub milli_cpus: u32,
+}
+
+/// Why there is no spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Neither the run nor the image names a command.
+    #[error("no command: the image has neither ENTRYPOINT nor CMD; say what to run after the image's name")]
+    NoCommand,
+    /// Something holds a NUL byte, which no process can be given.
+    #[error("{0} holds a NUL byte")]
+    Nul(&'static str),
+    /// Working directory.
+    #[error("the working directory {0:?} is not an absolute path; begin it with /")]
+    RelativeWorkdir(String),
+    /// Host name.
+    #[error(
+        "the host name {0:?} is not possible: 1 to 63 letters, digits, - and ., beginning with a letter or a digit"
+    )]
+    Hostname(String),
+    /// Size.
+    #[error(transparent)]
+    Size(#[from] sizing::SizeError),
+}
+
+/// A container's spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// The OCI runtime spec.
+    pub oci: Value,
+    /// Its arguments, for tables.
+    pub args: Vec<String>,
+    /// Signal that asks it to stop.
+    pub stop_signal: i32,
+}
+
+/// Makes the spec of a container.
+///
+/// # Errors
+/// When there is no command, or an option is not possible.
+pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Result<Spec, SpecError> {
+    sizing::vm_size(options.memory, options.milli_cpus)?;
+    check_hostname(&options.hostname)?;
+    let config = image.config().as_ref();
+    let of_image = |list: Option<&Option<Vec<String>>>| list.and_then(Clone::clone).unwrap_or_default();
+    let args = merge::arguments(
+        &of_image(config.map(|c| c.entrypoint())),
+        &of_image(config.map(|c| c.cmd())),
+        options.entrypoint.as_deref(),
+        &options.command,
+    );
+    // Docker too takes an empty first word for no command at all.
+    if args.first().is_none_or(String::is_empty) {
+        return Err(SpecError::NoCommand);
+    }
+    let user = pick(options.user.as_deref(), config.and_then(|c| c.user().as_deref())).unwrap_or_default();
+    let cwd =
+        pick(options.workdir.as_deref(), config.and_then(|c| c.working_dir().as_deref())).unwrap_or("/");
+    if !cwd.starts_with('/') {
+        return Err(SpecError::RelativeWorkdir(cwd.to_owned()));
+    }
+    let hostname = format!("HOSTNAME={}", options.hostname);
+    let image_env = of_image(config.map(|c| c.env()));
+    // The agent looks up the home of any other user where /etc/passwd is.
+    let home = merge::is_root(user).then_some("HOME=/root");
+    let layers = [defaults::PATH, &hostname].into_iter().chain(home);
+    let env = merge::environment(
+        layers.chain(image_env.iter().map(String::as_str)).chain(options.env.iter().map(String::as_str)),
+    );
+    check_nul(&args, &env, user, cwd)?;
+
+    let oci = json!({
+        "ociVersion": "1.0.2",
+        "hostname": options.hostname,
+        // The agent mounts the root and puts its place here.
+        "root": { "path": "rootfs", "readonly": false },
+        "process": process(&args, &env, cwd, user),
+        "mounts": defaults::mounts(),
+        "linux": {
+            // No network namespace: the VM's network is the pod's.
+            "namespaces": [
+                { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" }
+            ],
+            "cgroupsPath": format!("/{id}"),
+            "maskedPaths": defaults::MASKED_PATHS,
+            "readonlyPaths": defaults::READONLY_PATHS,
+            "resources": resources(options),
+        },
+    });
+    let stop_signal = config
+        .and_then(|c| c.stop_signal().as_deref())
+        .and_then(crate::signals::parse)
+        .unwrap_or(crate::signals::SIGTERM);
+    Ok(Spec { oci, args, stop_signal })
+}
+
+/// What one more process in a container says about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// Over the container's environment.
+    pub env: Vec<String>,
+    /// Instead of the container's working directory.
+    pub workdir: Option<String>,
+    /// Instead of the container's user.
+    pub user: Option<String>,
+}
+
+/// The `process` of an exec, from the container's spec.
+///
+/// # Errors
+/// When there is no command, or an option is not possible.
+pub fn exec(container: &Value, options: &ExecOptions) -> Result<Value, SpecError> {
+    let base = &container["process"];
+    if options.command.first().is_none_or(String::is_empty) {
+        return Err(SpecError::NoCommand);
+    }
+    let own_user = base["user"]["username"].as_str().unwrap_or_default();
+    let user = options.user.as_deref().unwrap_or(own_user);
+    let cwd = options.workdir.as_deref().or(base["cwd"].as_str()).unwrap_or("/");
+    if !cwd.starts_with('/') {
+        return Err(SpecError::RelativeWorkdir(cwd.to_owned()));
+    }
+    let base_env = base["env"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // HOME was the container's user's; another user has another one.
+    let home = (user != own_user).then(|| if merge::is_root(user) { "HOME=/root" } else { "HOME" });
+    let env = merge::environment(
+        base_env.iter().filter_map(Value::as_str).chain(home).chain(options.env.iter().map(String::as_str)),
+    );
+    check_nul(&options.command, &env, user, cwd)?;
+    Ok(process(&options.command, &env, cwd, user))
+}
+
+fn process(args: &[String], env: &[String], cwd: &str, user: &str) -> Value {
+    let mut account = json!({ "uid": 0, "gid": 0 });
+    if !user.is_empty() {
+        // Names, and the groups of numbers too, are looked up by the agent, where /etc/passwd and /etc/group are.
+        account["username"] = user.into();
+    }
+    json!({
+        "terminal": false,
+        "user": account,
+        "args": args,
+        "env": env,
+        "cwd": cwd,
+        "capabilities": defaults::capabilities(),
+        "rlimits": defaults::rlimits(),
+        "noNewPrivileges": false,
+        "oomScoreAdj": 0,
+    })
+}
+
+fn resources(options: &Options) -> Value {
+    const PERIOD_US: u64 = 100_000;
+    let mut resources = json!({
+        "devices": defaults::devices(),
+        "memory": { "limit": options.memory },
+    });
+    // Whole processors are limited by the number of vCPUs already: a quota would only throttle at its borders.
+    if options.milli_cpus % 1000 != 0 {
+        let quota = u64::from(options.milli_cpus) * PERIOD_US / 1000;
+        resources["cpu"] = json!({ "quota": quota, "period": PERIOD_US });
+    }
+    resources
+}
+
+fn pick<'a>(own: Option<&'a str>, image: Option<&'a str>) -> Option<&'a str> {
+    own.or(image).filter(|text| !text.is_empty())
+}
+
+fn check_hostname(name: &str) -> Result<(), SpecError> {
+    let fits = (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if fits { Ok(()) } else { Err(SpecError::Hostname(name.to_owned())) }
+}
+
+fn check_nul(args: &[String], env: &[String], user: &str, cwd: &str) -> Result<(), SpecError> {
+    let nul = |text: &str| text.contains('\0');
+    for (what, bad) in [
+        ("the command", args.iter().any(|arg| nul(arg))),
+        ("the environment", env.iter().any(|entry| nul(entry))),
+        ("the user", nul(user)),
+        ("the working directory", nul(cwd)),
+    ] {
+        if bad {
+            return Err(SpecError::Nul(what));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
