@@ -1,0 +1,201 @@
+//! Frames in and out.
+
+use super::tap::{HEADER, Tap};
+use crate::virtio::io::{readv, writev};
+use crate::virtio::queue::drain;
+use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
+use event_manager::EventSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+
+const RECEIVE: u32 = 0;
+const TRANSMIT: u32 = 1;
+const TAP: u32 = 2;
+
+/// The largest frame that a TAP hands out: a segmentation-offloaded packet with its Ethernet and offload headers.
+const MAX_FRAME: u32 = 65535 + 18 + HEADER as u32;
+/// `num_buffers`, the only header field that is the device's to fill.
+const NUM_BUFFERS: u32 = 10;
+
+pub(super) struct NetWorker {
+    memory: GuestMemory,
+    receive: DeviceQueue,
+    transmit: DeviceQueue,
+    interrupt: Arc<dyn Interrupt>,
+    chain: Chain,
+    tap: Arc<Tap>,
+    features: u64,
+    // Receive buffers that were taken and not used yet. A TAP does not say how long its next frame is, so room for the
+    // longest has to lie ready, and walking its descriptors again for every frame would cost more than the frame.
+    ready: VecDeque<Chain>,
+    spare: Vec<Chain>,
+    room: u64,
+    configured: bool,
+    watching: bool,
+}
+
+impl NetWorker {
+    pub(super) fn new(mut context: ActivateContext, tap: Arc<Tap>) -> Self {
+        Self {
+            receive: context.take_queue(),
+            transmit: context.take_queue(),
+            memory: context.memory,
+            interrupt: context.interrupt,
+            chain: Chain::default(),
+            tap,
+            features: context.features,
+            ready: VecDeque::new(),
+            spare: Vec::new(),
+            room: 0,
+            configured: false,
+            watching: true,
+        }
+    }
+
+    fn merges(&self) -> bool {
+        self.features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0
+    }
+
+    /// Takes buffers until the longest frame fits. False if the driver has to give more first.
+    fn stock_up(&mut self) -> Result<bool, RingError> {
+        let merges = self.merges();
+        loop {
+            let full = self.ready.len() >= usize::from(self.receive.size());
+            // A ring that holds less than the longest frame at its fullest must do.
+            if full || self.room >= MAX_FRAME.into() || !merges && !self.ready.is_empty() {
+                return Ok(true);
+            }
+            let mut chain = self.spare.pop().unwrap_or_default();
+            if !self.receive.pop(&self.memory, &mut chain)? {
+                self.spare.push(chain);
+                return Ok(false);
+            }
+            if chain.writable_len() < HEADER as u32 {
+                return Err(RingError::Malformed("has no room for a received frame's header"));
+            }
+            self.room += u64::from(chain.writable_len());
+            self.ready.push_back(chain);
+        }
+    }
+
+    /// Moves frames from the TAP into the guest: a queueful at most; the TAP stays readable if there are more.
+    fn receive_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        let mut budget = self.receive.size();
+        let mut starved = false;
+        while budget > 0 {
+            budget -= 1;
+            if !self.stock_up()? {
+                // Asking for a kick comes first: buffers that came before it show in the answer.
+                if self.receive.listen(&self.memory)? {
+                    continue;
+                }
+                starved = true;
+                break;
+            }
+            if !self.receive_frame()? {
+                break;
+            }
+        }
+        self.receive.signal(&self.memory, self.interrupt.as_ref())?;
+        match (starved, self.watching) {
+            (true, true) => interest.ignore(self.tap.file()),
+            (false, false) => interest.watch(self.tap.file(), TAP, EventSet::IN),
+            _ => {}
+        }
+        self.watching = !starved;
+        Ok(())
+    }
+
+    /// False if there is no frame.
+    fn receive_frame(&mut self) -> Result<bool, RingError> {
+        let chains = if self.merges() { self.ready.len() } else { 1 };
+        let mut slices = Vec::with_capacity(chains);
+        let mut left = MAX_FRAME;
+        for chain in self.ready.iter().take(chains) {
+            slices.extend(chain.writable_slices(&self.memory, 0, left));
+            left = left.saturating_sub(chain.writable_len());
+            if left == 0 {
+                break;
+            }
+        }
+        // No frame, or a TAP that is down: its next event calls again.
+        let Ok(len) = readv(self.tap.file(), &slices) else { return Ok(false) };
+        if len < HEADER {
+            return Ok(false);
+        }
+        let (mut rest, mut used) = (len as u64, 0u16);
+        for chain in &self.ready {
+            if rest == 0 {
+                break;
+            }
+            used += 1;
+            rest = rest.saturating_sub(chain.writable_len().into());
+        }
+        if let Some(first) = self.ready.front() {
+            first.write_at(&self.memory, NUM_BUFFERS, &used.to_le_bytes());
+        }
+        let mut rest = len as u64;
+        for _ in 0..used {
+            let Some(chain) = self.ready.pop_front() else { break };
+            let size = chain.writable_len();
+            let part = rest.min(size.into());
+            self.receive.complete(&self.memory, chain.head(), part as u32)?;
+            (rest, self.room) = (rest - part, self.room - u64::from(size));
+            self.spare.push(chain);
+        }
+        Ok(true)
+    }
+
+    fn transmit_frames(&mut self) -> Result<(), RingError> {
+        let Self { memory, transmit, interrupt, chain, tap, .. } = self;
+        drain(transmit, memory, interrupt.as_ref(), chain, |chain| {
+            if chain.readable_len() < HEADER as u32 {
+                return Err(RingError::Malformed("is shorter than a frame's header"));
+            }
+            let len = chain.readable_len();
+            if len <= MAX_FRAME {
+                // A frame that the TAP has no room for, or finds wrong, is lost, as on any wire.
+                let _ = writev(tap.file(), &chain.readable_slices(memory, 0, len));
+            }
+            Ok(0)
+        })
+    }
+}
+
+impl Worker for NetWorker {
+    fn sources(&self) -> Vec<Source> {
+        let mut sources = vec![
+            Source::readable(self.receive.event(), RECEIVE),
+            Source::readable(self.transmit.event(), TRANSMIT),
+        ];
+        if self.watching {
+            sources.push(Source::readable(self.tap.file(), TAP));
+        }
+        sources
+    }
+
+    fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        if !std::mem::replace(&mut self.configured, true) {
+            // Here and not at activation, which happens in a vCPU's thread: that one may make no such calls. It can't fail
+            // for a TAP that took all of them before.
+            let _ = self.tap.set_offloads(self.features);
+        }
+        match token {
+            TRANSMIT => self.transmit_frames(),
+            RECEIVE => {
+                self.receive.clear_event();
+                self.receive_frames(interest)
+            }
+            _ => self.receive_frames(interest),
+        }
+    }
+
+    fn save(&self) -> DeviceState {
+        // Buffers that were only taken go back: the next process takes them again.
+        let mut receive = self.receive.snapshot();
+        receive.next_avail = receive.next_avail.wrapping_sub(self.ready.len() as u16);
+        DeviceState { queues: vec![receive, self.transmit.snapshot()], device: serde_json::Value::Null }
+    }
+}

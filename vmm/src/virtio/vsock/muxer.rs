@@ -1,0 +1,315 @@
+//! All connections of a guest: who gets a packet, and whose turn it is.
+
+use super::GuestConnect;
+use super::connection::{Connection, Fate, Key};
+use super::handshake::{Handshake, Progress};
+use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
+use crate::virtio::io::connect_unix;
+use crate::virtio::{Chain, GuestMemory, RingError};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+/// Connections and handshakes at a time. With a full buffer each, a guest costs 128 MiB.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Resets that wait for the guest to take them; beyond that it is not listened to.
+const MAX_RESETS: usize = 256;
+/// Host programs that are let in at a time, before others get their turn.
+const MAX_ACCEPTS: usize = 32;
+/// Where host ports of connections that the host asked for begin: as Firecracker's.
+const FIRST_HOST_PORT: u32 = 1 << 30;
+/// The listener among the epoll set's numbers.
+pub const LISTENER: u64 = 0;
+
+/// All connections of a guest.
+pub struct Muxer {
+    guest_cid: u64,
+    epoll: Arc<Epoll>,
+    listener: Arc<UnixListener>,
+    connect: GuestConnect,
+    // Sockets by the number that they have in the epoll set; a number is never used again.
+    sockets: HashMap<u64, Socket>,
+    by_key: HashMap<Key, u64>,
+    next_id: u64,
+    next_host_port: u32,
+    // Those that have something to say, in the order in which they may.
+    turns: VecDeque<u64>,
+    resets: VecDeque<Key>,
+}
+
+enum Socket {
+    Handshake(Handshake),
+    Connection(Box<Connection>),
+    // The guest is done with it; what it sent is not delivered yet.
+    Lingering(Box<Connection>),
+}
+
+impl Muxer {
+    /// `epoll` watches `listener` as [`LISTENER`] already.
+    pub fn new(
+        guest_cid: u64,
+        epoll: Arc<Epoll>,
+        listener: Arc<UnixListener>,
+        connect: GuestConnect,
+    ) -> Self {
+        Self {
+            guest_cid,
+            epoll,
+            listener,
+            connect,
+            sockets: HashMap::new(),
+            by_key: HashMap::new(),
+            next_id: LISTENER + 1,
+            next_host_port: FIRST_HOST_PORT,
+            turns: VecDeque::new(),
+            resets: VecDeque::new(),
+        }
+    }
+
+    /// Where the guest's connections go, for the next driver: what was used up stays so.
+    pub fn into_connect(self) -> GuestConnect {
+        self.connect
+    }
+
+    /// Connections, handshakes and what lingers.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether the guest may be listened to: it takes its resets.
+    pub fn can_handle(&self) -> bool {
+        self.resets.len() < MAX_RESETS
+    }
+
+    /// A packet of the guest.
+    ///
+    /// # Errors
+    /// It has no header.
+    pub fn handle(&mut self, memory: &GuestMemory, chain: &Chain) -> Result<(), RingError> {
+        let mut raw = [0; HEADER_LEN];
+        if chain.read_at(memory, 0, &mut raw) != HEADER_LEN {
+            return Err(RingError::Malformed("is shorter than a packet's header"));
+        }
+        let header = Header::parse(&raw);
+        // There is nobody to answer to (section 5.10.6.4.1).
+        if header.src_cid != self.guest_cid {
+            return Ok(());
+        }
+        let key = Key { guest: header.src_port, host: header.dst_port };
+        let complete = header.len <= chain.readable_len() - HEADER_LEN as u32;
+        if header.dst_cid != HOST_CID || header.kind != TYPE_STREAM || !complete {
+            self.refuse(key, &header);
+            return Ok(());
+        }
+        match (self.by_key.get(&key).copied(), header.operation) {
+            (None, Some(Operation::Request)) => self.accept_guest(key, &header),
+            (None, _) => self.refuse(key, &header),
+            (Some(id), _) => {
+                let fate = match self.sockets.get_mut(&id) {
+                    Some(Socket::Connection(connection)) => connection.handle(&header, memory, chain),
+                    _ => Fate::Drop,
+                };
+                self.settle(id, fate);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, key: Key, header: &Header) {
+        if header.operation != Some(Operation::Reset) {
+            self.resets.push_back(key);
+        }
+    }
+
+    fn accept_guest(&mut self, key: Key, header: &Header) {
+        let stream = if self.sockets.len() < MAX_CONNECTIONS { self.connect.open(key.host) } else { None };
+        let Some(stream) = stream else { return self.refuse(key, header) };
+        let connection = Connection::accepted(key, self.guest_cid, stream, header);
+        self.add_connection(connection);
+    }
+
+    fn add_connection(&mut self, connection: Connection) {
+        let (key, id) = (connection.key(), self.next_id);
+        self.next_id += 1;
+        if self.watch(connection.stream(), id) {
+            self.sockets.insert(id, Socket::Connection(Box::new(connection)));
+            self.by_key.insert(key, id);
+            self.settle(id, Fate::Keep);
+        } else {
+            self.resets.push_back(key);
+        }
+    }
+
+    /// Events come at edges: each connection remembers what its socket was last heard to be, and one that can't go on for
+    /// lack of credit keeps nobody awake.
+    fn watch(&self, stream: &UnixStream, id: u64) -> bool {
+        let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(events, id)).is_ok()
+    }
+
+    /// News of the sockets; at most one round of the epoll set.
+    pub fn socket_events(&mut self) {
+        let mut events = [EpollEvent::default(); 64];
+        // Interrupted or broken: the set stays readable, so the loop calls again.
+        let count = self.epoll.wait(0, &mut events).unwrap_or(0);
+        for event in &events[..count] {
+            match event.data() {
+                LISTENER => self.accept_host(),
+                id => self.socket_event(id, event.event_set()),
+            }
+        }
+    }
+
+    fn accept_host(&mut self) {
+        for _ in 0..MAX_ACCEPTS {
+            // Nobody there, or no descriptors left; the listener stays readable if someone waits.
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            // Too many: closing says so.
+            if self.sockets.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            if self.watch(&stream, id) {
+                self.sockets.insert(id, Socket::Handshake(Handshake::new(stream)));
+            }
+        }
+    }
+
+    fn socket_event(&mut self, id: u64, events: EventSet) {
+        let readable = events.intersects(EventSet::IN | EventSet::READ_HANG_UP);
+        let writable = events.contains(EventSet::OUT);
+        let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        match self.sockets.get_mut(&id) {
+            Some(Socket::Handshake(handshake)) => match handshake.advance() {
+                Progress::Waiting => {}
+                Progress::Failed => drop(self.sockets.remove(&id)),
+                Progress::Connect(port) => self.ask_guest(id, port),
+            },
+            Some(Socket::Connection(connection)) => {
+                let fate = connection.socket_event(readable, writable, hung_up);
+                self.settle(id, fate);
+            }
+            Some(Socket::Lingering(connection)) => {
+                connection.socket_event(false, writable, hung_up);
+                if connection.is_drained() {
+                    self.sockets.remove(&id);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A host program named its port; its socket keeps its number, so it stays watched.
+    fn ask_guest(&mut self, id: u64, guest: u32) {
+        let Some(Socket::Handshake(handshake)) = self.sockets.remove(&id) else { return };
+        let key = Key { guest, host: self.free_host_port(guest) };
+        let connection = Connection::asking(key, self.guest_cid, handshake.into_stream());
+        self.by_key.insert(key, id);
+        self.sockets.insert(id, Socket::Connection(Box::new(connection)));
+        self.settle(id, Fate::Keep);
+    }
+
+    fn free_host_port(&mut self, guest: u32) -> u32 {
+        loop {
+            let host = self.next_host_port;
+            self.next_host_port = host.checked_add(1).unwrap_or(FIRST_HOST_PORT);
+            // There are more ports than connections, so this ends.
+            if !self.by_key.contains_key(&Key { guest, host }) {
+                return host;
+            }
+        }
+    }
+
+    /// Does to a connection what became of it.
+    fn settle(&mut self, id: u64, fate: Fate) {
+        if fate == Fate::Keep {
+            if let Some(Socket::Connection(connection)) = self.sockets.get_mut(&id)
+                && !connection.queued
+                && connection.has_something_to_say()
+            {
+                connection.queued = true;
+                self.turns.push_back(id);
+            }
+            return;
+        }
+        let Some(Socket::Connection(connection)) = self.sockets.remove(&id) else { return };
+        let key = connection.key();
+        self.by_key.remove(&key);
+        if fate != Fate::Drop {
+            self.resets.push_back(key);
+        }
+        if fate == Fate::Linger {
+            self.sockets.insert(id, Socket::Lingering(connection));
+        }
+    }
+
+    /// Whether the guest is to get a packet, as far as is known before sockets are read.
+    pub fn has_something_to_say(&self) -> bool {
+        !self.resets.is_empty() || !self.turns.is_empty()
+    }
+
+    /// Puts the next packet into `chain`; its length, or `None` if nobody had anything to say after all.
+    ///
+    /// # Errors
+    /// It has no room for a header.
+    pub fn speak(&mut self, memory: &GuestMemory, chain: &Chain) -> Result<Option<u32>, RingError> {
+        if chain.writable_len() < HEADER_LEN as u32 {
+            return Err(RingError::Malformed("has no room for a packet's header"));
+        }
+        if let Some(key) = self.resets.pop_front() {
+            chain.write_at(memory, 0, &self.reset(key).encode());
+            return Ok(Some(HEADER_LEN as u32));
+        }
+        // Each says one thing and goes to the end of the line.
+        while let Some(id) = self.turns.pop_front() {
+            let Some(Socket::Connection(connection)) = self.sockets.get_mut(&id) else { continue };
+            let said = connection.speak(memory, chain);
+            connection.queued = said.is_some() && connection.has_something_to_say();
+            if connection.queued {
+                self.turns.push_back(id);
+            }
+            if said.is_some() {
+                return Ok(said);
+            }
+        }
+        Ok(None)
+    }
+
+    fn reset(&self, key: Key) -> Header {
+        Header {
+            src_cid: HOST_CID,
+            dst_cid: self.guest_cid,
+            src_port: key.host,
+            dst_port: key.guest,
+            len: 0,
+            kind: TYPE_STREAM,
+            operation: Some(Operation::Reset),
+            flags: 0,
+            buf_alloc: 0,
+            fwd_cnt: 0,
+        }
+    }
+}
+
+impl GuestConnect {
+    /// A socket for a connection of the guest to a port of the host, if there is one.
+    fn open(&mut self, port: u32) -> Option<UnixStream> {
+        match self {
+            Self::Ports(ports) => {
+                let stream = ports.remove(&port)?;
+                stream.set_nonblocking(true).ok()?;
+                Some(stream)
+            }
+            Self::PathPrefix(prefix) => {
+                let mut path = prefix.as_os_str().to_owned();
+                path.push(format!("_{port}"));
+                connect_unix(&PathBuf::from(path)).ok()
+            }
+        }
+    }
+}
