@@ -1,0 +1,215 @@
+//! From a [`VmSpec`] to the VMM's configuration document and the table of descriptors that it names: a pure function.
+//!
+//! Every source in the document is a descriptor, so that the VMM opens nothing and its filters can forbid opening.
+
+use super::{ConsoleSpec, DiskSource, VmSpec};
+use crate::Error;
+use agent_protocol::READY_PORT;
+use std::collections::HashSet;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use vmm::api::config::{
+    BootSource, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig, NetworkInterface,
+    Profile, VmConfig, Vsock,
+};
+
+/// Number of the first descriptor of the table in the VMM process: after standard input, output and error.
+pub const FIRST_FD: RawFd = 3;
+/// Upper bound of a table's length: one message carries 253 descriptors (SCM_MAX_FD), the launcher needs a few itself.
+pub const MAX_TABLE: usize = 240;
+/// Context id that every guest has; sockets are not shared between VMs, so one number serves all.
+const GUEST_CID: u32 = 3;
+
+/// What is behind an entry of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening {
+    /// The configuration document itself.
+    Config,
+    /// `/dev/kvm`.
+    Kvm,
+    /// The status file, for appending.
+    Status,
+    /// The listening control socket.
+    Control,
+    /// A file, for reading.
+    Read(PathBuf),
+    /// A file, for reading and writing.
+    ReadWrite(PathBuf),
+    /// The console log in the VM's folder.
+    ConsoleLog,
+    /// The caller's descriptor for console input.
+    ConsoleInput,
+    /// The caller's descriptor for console output.
+    ConsoleOutput,
+    /// The listening socket on which the host connects to guest ports.
+    Vsock,
+    /// The VMM's end of the pair on which the agent reports.
+    Ready,
+    /// A TAP device by name.
+    Tap(String),
+}
+
+/// A configuration document and the descriptors that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The document.
+    pub config: VmConfig,
+    /// Entry i has number [`FIRST_FD`] + i in the VMM process.
+    pub table: Vec<Opening>,
+}
+
+impl Plan {
+    /// The number of the first entry equal to this.
+    pub fn number_of(&self, opening: &Opening) -> Option<RawFd> {
+        self.table.iter().position(|o| o == opening).map(number)
+    }
+}
+
+/// The number of the table's entry at `index`; the table is shorter than [`MAX_TABLE`].
+fn number(index: usize) -> RawFd {
+    FIRST_FD + index as RawFd
+}
+
+/// Numbers for descriptors in the order in which they are asked for.
+struct Table(Vec<Opening>);
+
+impl Table {
+    fn add(&mut self, opening: Opening) -> FileSource {
+        FileSource::Fd { fd: self.add_raw(opening) }
+    }
+
+    fn add_raw(&mut self, opening: Opening) -> RawFd {
+        self.0.push(opening);
+        number(self.0.len() - 1)
+    }
+}
+
+/// Maps a description to the document and its descriptors.
+///
+/// # Errors
+/// [`Error::Spec`] when a number is out of range, a name is used twice or malformed, or there are too many files.
+pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
+    check(spec)?;
+    let mut table = Table(vec![Opening::Config, Opening::Kvm]);
+    let status = table.add(Opening::Status);
+    let control = table.add(Opening::Control);
+    let boot_source = BootSource {
+        kernel_image_path: table.add(Opening::Read(spec.kernel.clone())),
+        initrd_path: spec.initrd.as_ref().map(|path| table.add(Opening::Read(path.clone()))),
+        boot_args: (!spec.cmdline.is_empty()).then(|| spec.cmdline.clone()),
+        load: spec.load,
+        entry: None,
+    };
+    let console = match &spec.console {
+        ConsoleSpec::None => None,
+        ConsoleSpec::Log => Some(Console { input: None, output: Some(table.add(Opening::ConsoleLog)) }),
+        ConsoleSpec::Fds { input, .. } => Some(Console {
+            input: input.is_some().then(|| table.add(Opening::ConsoleInput)),
+            output: Some(table.add(Opening::ConsoleOutput)),
+        }),
+    };
+    let vsock = spec.agent.then(|| Vsock {
+        guest_cid: GUEST_CID,
+        uds_path: table.add(Opening::Vsock),
+        host_ports: vec![HostPort { port: READY_PORT, fd: table.add_raw(Opening::Ready) }],
+    });
+    let drives = spec.disks.iter().map(|disk| {
+        let (path_on_host, concat) = match &disk.source {
+            DiskSource::File(path) if disk.read_only => {
+                (Some(table.add(Opening::Read(path.clone()))), vec![])
+            }
+            DiskSource::File(path) => (Some(table.add(Opening::ReadWrite(path.clone()))), vec![]),
+            DiskSource::Concat(paths) => {
+                (None, paths.iter().map(|path| table.add(Opening::Read(path.clone()))).collect())
+            }
+        };
+        Drive {
+            drive_id: disk.id.clone(),
+            path_on_host,
+            concat,
+            is_read_only: disk.read_only,
+            is_root_device: disk.root,
+        }
+    });
+    let drives = drives.collect();
+    let nets = spec.nets.iter().map(|net| NetworkInterface {
+        iface_id: net.id.clone(),
+        host_dev_name: table.add(Opening::Tap(net.tap.clone())),
+        guest_mac: net.mac.clone(),
+    });
+    let network_interfaces = nets.collect();
+    let config = VmConfig {
+        boot_source,
+        machine_config: MachineConfig { vcpu_count: spec.cpus, mem_size_mib: spec.memory_mib },
+        drives,
+        network_interfaces,
+        vsock,
+        entropy: Some(Entropy {}),
+        vial: Extensions { profile: Profile::Pod, console, control: Some(control), status: Some(status) },
+    };
+    if table.0.len() > MAX_TABLE {
+        return Err(Error::Spec(format!(
+            "it needs {} files, at most {MAX_TABLE} are possible; merge layers of its disks",
+            table.0.len()
+        )));
+    }
+    Ok(Plan { config, table: table.0 })
+}
+
+fn check(spec: &VmSpec) -> Result<(), Error> {
+    let fail = |why: String| Err(Error::Spec(why));
+    if !(1..=32).contains(&spec.cpus) {
+        return fail(format!("{} vCPUs; 1 to 32 are possible", spec.cpus));
+    }
+    if spec.memory_mib < 32 {
+        return fail(format!("{} MiB of memory; 32 MiB is the least", spec.memory_mib));
+    }
+    let mut ids = HashSet::new();
+    for disk in &spec.disks {
+        let ok = (1..=20).contains(&disk.id.len())
+            && disk.id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if !ok {
+            return fail(format!(
+                "disk id {:?}; 1 to 20 letters, digits, '_', '.' and '-' are possible",
+                disk.id
+            ));
+        }
+        if !ids.insert(&disk.id) {
+            return fail(format!("two disks have the id {:?}", disk.id));
+        }
+        match &disk.source {
+            DiskSource::Concat(_) if !disk.read_only => {
+                return fail(format!("disk {:?} joins several files and so must be read-only", disk.id));
+            }
+            DiskSource::Concat(paths) if paths.is_empty() => {
+                return fail(format!("disk {:?} has no file", disk.id));
+            }
+            _ => {}
+        }
+    }
+    if spec.disks.iter().filter(|d| d.root).count() > 1 {
+        return fail("more than one disk is the root".into());
+    }
+    let mut taps = HashSet::new();
+    for net in &spec.nets {
+        if !ids.insert(&net.id) {
+            return fail(format!("two devices have the id {:?}", net.id));
+        }
+        if !taps.insert(&net.tap) {
+            return fail(format!("TAP {:?} is used twice", net.tap));
+        }
+        // IFNAMSIZ is 16 with the final zero.
+        let ok =
+            (1..=15).contains(&net.tap.len()) && !net.tap.bytes().any(|b| b == b'/' || b <= b' ' || b >= 127);
+        if !ok {
+            return fail(format!("{:?} is not the name of a TAP device", net.tap));
+        }
+    }
+    if spec.cmdline.contains(['\0', '\n']) {
+        return fail("the kernel command line contains a line break or a zero".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! The handle of one VM.
+
+use crate::agent::{self, AgentClient, Events, OutputStream, StdinStream};
+use crate::dir::{Meta, VmDir};
+use crate::exit::{Status, VmExit};
+use crate::id::{hex, random_bytes};
+use crate::registry::{Registry, VmInfo};
+use crate::{Error, Launcher, Parts, VmId, VmSpec, control, process, sys};
+use agent_protocol::{CONTROL_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind};
+use rustix::process::{Signal, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use vmm::api::control::{Reply, Request};
+
+mod launch;
+
+/// How long a VMM may take to end in order after SIGTERM, before it is killed.
+const TERM_WITHIN: Duration = Duration::from_secs(2);
+
+/// One VM, running or ended. Clones are the same VM; dropping them changes nothing for it.
+#[derive(Debug, Clone)]
+pub struct Vm(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    dir: VmDir,
+    meta: Meta,
+    /// None when the process was gone before we came.
+    process: Option<AsyncFd<OwnedFd>>,
+    /// Our end of the pair on which the agent reports, until somebody waits for it.
+    ready: Mutex<Option<StdUnixStream>>,
+}
+
+impl Vm {
+    /// Makes a VM. When this future is dropped the VM is not left behind.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a description that makes no sense; [`Error::Exists`]; [`Error::File`] when one of its files
+    /// can't be opened; [`Error::Launch`] and [`Error::LauncherGone`]. Nothing is left of the VM then.
+    pub async fn launch(
+        launcher: &Launcher,
+        registry: &Registry,
+        parts: &Parts,
+        id: VmId,
+        spec: VmSpec,
+    ) -> Result<Self, Error> {
+        launch::launch(launcher.clone(), registry.clone(), parts.clone(), id, spec).await
+    }
+
+    pub(crate) fn from_parts(
+        registry: Registry,
+        dir: VmDir,
+        meta: Meta,
+        pidfd: Option<OwnedFd>,
+        ready: Option<StdUnixStream>,
+    ) -> Result<Self, Error> {
+        let process = pidfd.map(sys::watch).transpose().map_err(Error::system("watch the VM's process"))?;
+        Ok(Self(Arc::new(Inner { registry, dir, meta, process, ready: Mutex::new(ready) })))
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &VmId {
+        &self.0.meta.id
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        self.0.dir.path()
+    }
+
+    /// What it was made from.
+    pub fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    /// What is known of it now.
+    ///
+    /// # Errors
+    /// When its folder can't be read.
+    pub fn info(&self) -> Result<VmInfo, Error> {
+        self.0.registry.info(self.id())
+    }
+
+    /// Waits for the agent's report and gives it the VM's secret, which is noted in the VM's folder first. Once per VM.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the VM ends first; [`Error::TimedOut`]; [`Error::BadAgent`] when the report is nonsense, or
+    /// was asked for before.
+    pub async fn ready(&self, within: Duration) -> Result<Ready, Error> {
+        let socket = self.0.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = socket.ok_or_else(|| Error::BadAgent("its report was asked for before".into()))?;
+        let socket = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
+        let mut socket = socket.map_err(Error::system("watch for the agent"))?;
+        let token = hex(&random_bytes::<32>()?);
+        let greet = async {
+            let ready = agent::read_ready(&mut socket).await?;
+            // Before the agent gets it, so that a program that comes after us never meets an agent with a secret it can't know.
+            self.0.dir.write_token(&token)?;
+            agent::send_welcome(&mut socket, &token).await?;
+            Ok(ready)
+        };
+        tokio::select! {
+            ready = greet => match ready {
+                // The VM may have ended because of it; then that is the better story. A VMM closes its sockets just before its end.
+                Err(e @ Error::BadAgent(_)) => match tokio::time::timeout(TERM_WITHIN, self.wait_exit()).await {
+                    Ok(exit) => Err(self.ended(exit)),
+                    Err(_) => Err(e),
+                },
+                other => other,
+            },
+            exit = self.wait_exit() => Err(self.ended(exit)),
+            () = tokio::time::sleep(within) => Err(Error::TimedOut { what: "the agent's report", within }),
+        }
+    }
+
+    fn ended(&self, exit: VmExit) -> Error {
+        Error::Ended { id: self.id().clone(), exit: Box::new(exit) }
+    }
+
+    /// Waits for the VM's end. May be dropped and called again, by any number of callers.
+    pub async fn wait_exit(&self) -> VmExit {
+        if let Some(process) = &self.0.process {
+            // A pidfd becomes readable when the process ends and stays so. The only failure is that the runtime shuts down.
+            if let Ok(mut guard) = process.readable().await {
+                guard.retain_ready();
+            }
+        }
+        Status::read(&self.0.dir.status()).into_exit()
+    }
+
+    /// Steps of the start that the VM has reported so far.
+    pub fn milestones(&self) -> Vec<crate::Milestone> {
+        Status::read(&self.0.dir.status()).milestones
+    }
+
+    /// Kills the VM's process. That it has ended already is no error.
+    ///
+    /// # Errors
+    /// When the caller may not.
+    pub fn kill(&self) -> Result<(), Error> {
+        match &self.0.process {
+            Some(process) => process::kill(process.get_ref()).map_err(Error::system("kill the VM's process")),
+            None => Ok(()),
+        }
+    }
+
+    /// Presses the power button and gives the guest this time to power off; then ends the VM in order; then kills it.
+    ///
+    /// # Errors
+    /// When it can't be killed.
+    pub async fn stop(&self, grace: Duration) -> Result<VmExit, Error> {
+        let Some(process) = &self.0.process else { return Ok(self.wait_exit().await) };
+        let button = async {
+            if !grace.is_zero()
+                && let Err(error) = self.control(Request::PowerButton).await
+            {
+                tracing::debug!(vm = %self.id(), %error, "the power button does not work");
+                // Nothing to wait for then: the guest was not asked.
+                return None;
+            }
+            tokio::time::timeout(grace, self.wait_exit()).await.ok()
+        };
+        if let Some(exit) = button.await {
+            return Ok(exit);
+        }
+        if let Err(error) = pidfd_send_signal(process.get_ref(), Signal::TERM)
+            && error != rustix::io::Errno::SRCH
+        {
+            return Err(Error::System { what: "stop the VM's process", source: error.into() });
+        }
+        if let Ok(exit) = tokio::time::timeout(TERM_WITHIN, self.wait_exit()).await {
+            return Ok(exit);
+        }
+        self.kill()?;
+        Ok(self.wait_exit().await)
+    }
+
+    /// Asks the VM's process for something.
+    ///
+    /// # Errors
+    /// [`Error::Control`] when it refuses or can't be reached; [`Error::TimedOut`].
+    pub async fn control(&self, request: Request) -> Result<Reply, Error> {
+        control::call(&self.0.dir.control(), request).await
+    }
+
+    /// Connects to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when nothing listens there.
+    pub async fn connect(&self, port: u32) -> Result<UnixStream, Error> {
+        control::connect(&self.0.dir.vsock(), port).await
+    }
+
+    fn token(&self) -> Result<String, Error> {
+        self.0
+            .dir
+            .read_token()?
+            .ok_or_else(|| Error::BadAgent("it never reported, so it has no secret".into()))
+    }
+
+    /// A new control connection to the agent. With `events` the agent's events come on this one from now on.
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; [`Error::Agent`] when the agent refuses, breaks the protocol, or is silent for longer than `within`.
+    pub async fn agent(&self, within: Duration, events: bool) -> Result<(AgentClient, Events), Error> {
+        let token = self.token()?;
+        let connected = async {
+            let stream = self.connect(CONTROL_PORT).await?;
+            Ok(AgentClient::connect(stream, &token, events, within).await?)
+        };
+        match tokio::time::timeout(within, connected).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { what: "the agent's hello", within }),
+        }
+    }
+
+    fn header(
+        &self,
+        container: &str,
+        exec: Option<&str>,
+        stream: StreamKind,
+        offset: u64,
+    ) -> Result<StreamHeader, Error> {
+        Ok(StreamHeader {
+            token: self.token()?,
+            container: container.to_owned(),
+            exec: exec.map(str::to_owned),
+            stream,
+            offset,
+        })
+    }
+
+    /// Opens standard output or error of a process in the guest, from this byte on.
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; [`Error::Stream`] when the agent refuses or breaks the protocol; [`Error::TimedOut`].
+    pub async fn output(
+        &self,
+        container: &str,
+        exec: Option<&str>,
+        stream: StreamKind,
+        offset: u64,
+        within: Duration,
+    ) -> Result<OutputStream, Error> {
+        let header = self.header(container, exec, stream, offset)?;
+        let opened = async { Ok(OutputStream::open(self.connect(STREAM_PORT).await?, &header).await?) };
+        match tokio::time::timeout(within, opened).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { what: "the opening of a stream", within }),
+        }
+    }
+
+    /// Opens standard input of a process in the guest; [`StdinStream::taken`] says where to go on.
+    ///
+    /// # Errors
+    /// As [`Vm::output`].
+    pub async fn stdin(
+        &self,
+        container: &str,
+        exec: Option<&str>,
+        within: Duration,
+    ) -> Result<StdinStream, Error> {
+        let header = self.header(container, exec, StreamKind::Stdin, 0)?;
+        let opened = async { Ok(StdinStream::open(self.connect(STREAM_PORT).await?, &header).await?) };
+        match tokio::time::timeout(within, opened).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { what: "the opening of a stream", within }),
+        }
+    }
+
+    /// Removes what is left of it after its end.
+    ///
+    /// # Errors
+    /// [`Error::Running`] when it has not ended.
+    pub async fn remove(self) -> Result<(), Error> {
+        self.0.registry.remove(self.id()).await
+    }
+}

@@ -1,0 +1,253 @@
+//! From a description to a running process: folder, cgroup, open files, order to the launcher.
+
+use super::Vm;
+use crate::cgroup::{self, Cgroup};
+use crate::dir::{Meta, VmDir};
+use crate::launcher::{Cargo, Order, Tie};
+use crate::process::{self, ProcessRecord, wait_readable};
+use crate::spec::{ConsoleSpec, Opening, Plan, VmSpec, plan};
+use crate::{Error, Launcher, Parts, Registry, VmId, sys, sys_path};
+use rustix::event::PollFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// RLIMIT_FSIZE is never below this: logs and status need some.
+const MIN_MAX_FILE: u64 = 64 << 20;
+
+/// A launched VM that nobody has a handle of yet.
+struct New {
+    registry: Registry,
+    dir: VmDir,
+    meta: Meta,
+    pidfd: OwnedFd,
+    ready: Option<UnixStream>,
+}
+
+/// Does all of it where it may block. The caller may go away meanwhile: then the VM goes too.
+pub async fn launch(
+    launcher: Launcher,
+    registry: Registry,
+    parts: Parts,
+    id: VmId,
+    spec: VmSpec,
+) -> Result<Vm, Error> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        if let Err(Ok(unwanted)) = sender.send(launch_blocking(&launcher, registry, &parts, &id, spec)) {
+            unwanted.abandon();
+        }
+    });
+    let new = receiver
+        .await
+        .map_err(|e| Error::System { what: "start a VM", source: std::io::Error::other(e) })??;
+    Vm::from_parts(new.registry, new.dir, new.meta, Some(new.pidfd), new.ready)
+}
+
+impl New {
+    fn abandon(self) {
+        let _ = process::kill(&self.pidfd);
+        let _ = wait_readable(&self.pidfd, PollFlags::IN, None);
+        clean(&self.registry, &self.dir, &self.meta);
+    }
+}
+
+/// Removes cgroup and folder of a VM that is none. A failure leaves something for the next sweep.
+fn clean(registry: &Registry, dir: &VmDir, meta: &Meta) {
+    let cgroup = meta.cgroup.clone().map_or(Ok(()), |path| Cgroup::at(path).remove());
+    if let Err(error) = cgroup.and_then(|()| registry.discard(dir, &meta.id)) {
+        tracing::warn!(vm = %meta.id, %error, "the remains of a failed start stay until the next sweep");
+    }
+}
+
+fn launch_blocking(
+    launcher: &Launcher,
+    registry: Registry,
+    parts: &Parts,
+    id: &VmId,
+    mut spec: VmSpec,
+) -> Result<New, Error> {
+    let plan = plan(&spec)?;
+    let maker = ProcessRecord::current().map_err(Error::system("read /proc"))?;
+    let boot_id = maker.boot_id.clone();
+    let mount = cgroup::mount_point().filter(|_| !launcher.isolation().user_namespace);
+    let (dir, mut meta) = registry.create(id, |uid| Meta {
+        id: id.clone(),
+        owner: spec.owner.clone(),
+        labels: spec.labels.clone(),
+        created_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+        created_mono_us: monotonic_us(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
+        kernel: spec.kernel.clone(),
+        agent: spec.agent,
+        uid: launcher.isolation().own_ids.then_some(uid),
+        // Before it exists, so that whoever finds this folder finds the cgroup.
+        cgroup: mount.as_ref().map(|m| m.join("vial").join(id.as_str())),
+        limits: spec.limits,
+        unenforced: Vec::new(),
+        maker,
+    })?;
+    let made = (|| {
+        let cgroup = match &mount {
+            Some(mount) => {
+                let (cgroup, unenforced) = Cgroup::create(mount, id, &spec.limits)?;
+                if !unenforced.is_empty() {
+                    tracing::debug!(vm = %id, ?unenforced, "limits that this host can't enforce");
+                    meta.unenforced = unenforced;
+                    dir.write_meta(&meta)?;
+                }
+                Some(cgroup.open()?)
+            }
+            None => None,
+        };
+        let (opened, ready) = open_all(&dir, &mut spec, &plan)?;
+        let exec = open(&parts.vmm, OFlags::RDONLY)?;
+        let record = VmDir::create_file(&dir.process(), false)?;
+        let stderr = VmDir::create_file(&dir.vmm_log(), true)?;
+        let folder = if spec.tied { Some(open(registry.folder(), OFlags::DIRECTORY)?) } else { None };
+        let order = Order {
+            args: arguments(id, &plan),
+            cgroup: cgroup.is_some(),
+            uid: meta.uid,
+            boot_id,
+            max_file: max_file(&spec, &plan),
+            tie: spec.tied.then(|| Tie { folder: id.as_str().to_owned() }),
+        };
+        let cargo = Cargo {
+            exec: exec.as_fd(),
+            record: record.as_fd(),
+            stderr: stderr.as_fd(),
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            folder: folder.as_ref().map(AsFd::as_fd),
+            table: opened.iter().map(AsFd::as_fd).collect(),
+        };
+        Ok((launcher.launch(&order, &cargo)?, ready))
+    })();
+    match made {
+        Ok((pidfd, ready)) => Ok(New { registry, dir, meta, pidfd, ready }),
+        Err(error) => {
+            clean(&registry, &dir, &meta);
+            Err(error)
+        }
+    }
+}
+
+fn monotonic_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
+fn arguments(id: &VmId, plan: &Plan) -> Vec<String> {
+    let number = |opening| plan.number_of(opening).expect("every plan has it").to_string();
+    let words = [
+        "vial-vmm",
+        "--id",
+        id.as_str(),
+        "--config-fd",
+        &number(&Opening::Config),
+        "--kvm-fd",
+        &number(&Opening::Kvm),
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+/// The longest file that the VMM may write: its largest writable disk, or its memory, which may be a file too.
+fn max_file(spec: &VmSpec, plan: &Plan) -> u64 {
+    let disks = plan.table.iter().filter_map(|opening| match opening {
+        Opening::ReadWrite(path) => std::fs::metadata(path).ok().map(|m| m.len()),
+        _ => None,
+    });
+    let memory = spec.memory_mib.saturating_mul(1 << 20);
+    disks.chain([memory, MIN_MAX_FILE]).max().unwrap_or(MIN_MAX_FILE)
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::file("open", path)(e.into()))
+}
+
+/// Opens the whole table; beside it our end of the agent's pair.
+fn open_all(
+    dir: &VmDir,
+    spec: &mut VmSpec,
+    plan: &Plan,
+) -> Result<(Vec<OwnedFd>, Option<UnixStream>), Error> {
+    let mut ready = None;
+    let console = std::mem::take(&mut spec.console);
+    let (mut input, mut output) = match console {
+        ConsoleSpec::Fds { input, output } => (input, Some(output)),
+        _ => (None, None),
+    };
+    let mut open_one = |opening: &Opening| -> Result<OwnedFd, Error> {
+        Ok(match opening {
+            Opening::Config => document(dir, plan)?,
+            Opening::Kvm => open(Path::new("/dev/kvm"), OFlags::RDWR)?,
+            Opening::Status => VmDir::create_file(&dir.status(), true)?.into(),
+            Opening::Control => listen(&dir.control())?,
+            Opening::Vsock => listen(&dir.vsock())?,
+            Opening::Read(path) => open_regular(path, OFlags::RDONLY)?,
+            Opening::ReadWrite(path) => open_regular(path, OFlags::RDWR)?,
+            Opening::ConsoleLog => VmDir::create_file(&dir.console_log(), true)?.into(),
+            Opening::ConsoleInput => input.take().expect("planned from this very description"),
+            Opening::ConsoleOutput => output.take().expect("planned from this very description"),
+            Opening::Ready => {
+                let (ours, theirs) = UnixStream::pair().map_err(Error::system("make a socket pair"))?;
+                ready = Some(ours);
+                theirs.into()
+            }
+            Opening::Tap(name) => open_tap(name)?,
+        })
+    };
+    let opened: Result<Vec<OwnedFd>, Error> = plan.table.iter().map(&mut open_one).collect();
+    Ok((opened?, ready))
+}
+
+/// A disk or kernel must be a file or a block device: a pipe or a folder would only fail later and less clearly.
+fn open_regular(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
+    // NONBLOCK, else a pipe would hold us up; it means nothing to files.
+    let fd = open(path, flags | OFlags::NONBLOCK)?;
+    let kind = rustix::fs::fstat(&fd).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode));
+    match kind {
+        Ok(rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice) => Ok(fd),
+        _ => Err(Error::Spec(format!("{} is neither a file nor a block device", path.display()))),
+    }
+}
+
+/// The configuration in a file that exists in memory only, and for people in the VM's folder.
+fn document(dir: &VmDir, plan: &Plan) -> Result<OwnedFd, Error> {
+    let text = serde_json::to_vec_pretty(&plan.config).expect("plain data with text keys is always JSON");
+    let path = dir.config();
+    VmDir::create_file(&path, false)?.write_all(&text).map_err(Error::file("write", &path))?;
+    let fill = || {
+        let mut file = File::from(memfd_create(c"vial-config", MemfdFlags::CLOEXEC)?);
+        file.write_all(&text)?;
+        file.rewind()?;
+        Ok(file.into())
+    };
+    fill().map_err(Error::system("make the configuration document"))
+}
+
+fn listen(path: &Path) -> Result<OwnedFd, Error> {
+    // The shortened path is valid only while the folder is open.
+    let (short, _folder) = sys_path::short(path).map_err(Error::file("open", path))?;
+    Ok(UnixListener::bind(&short).map_err(Error::file("listen on", path))?.into())
+}
+
+fn open_tap(name: &str) -> Result<OwnedFd, Error> {
+    let known = Path::new("/sys/class/net").join(name).join("tun_flags");
+    if !known.exists() {
+        // Attaching would make one, with nothing connected to it, that goes with the VM.
+        return Err(Error::Spec(format!(
+            "there is no TAP device {name:?}; make it with: ip tuntap add {name} mode tap vnet_hdr"
+        )));
+    }
+    let tun = open(Path::new("/dev/net/tun"), OFlags::RDWR | OFlags::NONBLOCK)?;
+    sys::attach_tap(&tun, name).map_err(Error::file("attach to the TAP device", Path::new(name)))?;
+    Ok(tun)
+}
