@@ -10,6 +10,8 @@
 
 pub mod block;
 mod chain;
+#[cfg(test)]
+mod chain_tests;
 pub mod console;
 #[allow(unsafe_code)]
 mod io;
@@ -17,6 +19,8 @@ pub mod mmio;
 pub mod net;
 mod queue;
 pub mod rng;
+#[cfg(test)]
+mod testing;
 pub mod vsock;
 mod worker;
 

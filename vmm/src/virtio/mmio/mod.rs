@@ -7,6 +7,9 @@ mod interrupt;
 mod registers;
 mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use interrupt::MmioInterrupt;
 pub use state::TransportState;
 
