@@ -4,6 +4,8 @@
 
 mod disk;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};

@@ -84,6 +84,7 @@ pub struct Connection {
     host_shutdown: u32,
     host_shutdown_told: u32,
     guest_shutdown: u32,
+    write_closed: bool,
     /// Whether it stands in the muxer's line of those that have something to say.
     pub queued: bool,
 }
@@ -125,6 +126,7 @@ impl Connection {
             host_shutdown: 0,
             host_shutdown_told: 0,
             guest_shutdown: 0,
+            write_closed: false,
             queued: false,
         }
     }
@@ -250,8 +252,8 @@ impl Connection {
         if self.buffer.is_empty() {
             // Its memory is worth more than its next allocation.
             self.buffer = VecDeque::new();
-            if self.guest_shutdown & SHUTDOWN_SEND != 0 {
-                // The peer may be gone already.
+            if self.guest_shutdown & SHUTDOWN_SEND != 0 && !std::mem::replace(&mut self.write_closed, true) {
+                // Once: each time is an event of this very socket. The peer may be gone already.
                 let _ = self.stream.shutdown(Shutdown::Write);
             }
         }

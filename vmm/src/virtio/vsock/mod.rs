@@ -8,6 +8,8 @@ mod connection;
 mod handshake;
 mod muxer;
 mod packet;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use super::worker::WorkerSlot;
