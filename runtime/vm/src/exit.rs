@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
-use vmm::api::status::{ExitReason, Record, Step};
+use vmm::api::status::Record;
+pub use vmm::api::status::{ExitReason, Step};
 
 /// Upper bound of what is read of a status file, in bytes; an honest one has a few hundred.
 const MAX_STATUS: u64 = 64 << 10;

@@ -57,6 +57,15 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
+/// Version of this kernel's Landlock; none when it has none or it is switched off.
+pub(crate) fn landlock_abi() -> Option<i32> {
+    const SYS_LANDLOCK_CREATE_RULESET: libc::c_long = 444;
+    const VERSION: libc::c_long = 1;
+    // SAFETY: with this flag and without attributes the call only answers a question.
+    let abi = unsafe { libc::syscall(SYS_LANDLOCK_CREATE_RULESET, std::ptr::null::<u8>(), 0usize, VERSION) };
+    i32::try_from(abi).ok().filter(|abi| *abi > 0)
+}
+
 /// Number of threads of this process.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())

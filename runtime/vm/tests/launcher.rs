@@ -2,6 +2,8 @@
 //!
 //! A program of its own instead of libtest's harness: the launcher has to be forked while there is one thread.
 
+#![allow(clippy::unwrap_used)] // a test, though not one that libtest runs
+
 use rustix::fs::inotify;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
