@@ -58,7 +58,9 @@ impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::UnknownKind(kind) => write!(f, "a frame of unknown kind {kind}"),
-            Self::TooLong(length) => write!(f, "a frame of {length} bytes is over the limit of {MAX_PAYLOAD}"),
+            Self::TooLong(length) => {
+                write!(f, "a frame of {length} bytes is over the limit of {MAX_PAYLOAD}")
+            }
         }
     }
 }
@@ -111,7 +113,10 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(Kind, usize), FrameError> {
 ///
 /// # Errors
 /// When the value can't be written as JSON or is too long.
-pub fn json<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+pub fn json<T: Serialize>(
+    kind: Kind,
+    value: &T,
+) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
     let payload = serde_json::to_vec(value)?;
     let mut out = header(kind, payload.len())?.to_vec();
     out.extend_from_slice(&payload);

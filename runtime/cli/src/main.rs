@@ -1,1 +1,61 @@
-fn main() {}
+//! The command line: `vial`.
+//!
+//! It must never know how images, VMs or pods work: it speaks to the daemon through the API (and starts one when none runs), except for
+//! `vial vm` and `vial doctor`, which need no daemon.
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod error;
+mod streams;
+mod units;
+mod vm_cmd;
+
+use args::{Cli, Command};
+use clap::Parser;
+use client::Client;
+use error::{Error, Result};
+
+fn main() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing to a closed pipe is nobody's loss.
+            let _ = error.print();
+            // Docker's `run` answers 125 to an option that it does not know; the other commands 1, as is usual.
+            let run = std::env::args().nth(1).is_some_and(|word| word == "run" || word == "exec");
+            std::process::exit(if !error.use_stderr() {
+                0
+            } else if run {
+                125
+            } else {
+                1
+            });
+        }
+    };
+    let code = match cli.command {
+        Command::Daemon(args::DaemonArgs { detached, action: None }) => commands::daemon::run(detached),
+        Command::Vm(args) => vm_cmd::run(args),
+        command => {
+            let of_run = matches!(command, Command::Run(_) | Command::Exec(_));
+            with_daemon(command).unwrap_or_else(|error| {
+                eprintln!("vial: {error}");
+                if of_run { error.run_code() } else { 1 }
+            })
+        }
+    };
+    // Not a return: a thread may be reading standard input, and nothing waits for it.
+    std::process::exit(code);
+}
+
+fn with_daemon(command: Command) -> Result<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("set up this program"))?;
+    let client = Client::from_env();
+    let code = runtime.block_on(commands::dispatch(&client, command));
+    runtime.shutdown_background();
+    code
+}

@@ -1,1 +1,62 @@
-//! The daemon: wires images, VMs and pods, and recovers after a crash.
+//! The daemon: wires images, VMs and pods, serves the API, and recovers after a crash. `docs/daemon.md` tells the story.
+//!
+//! It must never know how a VM or an image works inside, and nothing of terminals: it decides, remembers and passes on. Killing it never
+//! stops a pod; the next one finds them all again.
+//!
+//! `unsafe` is in [`detach`], for one system call.
+
+mod containers;
+pub mod detach;
+mod error;
+mod images;
+mod life;
+mod live;
+mod names;
+mod paths;
+pub mod recovery;
+mod server;
+mod state;
+mod store;
+mod streams;
+
+pub use error::ApiError;
+pub use paths::Paths;
+
+use vial_vm::Launcher;
+
+/// The daemon as a process: its exit status. Must be called before this process has made a thread.
+///
+/// `detached`: it was started by a command line, which waits on standard output for a word.
+pub fn main(detached: bool) -> i32 {
+    let paths = Paths::from_env();
+    let ended = start(paths, detached);
+    if let Err(error) = &ended {
+        if detached {
+            // The command line tells its user; the log keeps it too.
+            let _ = detach::say_failed(&error.to_string());
+        }
+        eprintln!("vial daemon: {error}");
+    }
+    i32::from(ended.is_err())
+}
+
+fn start(paths: Paths, detached: bool) -> Result<(), ApiError> {
+    if detached {
+        detach::leave_caller()?;
+    }
+    // First of all: it forks, and that is safe in a process of one thread only.
+    let launcher = Launcher::start()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("VIAL_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ready = move || if detached { detach::say_ready() } else { Ok(()) };
+    let ended = runtime.block_on(server::run(paths, launcher, detached, ready));
+    // Nothing waits for what still runs: pods go on without it.
+    runtime.shutdown_background();
+    ended
+}

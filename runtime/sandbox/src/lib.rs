@@ -4,14 +4,21 @@
 //! container's streams, and cleans up; who asked, and what is remembered, is its caller's business.
 #![forbid(unsafe_code)]
 
+mod error;
 pub mod ids;
 pub mod log;
+mod pod;
 pub mod signals;
 pub mod sizing;
 pub mod spec;
+mod supervise;
+pub mod timing;
 pub mod upper;
 
+pub use error::PodError;
 pub use ids::{ContainerId, PodId};
+pub use pod::{Connections, ExecStreams, Host, Pod, PodPlan};
+pub use supervise::Ended;
 
 /// Milliseconds since the epoch, by the host's clock.
 pub fn now_ms() -> u64 {

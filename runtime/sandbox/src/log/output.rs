@@ -4,6 +4,7 @@ use super::{Item, Limits, Position, Reader, Stream, Writer};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
@@ -27,6 +28,7 @@ pub struct OutputLog {
     /// Bytes read by each follower that holds the pumps back.
     holding: Mutex<HashMap<u64, u64>>,
     moved: Notify,
+    let_go: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,6 +50,7 @@ impl OutputLog {
             progress: watch::Sender::new(Progress { written, complete }),
             holding: Mutex::default(),
             moved: Notify::new(),
+            let_go: AtomicBool::new(false),
         }))
     }
 
@@ -92,6 +95,9 @@ impl OutputLog {
     pub async fn room(&self) {
         loop {
             let moved = self.moved.notified();
+            if self.let_go.load(Ordering::Acquire) {
+                return;
+            }
             let written = self.progress.borrow().written;
             let slowest = lock(&self.holding).values().copied().min();
             if slowest.is_none_or(|read| written.saturating_sub(read) < WINDOW) {
@@ -101,11 +107,17 @@ impl OutputLog {
         }
     }
 
+    /// From now on no follower holds the pumps back.
+    pub fn let_go(&self) {
+        self.let_go.store(true, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
     /// A follower from a position on. One that `holds` keeps the container from getting far ahead of it; for clients that
     /// the container's output is meant for.
     pub fn follow(self: &Arc<Self>, start: Position, holds: bool) -> Follower {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         if holds {
             lock(&self.holding).insert(id, start.total());
         }
@@ -133,7 +145,7 @@ impl Follower {
         loop {
             // Before the read: what is written after it changes the progress again, and that ends the wait.
             let complete = self.progress.borrow_and_update().complete;
-            let item = self.reader.next()?;
+            let item = self.reader.read()?;
             if item.is_some() || complete {
                 self.moved();
                 return Ok(item);
@@ -150,7 +162,7 @@ impl Follower {
     /// # Errors
     /// When the log can't be read.
     pub fn now(&mut self) -> io::Result<Option<Item>> {
-        self.reader.next()
+        self.reader.read()
     }
 
     fn moved(&self) {

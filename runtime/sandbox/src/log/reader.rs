@@ -64,7 +64,7 @@ impl Reader {
     ///
     /// # Errors
     /// When a file can't be read.
-    pub fn next(&mut self) -> io::Result<Option<Item>> {
+    pub fn read(&mut self) -> io::Result<Option<Item>> {
         if let Some(item) = self.pending.take() {
             self.pass(&item);
             return Ok(Some(item));
@@ -118,7 +118,7 @@ impl Reader {
         match (&self.segment, oldest) {
             (Some(segment), Some(oldest)) if oldest > segment.number => {
                 self.segment = open(&self.dir, oldest)?;
-                self.next()
+                self.read()
             }
             _ => Ok(None),
         }

@@ -6,7 +6,7 @@ const SMALL: Limits = Limits { segment: 4 << 10, segments: 1 << 20 };
 
 fn read_all(reader: &mut Reader) -> (Vec<u8>, Vec<u8>, u64) {
     let (mut out, mut err, mut missing) = (Vec::new(), Vec::new(), 0);
-    while let Some(item) = reader.next().unwrap() {
+    while let Some(item) = reader.read().unwrap() {
         match item {
             Item::Data { stream: Stream::Stdout, offset, bytes, .. } => {
                 assert_eq!(offset, out.len() as u64 + missing);
@@ -82,7 +82,7 @@ proptest! {
                 writer.append(Stream::Stdout, out.len() as u64, bytes, 0).unwrap();
                 out.extend_from_slice(bytes);
             }
-            while let Some(item) = late.next().unwrap() {
+            while let Some(item) = late.read().unwrap() {
                 if let Item::Data { stream: Stream::Stdout, bytes, .. } = item {
                     seen.extend(bytes);
                 }
@@ -120,13 +120,13 @@ fn old_segments_go_and_readers_are_told() {
     let mut writer = Writer::open(dir.path(), limits).unwrap();
     let mut slow = Reader::new(dir.path(), Position::default());
     writer.append(Stream::Stdout, 0, &[b'x'; 600], 0).unwrap();
-    assert!(matches!(slow.next().unwrap(), Some(Item::Data { .. })));
+    assert!(matches!(slow.read().unwrap(), Some(Item::Data { .. })));
     for at in 1..20u64 {
         writer.append(Stream::Stdout, at * 600, &[b'x'; 600], 0).unwrap();
     }
     assert!(fs::read_dir(dir.path()).unwrap().count() <= 2);
     let (mut data, mut missing) = (600, 0);
-    while let Some(item) = slow.next().unwrap() {
+    while let Some(item) = slow.read().unwrap() {
         match item {
             Item::Data { bytes, .. } => data += bytes.len() as u64,
             Item::Gap { bytes, .. } => missing += bytes,

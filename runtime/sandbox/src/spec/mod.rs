@@ -193,7 +193,7 @@ fn resources(options: &Options) -> Value {
         "memory": { "limit": options.memory },
     });
     // Whole processors are limited by the number of vCPUs already: a quota would only throttle at its borders.
-    if options.milli_cpus % 1000 != 0 {
+    if !options.milli_cpus.is_multiple_of(1000) {
         let quota = u64::from(options.milli_cpus) * PERIOD_US / 1000;
         resources["cpu"] = json!({ "quota": quota, "period": PERIOD_US });
     }

@@ -1,0 +1,304 @@
+//! The command line's shape.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Run every pod in its own microVM.
+#[derive(Debug, Parser)]
+#[command(name = "vial", version, disable_help_subcommand = true, propagate_version = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Everything that vial can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new container, in a microVM of its own
+    Run(RunArgs),
+    /// List containers
+    Ps(PsArgs),
+    /// Print what a container wrote
+    Logs(LogsArgs),
+    /// Run one more command in a running container
+    Exec(ExecArgs),
+    /// Wait until containers end and print their exit statuses
+    Wait(Names),
+    /// Ask containers to end, and kill them if they do not
+    Stop(StopArgs),
+    /// Send containers a signal
+    Kill(KillArgs),
+    /// Remove containers
+    Rm(RmArgs),
+    /// Load images from a docker or OCI archive, a folder, or standard input
+    Load(LoadArgs),
+    /// Make an image of a tar of a root file system
+    Import(ImportArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Show all that is known of containers or images, as JSON
+    Inspect(Names),
+    /// Run, stop or ask after the daemon that owns images and pods
+    Daemon(DaemonArgs),
+    /// Boot and manage plain microVMs
+    Vm(crate::vm_cmd::VmArgs),
+    /// Print the versions of the command line and of the daemon, if one runs
+    Version,
+}
+
+/// `vial run`
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Remove the container when it has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Print the container's id and leave it running
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Name of the container [default: made up]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Set KEY=VALUE in its environment; KEY alone takes the value from this one
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read KEY=VALUE lines from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User, as name or number, with :GROUP if it is to be another
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Instead of the image's entrypoint; '' for none
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+    /// Processors, as in 0.5 or 2 [default: 1]
+    #[arg(long, value_parser = crate::units::parse_cpus, value_name = "NUMBER")]
+    pub cpus: Option<u32>,
+    /// Memory of the container, as in 512m or 2g [default: 256m]
+    #[arg(short, long, value_parser = crate::units::parse_bytes, value_name = "SIZE")]
+    pub memory: Option<u64>,
+    /// Size of the writable layer, as in 20g [default: 10g]
+    #[arg(long, value_parser = crate::units::parse_bytes, value_name = "SIZE")]
+    pub disk: Option<u64>,
+    /// Host name [default: the container's short id]
+    #[arg(long)]
+    pub hostname: Option<String>,
+    /// Print how long each step took, on standard error
+    #[arg(long)]
+    pub timing: bool,
+    /// The image
+    pub image: String,
+    /// The command and its arguments [default: the image's]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// `vial ps`
+#[derive(Debug, Clone, Args)]
+pub struct PsArgs {
+    /// Those that do not run too
+    #[arg(short, long)]
+    pub all: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ids only
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+}
+
+/// `vial logs`
+#[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Name or id
+    pub container: String,
+}
+
+/// `vial exec`
+#[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Set KEY=VALUE in its environment
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Name or id
+    pub container: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// Names or ids.
+#[derive(Debug, Clone, Args)]
+pub struct Names {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `vial stop`
+#[derive(Debug, Clone, Args)]
+pub struct StopArgs {
+    /// Seconds to wait before killing
+    #[arg(short, long, default_value_t = 10)]
+    pub time: u32,
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `vial kill`
+#[derive(Debug, Clone, Args)]
+pub struct KillArgs {
+    /// Signal, as number or name
+    #[arg(short, long, default_value = "KILL")]
+    pub signal: String,
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `vial rm`
+#[derive(Debug, Clone, Args)]
+pub struct RmArgs {
+    /// Kill them first if they run; no error for those that do not exist
+    #[arg(short, long)]
+    pub force: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `vial load`
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// No progress and no names of what was loaded
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Archive, folder, or - for standard input
+    #[arg(short, long, default_value = "-", value_name = "FILE")]
+    pub input: PathBuf,
+}
+
+/// `vial import`
+#[derive(Debug, Clone, Args)]
+pub struct ImportArgs {
+    /// A Dockerfile instruction for the image's configuration, such as 'CMD ["sh"]' or 'ENV A=b'
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// The tar (plain, gzip or zstd), or - for standard input
+    pub tar: PathBuf,
+    /// Name of the image
+    pub name: String,
+}
+
+/// `vial images`
+#[derive(Debug, Clone, Args)]
+pub struct ImagesArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ids only
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+}
+
+/// `vial rmi`
+#[derive(Debug, Clone, Args)]
+pub struct RmiArgs {
+    /// Remove all names of an image at once
+    #[arg(short, long)]
+    pub force: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    pub names: Vec<String>,
+}
+
+/// `vial daemon`
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// Started by a command line: leave its session, say "ready" on standard output
+    #[arg(long, hide = true)]
+    pub detached: bool,
+    /// Without one: run it in the foreground
+    #[command(subcommand)]
+    pub action: Option<DaemonAction>,
+}
+
+/// What to do with the daemon that runs.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum DaemonAction {
+    /// End it; pods go on, and the next daemon finds them again
+    Stop,
+    /// Say whether one runs, and where it keeps things
+    Status,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(args: &[&str]) -> RunArgs {
+        let cli = Cli::try_parse_from(["vial", "run"].iter().chain(args)).unwrap();
+        match cli.command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_shape_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_end_at_the_image() {
+        let args = run(&[
+            "--rm", "-i", "-e", "A=1", "--cpus", "1.5", "-m", "64m", "busybox", "sh", "-c", "--rm", "-e",
+        ]);
+        assert!(args.rm && args.interactive && !args.detach);
+        assert_eq!((args.env, args.cpus, args.memory), (vec!["A=1".to_owned()], Some(1500), Some(64 << 20)));
+        assert_eq!(args.image, "busybox");
+        assert_eq!(args.command, ["sh", "-c", "--rm", "-e"]);
+    }
+
+    #[test]
+    fn short_options_cluster() {
+        let args = run(&["-id", "busybox"]);
+        assert!(args.interactive && args.detach && args.command.is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for bad in [
+            &["run"][..],
+            &["run", "--cpus", "x", "i"],
+            &["exec", "c"],
+            &["rm"],
+            &["nope"],
+            &["ps", "-q", "--json"],
+        ] {
+            assert!(Cli::try_parse_from(["vial"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The daemon's API from the client's side: one connection per request.
+
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::os::unix::net::UnixStream as StdStream;
+use tokio::net::UnixStream;
+use vial_api::{ErrorBody, ErrorKind, PREFIX};
+use vial_daemon::Paths;
+use vial_daemon::detach;
+
+/// A request's body: whole or streamed.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Upper bound of an answer that is read whole, in bytes.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// Where the daemon is.
+#[derive(Debug, Clone)]
+pub struct Client {
+    paths: Paths,
+}
+
+/// A whole body.
+pub fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// Escapes a path segment or a query value (RFC 3986, unreserved characters stay).
+pub fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+impl Client {
+    /// The daemon of the environment's folders.
+    pub fn from_env() -> Self {
+        Self { paths: Paths::from_env() }
+    }
+
+    /// Its folders.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    async fn dispatch(&self, stream: StdStream, mut request: Request<Body>) -> Result<Response<Incoming>> {
+        let fail = |error: std::io::Error| Error::Connection(error.to_string());
+        stream.set_nonblocking(true).map_err(fail)?;
+        let stream = UnixStream::from_std(stream).map_err(fail)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the connection; an error in it reaches the request too.
+        tokio::spawn(connection.with_upgrades());
+        request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("vial"));
+        Ok(sender.send_request(request).await?)
+    }
+
+    /// Sends a request, to a daemon that is started when none runs; an answer other than a success is an error.
+    ///
+    /// # Errors
+    /// When there is no daemon to be had, or it says no.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: &[(hyper::header::HeaderName, &str)],
+    ) -> Result<Response<Incoming>> {
+        let stream = detach::connect_or_start(&self.paths)?;
+        let mut request = Request::builder().method(method).uri(format!("{PREFIX}{path}"));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request =
+            request.body(body).map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
+        let response = self.dispatch(stream, request).await?;
+        let status = response.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        let bytes = whole(response).await?;
+        Err(Error::Api(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(&bytes);
+            ErrorBody::new(ErrorKind::Unknown, format!("the daemon answered {status}: {}", text.trim()))
+        })))
+    }
+
+    /// A request without a body whose answer is JSON.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn json<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T> {
+        let response = self.send(method, path, body(""), &[]).await?;
+        Ok(serde_json::from_slice(&whole(response).await?)?)
+    }
+
+    /// A request with a JSON body whose answer is JSON.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, value: &impl Serialize) -> Result<T> {
+        let json = [(CONTENT_TYPE, "application/json")];
+        let response = self.send(Method::POST, path, body(serde_json::to_vec(value)?), &json).await?;
+        Ok(serde_json::from_slice(&whole(response).await?)?)
+    }
+
+    /// A request whose connection becomes one of stream frames. Returns the id of the container behind it too.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn upgrade(&self, path: &str, value: &impl Serialize) -> Result<(TokioIo<Upgraded>, String)> {
+        let headers =
+            [(CONTENT_TYPE, "application/json"), (CONNECTION, "upgrade"), (UPGRADE, vial_api::UPGRADE)];
+        let response = self.send(Method::POST, path, body(serde_json::to_vec(value)?), &headers).await?;
+        let id = response.headers().get(vial_api::CONTAINER_HEADER).and_then(|id| id.to_str().ok());
+        let id = id.unwrap_or_default().to_owned();
+        Ok((TokioIo::new(hyper::upgrade::on(response).await?), id))
+    }
+
+    /// The daemon's version, if one runs; none is started.
+    ///
+    /// # Errors
+    /// When one runs and does not answer.
+    pub async fn running(&self) -> Result<Option<vial_api::Version>> {
+        let Some(stream) = detach::connect(&self.paths)? else { return Ok(None) };
+        let request = Request::get(format!("{PREFIX}/version")).body(body(""));
+        let request = request.map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
+        let response = self.dispatch(stream, request).await?;
+        Ok(Some(serde_json::from_slice(&whole(response).await?)?))
+    }
+}
+
+/// An answer's whole body.
+async fn whole(response: Response<Incoming>) -> Result<Bytes> {
+    let collected = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    Ok(collected.map_err(|error| Error::Connection(error.to_string()))?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_cannot_leave_their_segment() {
+        assert_eq!(super::escape("a b/../c?d=é"), "a%20b%2F..%2Fc%3Fd%3D%C3%A9");
+        assert_eq!(super::escape("web-1.2_x~"), "web-1.2_x~");
+    }
+}

@@ -1,0 +1,66 @@
+//! `vial wait`, `stop`, `kill`, `rm`.
+
+use super::{each, say};
+use crate::args::{KillArgs, RmArgs, StopArgs};
+use crate::client::{Client, body, escape};
+use crate::error::{Error, Result};
+use hyper::Method;
+use vial_api::{ErrorKind, Exit};
+
+async fn act(client: &Client, method: Method, path: String) -> Result<()> {
+    client.send(method, &path, body(""), &[]).await.map(drop)
+}
+
+/// Waits for each container's end and prints its exit status.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn wait(client: &Client, names: &[String]) -> Result<i32> {
+    Ok(each(names, async |name| {
+        let exit: Exit = client.json(Method::POST, &format!("/containers/{}/wait", escape(&name))).await?;
+        say(&exit.code.to_string())
+    })
+    .await)
+}
+
+/// Stops containers.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn stop(client: &Client, args: &StopArgs) -> Result<i32> {
+    Ok(each(&args.names, async |name| {
+        let path = format!("/containers/{}/stop?timeout={}", escape(&name), args.time);
+        act(client, Method::POST, path).await?;
+        say(&name)
+    })
+    .await)
+}
+
+/// Sends containers a signal.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn kill(client: &Client, args: &KillArgs) -> Result<i32> {
+    Ok(each(&args.names, async |name| {
+        let path = format!("/containers/{}/kill?signal={}", escape(&name), escape(&args.signal));
+        act(client, Method::POST, path).await?;
+        say(&name)
+    })
+    .await)
+}
+
+/// Removes containers.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn rm(client: &Client, args: &RmArgs) -> Result<i32> {
+    Ok(each(&args.names, async |name| {
+        let path = format!("/containers/{}?force={}", escape(&name), args.force);
+        match act(client, Method::DELETE, path).await {
+            Err(Error::Api(body)) if args.force && body.kind == ErrorKind::NoSuchContainer => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => say(&name),
+        }
+    })
+    .await)
+}

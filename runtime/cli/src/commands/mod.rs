@@ -1,0 +1,64 @@
+//! One module per group of commands; each command is a function from its arguments to an exit status.
+
+pub mod daemon;
+mod images;
+mod inspect;
+mod life;
+mod list;
+mod load;
+mod run;
+
+use crate::args::Command;
+use crate::client::Client;
+use crate::error::{Error, Result};
+
+/// Carries out a command that needs the daemon.
+///
+/// # Errors
+/// Whatever stops it.
+pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
+    match command {
+        Command::Run(args) => run::run(client, args).await,
+        Command::Exec(args) => run::exec(client, args).await,
+        Command::Ps(args) => list::ps(client, &args).await,
+        Command::Logs(args) => list::logs(client, &args).await,
+        Command::Wait(args) => life::wait(client, &args.names).await,
+        Command::Stop(args) => life::stop(client, &args).await,
+        Command::Kill(args) => life::kill(client, &args).await,
+        Command::Rm(args) => life::rm(client, &args).await,
+        Command::Load(args) => load::load(client, &args).await,
+        Command::Import(args) => load::import(client, &args).await,
+        Command::Images(args) => images::list(client, &args).await,
+        Command::Rmi(args) => images::remove(client, &args).await,
+        Command::Inspect(args) => inspect::inspect(client, &args.names).await,
+        Command::Daemon(args) => daemon::act(client, args.action).await,
+        Command::Version => daemon::version(client).await,
+        Command::Vm(_) => Err(Error::Message("this needs no daemon".into())),
+    }
+}
+
+/// Does something to each name; one failure does not spare the others. Exit status 1 if any failed.
+async fn each<F: Future<Output = Result<()>>>(names: &[String], what: impl Fn(String) -> F) -> i32 {
+    let mut code = 0;
+    for name in names {
+        if let Err(error) = what(name.clone()).await {
+            eprintln!("vial: {error}");
+            code = 1;
+        }
+    }
+    code
+}
+
+/// Pretty JSON on standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    say(&serde_json::to_string_pretty(value)?)
+}
+
+/// A line on standard output, where a closed pipe is an error and not a panic.
+fn say(line: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", line.trim_end_matches('\n'))
+        .and_then(|()| out.flush())
+        .map_err(Error::io("write to standard output"))
+}

@@ -1,0 +1,271 @@
+//! Containers: `/v1/containers…`.
+
+use crate::error::{ApiError, Result};
+use crate::life;
+use crate::live::Phase;
+use crate::state::Shared;
+use crate::streams::{self, Attach};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use vial_api::frame::{self, Gap, Kind};
+use vial_api::{
+    AttachQuery, Container, CreateContainer, Created, ErrorKind, Exec, Exit, KillQuery, ListQuery, LogsQuery,
+    RemoveQuery, StopQuery,
+};
+use vial_sandbox::log::{Follower, Item, Position, Stream};
+use vial_sandbox::{signals, spec};
+
+/// `GET /v1/containers`
+pub async fn list(
+    State(daemon): State<Shared>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Vec<Container>>> {
+    let records = daemon.store.list()?;
+    let shown = records.iter().filter(|record| query.all || record.state == vial_api::State::Running);
+    Ok(Json(shown.map(|record| daemon.describe(record)).collect()))
+}
+
+/// `GET /v1/containers/{id}`
+pub async fn inspect(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>> {
+    let record = daemon.find(&id)?;
+    let mut value = serde_json::to_value(daemon.describe(&record))
+        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
+    // As `docker inspect` has it, for scripts that read it.
+    let exit = record.exit.clone().unwrap_or_default();
+    value["State"] = serde_json::json!({
+        "Status": record.state.as_str(),
+        "Running": record.state == vial_api::State::Running,
+        "ExitCode": exit.code,
+        "OOMKilled": exit.oom,
+        "Error": exit.reason.unwrap_or_default(),
+    });
+    value["spec"] = record.spec;
+    Ok(Json(value))
+}
+
+/// `POST /v1/containers`: makes and starts one; answers when its command runs.
+pub async fn create(State(daemon): State<Shared>, body: Bytes) -> Result<(StatusCode, Json<Created>)> {
+    let (record, live) = life::create(&daemon, json(&body)?).await?;
+    match live.started().await {
+        Phase::Failed(error) => Err(error),
+        _ => Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name }))),
+    }
+}
+
+/// `POST /v1/containers/run`: makes one, upgrades, starts it, and streams.
+pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Response> {
+    let (upgrade, body) = upgrade(request).await?;
+    let request: CreateContainer = json(&body)?;
+    let (stdin, timing) = (request.stdin, request.timing);
+    let (record, live) = life::create(&daemon, request).await?;
+    let attach = Attach { start: Position::default(), stdin, owner: true, timing };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => streams::attach(TokioIo::new(connection), live, attach).await,
+            // The client went before the answer.
+            Err(_) => live.cancel(),
+        }
+    });
+    Ok(switching(record.id.as_str()))
+}
+
+/// `POST /v1/containers/{id}/attach`
+pub async fn attach(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<AttachQuery>,
+    request: Request,
+) -> Result<Response> {
+    let record = daemon.find(&id)?;
+    let (upgrade, _) = upgrade(request).await?;
+    let start = Position { stdout: query.stdout, stderr: query.stderr };
+    let answer = switching(record.id.as_str());
+    match daemon.live(&record.id) {
+        Some(live) => {
+            let attach = Attach { start, stdin: query.stdin && record.stdin, owner: false, timing: false };
+            tokio::spawn(async move {
+                if let Ok(connection) = upgrade.await {
+                    streams::attach(TokioIo::new(connection), live, attach).await;
+                }
+            });
+        }
+        None => {
+            let exit = record.exit.clone().unwrap_or_default();
+            let follower = daemon.log(&record.id)?.follow(start, false);
+            tokio::spawn(async move {
+                if let Ok(connection) = upgrade.await {
+                    streams::attach_ended(TokioIo::new(connection), follower, exit).await;
+                }
+            });
+        }
+    }
+    Ok(answer)
+}
+
+/// `POST /v1/containers/{id}/exec`
+pub async fn exec(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response> {
+    let record = daemon.find(&id)?;
+    let (upgrade, body) = upgrade(request).await?;
+    let exec: Exec = json(&body)?;
+    let options =
+        spec::ExecOptions { command: exec.command, env: exec.env, workdir: exec.workdir, user: exec.user };
+    let process = spec::exec(&record.spec, &options)?;
+    let pod = life::running(&daemon, &record).await?;
+    let streams = pod.exec(&process, exec.stdin).await?;
+    tokio::spawn(async move {
+        if let Ok(connection) = upgrade.await {
+            streams::exec(TokioIo::new(connection), streams).await;
+        }
+    });
+    Ok(switching(record.id.as_str()))
+}
+
+/// `GET /v1/containers/{id}/logs`: a body of frames.
+pub async fn logs(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response> {
+    let record = daemon.find(&id)?;
+    let follower = daemon.log(&record.id)?.follow(Position::default(), false);
+    let parts = futures_util::stream::unfold(follower, move |mut follower: Follower| async move {
+        let next = if query.follow { follower.next().await } else { follower.now() };
+        Some((next.transpose()?.map(encode), follower))
+    });
+    Ok(Response::new(Body::from_stream(parts)))
+}
+
+fn encode(item: Item) -> Bytes {
+    let (kind, payload) = match item {
+        Item::Data { stream: Stream::Stdout, bytes, .. } => (Kind::Stdout, bytes),
+        Item::Data { stream: Stream::Stderr, bytes, .. } => (Kind::Stderr, bytes),
+        Item::Gap { stream, bytes } => {
+            let gap = Gap { stderr: stream == Stream::Stderr, bytes };
+            (Kind::Gap, serde_json::to_vec(&gap).unwrap_or_default())
+        }
+    };
+    let mut out = BytesMut::with_capacity(frame::HEADER + payload.len());
+    // A log's record is never longer than a frame.
+    if let Ok(header) = frame::header(kind, payload.len()) {
+        out.put_slice(&header);
+        out.put_slice(&payload);
+    }
+    out.freeze()
+}
+
+/// `POST /v1/containers/{id}/wait`
+pub async fn wait(State(daemon): State<Shared>, Path(id): Path<String>) -> Result<Json<Exit>> {
+    let record = daemon.find(&id)?;
+    if let Some(live) = daemon.live(&record.id) {
+        return match live.ended().await {
+            Phase::Ended(exit) => Ok(Json(exit)),
+            Phase::Failed(error) => Ok(Json(Exit {
+                code: error.0.kind.exit_code(),
+                reason: Some(error.to_string()),
+                ..Exit::default()
+            })),
+            Phase::Starting | Phase::Running(_) => {
+                Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is ending; ask its successor"))
+            }
+        };
+    }
+    // It may have ended between the two looks.
+    let record = daemon.store.get(&record.id)?.unwrap_or(record);
+    Ok(Json(record.exit.unwrap_or_default()))
+}
+
+/// `POST /v1/containers/{id}/stop`
+pub async fn stop(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<()> {
+    let record = daemon.find(&id)?;
+    let timeout = Duration::from_secs(query.timeout.unwrap_or(10).into());
+    detached(async move { life::stop(&daemon, &record, timeout).await }).await
+}
+
+/// `POST /v1/containers/{id}/kill`
+pub async fn kill(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<KillQuery>,
+) -> Result<()> {
+    let text = query.signal.as_deref().unwrap_or("KILL");
+    let signal = signals::parse(text).ok_or_else(|| {
+        ApiError::new(
+            ErrorKind::InvalidArgument,
+            format!("{text} is no signal; write a number or a name, as in 9 or KILL"),
+        )
+    })?;
+    let record = daemon.find(&id)?;
+    detached(async move { life::kill(&daemon, &record, signal).await }).await
+}
+
+/// `DELETE /v1/containers/{id}`
+pub async fn remove(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> Result<()> {
+    let record = daemon.find(&id)?;
+    detached(async move { life::remove(&daemon, &record, query.force).await }).await
+}
+
+/// Something that is finished even when the client that asked for it goes away.
+async fn detached(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    tokio::spawn(work).await?
+}
+
+fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(ErrorKind::InvalidArgument, format!("the request's body makes no sense: {error}"))
+    })
+}
+
+/// Takes an upgrade request apart.
+async fn upgrade(mut request: Request) -> Result<(OnUpgrade, Bytes)> {
+    let wanted = request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes() == vial_api::UPGRADE.as_bytes());
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| wanted);
+    let upgrade = upgrade.ok_or_else(|| {
+        ApiError::new(
+            ErrorKind::InvalidArgument,
+            format!("this needs a connection upgrade to {}", vial_api::UPGRADE),
+        )
+    })?;
+    let body = axum::body::to_bytes(request.into_body(), vial_api::MAX_BODY).await;
+    let body = body
+        .map_err(|error| ApiError::new(ErrorKind::InvalidArgument, format!("the request's body: {error}")))?;
+    Ok((upgrade, body))
+}
+
+fn switching(container: &str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(vial_api::UPGRADE));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Ok(container) = HeaderValue::from_str(container) {
+        headers.insert(vial_api::CONTAINER_HEADER, container);
+    }
+    response
+}

@@ -1,0 +1,232 @@
+//! Images: `/v1/images…`. The store is synchronous, so each handler works on a thread that may block.
+
+use crate::error::{ApiError, Result};
+use crate::names;
+use crate::state::Shared;
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::io::Read;
+use tokio::sync::mpsc;
+use vial_api::{
+    ErrorKind, ImageInspect, ImageSummary, ImportQuery, LoadEvent, LoadQuery, RemoveImageQuery, RemovedImage,
+};
+use vial_image::{Error, ImageStore, ImportConfig, LoadSource, LoadedImage, Progress};
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            vial_image::ErrorKind::NotFound => ErrorKind::NoSuchImage,
+            vial_image::ErrorKind::Conflict => ErrorKind::Conflict,
+            vial_image::ErrorKind::InvalidInput => ErrorKind::BadImage,
+            vial_image::ErrorKind::NoSpace => ErrorKind::NoSpace,
+            vial_image::ErrorKind::Internal => ErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// A missing image, with a guess at what was meant.
+fn missing(store: &ImageStore, wanted: &str) -> ApiError {
+    let images = store.list().unwrap_or_default();
+    let known: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
+    // Most people leave the tag out, so a name without one is compared with names without one.
+    let guess = names::suggest(wanted, known.iter().copied()).or_else(|| {
+        let short = known.iter().copied().map(|name| name.rsplit_once(':').map_or(name, |(name, _)| name));
+        names::suggest(wanted, short)
+    });
+    let hint = match guess {
+        Some(name) => format!("did you mean {name}?"),
+        None if known.is_empty() => "there are no images yet; load one with: vial load -i FILE".to_owned(),
+        None => "see: vial images".to_owned(),
+    };
+    ApiError::new(ErrorKind::NoSuchImage, format!("there is no image {wanted} on this machine; {hint}"))
+}
+
+fn or_missing(store: &ImageStore, wanted: &str, error: Error) -> ApiError {
+    match error {
+        Error::NotFound(_) => missing(store, wanted),
+        other => other.into(),
+    }
+}
+
+/// The image of this name or id.
+///
+/// # Errors
+/// When there is none, or the store is broken.
+pub async fn resolve(daemon: &Shared, wanted: &str) -> Result<vial_image::Image> {
+    let (store, wanted) = (daemon.images.clone(), wanted.to_owned());
+    tokio::task::spawn_blocking(move || {
+        store.resolve(&wanted).map_err(|error| or_missing(&store, &wanted, error))
+    })
+    .await?
+}
+
+/// `GET /v1/images`
+pub async fn list(State(daemon): State<Shared>) -> Result<Json<Vec<ImageSummary>>> {
+    let store = daemon.images.clone();
+    let images = tokio::task::spawn_blocking(move || store.list().map_err(ApiError::from)).await??;
+    let summary = |image: vial_image::ImageSummary| ImageSummary {
+        id: image.id.to_string(),
+        names: image.names,
+        created: image.created,
+        size: image.size,
+    };
+    Ok(Json(images.into_iter().map(summary).collect()))
+}
+
+/// `GET /v1/images/{name}`
+pub async fn inspect(State(daemon): State<Shared>, Path(name): Path<String>) -> Result<Json<ImageInspect>> {
+    let image = resolve(&daemon, &name).await?;
+    let config = serde_json::from_str(&image.config_json).map_err(|error| {
+        ApiError::new(ErrorKind::Internal, format!("the image's configuration is damaged: {error}"))
+    })?;
+    Ok(Json(ImageInspect {
+        id: image.id.to_string(),
+        names: image.names,
+        size: image.size,
+        disk: image.disk.iter().map(|path| path.display().to_string()).collect(),
+        config,
+    }))
+}
+
+/// `DELETE /v1/images/{name}`
+pub async fn remove(
+    State(daemon): State<Shared>,
+    Path(name): Path<String>,
+    Query(query): Query<RemoveImageQuery>,
+) -> Result<Json<RemovedImage>> {
+    let report = tokio::task::spawn_blocking(move || {
+        // When the store of containers can't be asked, an image counts as used: better kept than torn away.
+        let in_use =
+            |id: &vial_image::ImageId| !matches!(daemon.store.image_in_use(&id.to_string()), Ok(None));
+        daemon
+            .images
+            .remove(&name, &in_use, query.force)
+            .map_err(|error| or_missing(&daemon.images, &name, error))
+    })
+    .await??;
+    Ok(Json(RemovedImage {
+        untagged: report.untagged,
+        deleted: report.deleted.iter().map(ToString::to_string).collect(),
+    }))
+}
+
+/// `POST /v1/images/load`
+pub async fn load(State(daemon): State<Shared>, Query(query): Query<LoadQuery>, body: Body) -> Response {
+    let store = daemon.images.clone();
+    let source = match query.path {
+        Some(path) => LoadSource::Path(path.into()),
+        None => LoadSource::Reader(Box::new(reader(body))),
+    };
+    events(move |say| {
+        store.load(source, &mut |progress| say(event(progress)))?;
+        Ok(())
+    })
+}
+
+/// `POST /v1/images/import`
+pub async fn import(
+    State(daemon): State<Shared>,
+    Query(query): Query<ImportQuery>,
+    body: Body,
+) -> Result<Response> {
+    let changes: Vec<&str> = query.changes.as_deref().unwrap_or_default().lines().collect();
+    let changes = ImportConfig::parse(&changes)
+        .map_err(|error| ApiError::new(ErrorKind::InvalidArgument, error.to_string()))?;
+    let store = daemon.images.clone();
+    let source = reader(body);
+    Ok(events(move |say| {
+        let LoadedImage { id, names } = store.import(source, &query.name, changes)?;
+        say(LoadEvent::Loaded { id: id.to_string(), names });
+        Ok(())
+    }))
+}
+
+fn event(progress: Progress) -> LoadEvent {
+    let plain = |what: String, done| LoadEvent::Progress { what, done, total: None };
+    match progress {
+        Progress::Spooling { bytes } => plain("reading the archive".into(), bytes),
+        Progress::Layer { number, count, bytes, .. } => plain(format!("layer {number} of {count}"), bytes),
+        Progress::LayerDone { number, count, reused, .. } => {
+            plain(format!("layer {number} of {count} {}", if reused { "was there" } else { "done" }), 0)
+        }
+        Progress::Done(LoadedImage { id, names }) => LoadEvent::Loaded { id: id.to_string(), names },
+        _ => plain("working".into(), 0),
+    }
+}
+
+/// An answer of JSON lines from a thread that blocks. It works on when the client is gone: half a load helps nobody, and
+/// what is there by then is whole.
+fn events(work: impl FnOnce(&mut dyn FnMut(LoadEvent)) -> Result<()> + Send + 'static) -> Response {
+    let (sender, receiver) = mpsc::channel::<Bytes>(64);
+    tokio::task::spawn_blocking(move || {
+        let line = |event: &LoadEvent| {
+            let mut line = serde_json::to_vec(event).unwrap_or_default();
+            line.push(b'\n');
+            Bytes::from(line)
+        };
+        let mut say = |event: LoadEvent| match event {
+            // Progress that nobody reads in time is old news.
+            LoadEvent::Progress { .. } => drop(sender.try_send(line(&event))),
+            _ => drop(sender.blocking_send(line(&event))),
+        };
+        let last = match work(&mut say) {
+            Ok(()) => LoadEvent::Done,
+            Err(error) => LoadEvent::Failed(error.0),
+        };
+        say(last);
+    });
+    let lines = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), receiver))
+    });
+    Response::new(Body::from_stream(lines))
+}
+
+/// A request's body for a thread that blocks.
+fn reader(body: Body) -> BodyReader {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut stream: BodyDataStream = body.into_data_stream();
+        while let Some(part) = stream.next().await {
+            if part.as_ref().is_ok_and(Bytes::is_empty) {
+                continue;
+            }
+            let part = part.map_err(|error| std::io::Error::other(format!("the upload broke off: {error}")));
+            let broken = part.is_err();
+            if sender.send(part).await.is_err() || broken {
+                return;
+            }
+        }
+        // An end that is said, because a channel that just closes may be a runtime that shuts down.
+        let _ = sender.send(Ok(Bytes::new())).await;
+    });
+    BodyReader { receiver, current: Bytes::new(), ended: false }
+}
+
+struct BodyReader {
+    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(part) => {
+                    self.current = part?;
+                    self.ended = self.current.is_empty();
+                }
+                None => return Err(std::io::Error::other("the upload broke off")),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        buffer[..count].copy_from_slice(&self.current.split_to(count));
+        Ok(count)
+    }
+}

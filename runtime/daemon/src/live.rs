@@ -1,0 +1,95 @@
+//! A container while this daemon looks after it: its phase, its log, and those who wait.
+
+use crate::error::ApiError;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use vial_api::{Exit, TimingStep};
+use vial_sandbox::Pod;
+use vial_sandbox::log::OutputLog;
+use vial_sandbox::timing::Timing;
+
+/// Where a container is.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// Its VM is being made, or looked for after a restart of the daemon.
+    Starting,
+    /// Its command runs.
+    Running(Pod),
+    /// Its command could not be run; nothing is left of the VM.
+    Failed(ApiError),
+    /// It has ended and its VM is gone.
+    Ended(Exit),
+}
+
+/// A container that this daemon looks after.
+#[derive(Debug)]
+pub struct Live {
+    /// Its output.
+    pub log: Arc<OutputLog>,
+    phase: watch::Sender<Phase>,
+    cancelled: watch::Sender<bool>,
+    timing: Mutex<Vec<TimingStep>>,
+}
+
+impl Live {
+    /// One that is starting.
+    pub fn new(log: Arc<OutputLog>) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            phase: watch::Sender::new(Phase::Starting),
+            cancelled: watch::Sender::new(false),
+            timing: Mutex::default(),
+        })
+    }
+
+    /// Where it is now.
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// It goes on.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Waits until it is no longer starting.
+    pub async fn started(&self) -> Phase {
+        self.wait(|phase| !matches!(phase, Phase::Starting)).await
+    }
+
+    /// Waits for its end: [`Phase::Failed`] or [`Phase::Ended`].
+    pub async fn ended(&self) -> Phase {
+        self.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended(_))).await
+    }
+
+    async fn wait(&self, until: impl FnMut(&Phase) -> bool) -> Phase {
+        // The sender is in `self`, so it can't be gone.
+        match self.phase.subscribe().wait_for(until).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => self.phase(),
+        }
+    }
+
+    /// Gives its start up, if it is still starting.
+    pub fn cancel(&self) {
+        self.cancelled.send_replace(true);
+    }
+
+    /// Waits until its start is given up.
+    pub async fn cancelled(&self) {
+        if self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Notes the steps so far.
+    pub fn set_timing(&self, timing: &Timing) {
+        let steps = timing.steps().into_iter().map(|(step, at_us)| TimingStep { step, at_us }).collect();
+        *self.timing.lock().unwrap_or_else(PoisonError::into_inner) = steps;
+    }
+
+    /// The steps noted.
+    pub fn timing(&self) -> Vec<TimingStep> {
+        self.timing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

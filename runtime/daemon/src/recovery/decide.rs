@@ -1,0 +1,174 @@
+//! What a starting daemon makes of a container: a pure function of what the store says and what the machine shows.
+//! `docs/daemon.md` has the table.
+
+use vial_api::{Exit, State};
+
+/// What is found of a container's VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// No trace: the machine was restarted, or it was cleaned up already.
+    Nothing,
+    /// Its process lives.
+    Alive,
+    /// Its process is gone, its folder is there; this is what it left as a reason.
+    Dead {
+        /// For people.
+        reason: String,
+        /// Whether it was killed from outside.
+        killed: bool,
+    },
+}
+
+/// What is to be done with the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmAction {
+    /// There is none.
+    Nothing,
+    /// Connect to it again and go on.
+    Reattach,
+    /// End it, then remove its folder and cgroup.
+    Kill,
+    /// Remove its folder and cgroup.
+    Clean,
+}
+
+/// What is to be done with what the store says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordAction {
+    /// It is true as it is.
+    Keep,
+    /// The container has ended, so.
+    Exited(Exit),
+    /// It was being removed, or wanted to be with its end: finish that.
+    Remove,
+}
+
+/// Both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// First.
+    pub vm: VmAction,
+    /// Then.
+    pub record: RecordAction,
+}
+
+/// Exit code of a container whose command was never seen to start.
+const NEVER_STARTED: i32 = 125;
+/// Exit code of a container of which nobody knows how it ended.
+const UNKNOWN: i32 = 255;
+/// Exit code of a container whose VM was killed, as if the signal had been for it.
+const KILLED: i32 = 137;
+
+/// Decides.
+pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision {
+    let ended = match observed {
+        Observed::Nothing => VmAction::Nothing,
+        Observed::Alive => VmAction::Kill,
+        Observed::Dead { .. } => VmAction::Clean,
+    };
+    let exited = |exit| if auto_remove { RecordAction::Remove } else { RecordAction::Exited(exit) };
+    match (stored, observed) {
+        (State::Running, Observed::Alive) => Decision { vm: VmAction::Reattach, record: RecordAction::Keep },
+        (State::Running, Observed::Dead { reason, killed }) => {
+            Decision { vm: ended, record: exited(vm_ended(reason, *killed)) }
+        }
+        (State::Running, Observed::Nothing) => {
+            let reason = "its VM is gone without a trace; was the machine restarted?";
+            Decision {
+                vm: ended,
+                record: exited(Exit { code: UNKNOWN, reason: Some(reason.into()), ..Exit::default() }),
+            }
+        }
+        // A start is not taken up in the middle: whoever waited for it is gone.
+        (State::Created, _) => {
+            let reason = "the daemon ended before the command was started";
+            let exit = Exit { code: NEVER_STARTED, reason: Some(reason.into()), ..Exit::default() };
+            Decision { vm: ended, record: exited(exit) }
+        }
+        (State::Exited, _) if auto_remove => Decision { vm: ended, record: RecordAction::Remove },
+        (State::Exited, _) => Decision { vm: ended, record: RecordAction::Keep },
+        (State::Removing, _) => Decision { vm: ended, record: RecordAction::Remove },
+    }
+}
+
+/// The end of a container whose VM ended without a word from the agent.
+pub fn vm_ended(reason: &str, killed: bool) -> Exit {
+    let reason = Some(format!("its VM ended: {reason}"));
+    if killed {
+        Exit { code: KILLED, signal: Some(9), reason, ..Exit::default() }
+    } else {
+        Exit { code: UNKNOWN, reason, ..Exit::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Observed::{Alive, Nothing};
+    use State::{Created, Exited, Removing, Running};
+
+    fn dead() -> Observed {
+        Observed::Dead { reason: "the guest's kernel panicked".into(), killed: false }
+    }
+
+    fn killed() -> Observed {
+        Observed::Dead { reason: "killed".into(), killed: true }
+    }
+
+    fn code(record: &RecordAction) -> Option<i32> {
+        match record {
+            RecordAction::Exited(exit) => Some(exit.code),
+            _ => None,
+        }
+    }
+
+    /// The table of `docs/daemon.md`, row by row.
+    #[test]
+    fn the_table() {
+        let rows = [
+            (Created, Nothing, VmAction::Nothing, Some(125)),
+            (Created, Alive, VmAction::Kill, Some(125)),
+            (Created, dead(), VmAction::Clean, Some(125)),
+            (Running, Nothing, VmAction::Nothing, Some(255)),
+            (Running, Alive, VmAction::Reattach, None),
+            (Running, dead(), VmAction::Clean, Some(255)),
+            (Running, killed(), VmAction::Clean, Some(137)),
+            (Exited, Nothing, VmAction::Nothing, None),
+            (Exited, Alive, VmAction::Kill, None),
+            (Exited, dead(), VmAction::Clean, None),
+        ];
+        for (stored, observed, vm, exit) in rows {
+            let decision = decide(stored, false, &observed);
+            assert_eq!((decision.vm, code(&decision.record)), (vm, exit), "{stored:?} {observed:?}");
+            assert_ne!(decision.record, RecordAction::Remove, "{stored:?} {observed:?}");
+            let with_rm = decide(stored, true, &observed);
+            assert_eq!(with_rm.vm, vm);
+            let stays = stored == Running && observed == Alive;
+            assert_eq!(with_rm.record == RecordAction::Remove, !stays, "{stored:?} {observed:?}");
+        }
+        for observed in [Nothing, Alive, dead(), killed()] {
+            for auto_remove in [false, true] {
+                assert_eq!(decide(Removing, auto_remove, &observed).record, RecordAction::Remove);
+            }
+        }
+    }
+
+    /// Whatever is found, a second daemon that starts after the first one's decisions were carried out changes nothing more.
+    #[test]
+    fn decisions_are_final() {
+        for stored in [Created, Running, Exited, Removing] {
+            for observed in [Nothing, Alive, dead(), killed()] {
+                let first = decide(stored, false, &observed);
+                let state = match first.record {
+                    RecordAction::Keep => stored,
+                    RecordAction::Exited(_) => Exited,
+                    RecordAction::Remove => continue,
+                };
+                let left = if first.vm == VmAction::Reattach { Alive } else { Nothing };
+                let second = decide(state, false, &left);
+                assert_eq!(second.record, RecordAction::Keep);
+                assert!(matches!(second.vm, VmAction::Nothing | VmAction::Reattach));
+            }
+        }
+    }
+}

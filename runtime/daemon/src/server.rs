@@ -1,0 +1,152 @@
+//! The daemon's main loop: socket, recovery, handlers, orderly end.
+
+use crate::detach::DaemonLock;
+use crate::error::ApiError;
+use crate::live::Phase;
+use crate::paths::{Paths, named};
+use crate::state::{Daemon, Shared};
+use crate::store::Store;
+use crate::{containers, images, recovery};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{delete, get, post};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use vial_api::{ErrorKind, PREFIX, Version};
+use vial_image::ImageStore;
+use vial_sandbox::upper::Uppers;
+use vial_vm::{Launcher, Registry};
+
+/// How long starts that are given up may take to clean up after themselves.
+const LAST_ORDERS: Duration = Duration::from_secs(20);
+
+/// Every path of the API.
+pub fn router(daemon: Shared) -> Router {
+    let api = Router::new()
+        .route("/version", get(version))
+        .route("/daemon/stop", post(stop))
+        .route("/images", get(images::list))
+        .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
+        .route("/images/import", post(images::import).layer(DefaultBodyLimit::disable()))
+        .route("/images/{name}", get(images::inspect).delete(images::remove))
+        .route("/containers", get(containers::list).post(containers::create))
+        .route("/containers/run", post(containers::run))
+        .route("/containers/{id}", get(containers::inspect))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/exec", post(containers::exec))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/kill", post(containers::kill));
+    Router::new()
+        .nest(PREFIX, api)
+        .fallback(async || {
+            ApiError::new(
+                ErrorKind::InvalidArgument,
+                "this daemon knows no such path; are vial and its daemon of the same version?",
+            )
+        })
+        .layer(DefaultBodyLimit::max(vial_api::MAX_BODY))
+        .with_state(daemon)
+}
+
+async fn version(State(daemon): State<Shared>) -> axum::Json<Version> {
+    axum::Json(Version {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        data_dir: daemon.paths.data.display().to_string(),
+        run_dir: daemon.paths.run.display().to_string(),
+    })
+}
+
+async fn stop(State(daemon): State<Shared>) {
+    daemon.stopping.send_replace(true);
+}
+
+/// Runs the daemon until it is asked to end. `ready` is called when the socket listens.
+///
+/// # Errors
+/// When it can't start; nothing has changed then but folders that were made.
+pub async fn run(
+    paths: Paths,
+    launcher: Launcher,
+    wait_for_lock: bool,
+    ready: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), ApiError> {
+    paths.make()?;
+    let _lock = DaemonLock::take(&paths, wait_for_lock)?;
+    // Before recovery: clients queue up meanwhile, and nobody starts a second daemon.
+    let path = paths.socket();
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(named(error, "remove the old socket", &path).into());
+    }
+    let listener = UnixListener::bind(&path).map_err(|error| named(error, "listen on", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| named(error, "close to others", &path))?;
+
+    let opening = paths.clone();
+    let (store, images, uppers, registry) = tokio::task::spawn_blocking(move || {
+        Ok::<_, ApiError>((
+            Store::open(&opening.store())?,
+            ImageStore::open(opening.images())?,
+            Uppers::open(&opening.uppers())?,
+            Registry::open(&opening.run)?,
+        ))
+    })
+    .await??;
+    let daemon = Daemon::new(paths, store, images, uppers, launcher, registry);
+    ready()?;
+    recovery::recover(&daemon).await?;
+    tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");
+
+    let serving = axum::serve(listener, router(daemon.clone()));
+    tokio::select! {
+        served = std::future::IntoFuture::into_future(serving) => served?,
+        ended = asked_to_end(&daemon) => ended?,
+    }
+    // The socket first: from now on a command line starts a new daemon, which waits for the lock.
+    daemon.stopping.send_replace(true);
+    let _ = std::fs::remove_file(&path);
+    finish_starts(&daemon).await;
+    tracing::info!("the daemon ends; pods go on");
+    Ok(())
+}
+
+async fn asked_to_end(daemon: &Shared) -> std::io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut stopping = daemon.stopping.subscribe();
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        // The answer to the request that asked for it is on its way by the time its connection is served again.
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+    Ok(())
+}
+
+/// Starts that nobody can wait for any more are given up and cleaned up; pods that run are left alone.
+async fn finish_starts(daemon: &Arc<Daemon>) {
+    let waits: Vec<_> = daemon
+        .all_live()
+        .into_iter()
+        .filter(|live| matches!(live.phase(), Phase::Starting))
+        .map(|live| {
+            tokio::spawn(async move {
+                live.cancel();
+                live.started().await;
+            })
+        })
+        .collect();
+    for wait in waits {
+        if tokio::time::timeout(LAST_ORDERS, wait).await.is_err() {
+            tracing::warn!("a start does not end; the next daemon cleans up after it");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The store's tables. Migrations are only ever added at the end; `user_version` counts those that were run.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE pods (
+        id          TEXT PRIMARY KEY,
+        vm          TEXT NOT NULL UNIQUE,
+        created_ms  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE containers (
+        id          TEXT PRIMARY KEY,
+        pod         TEXT NOT NULL REFERENCES pods(id) ON DELETE CASCADE,
+        name        TEXT NOT NULL UNIQUE,
+        image       TEXT NOT NULL,
+        image_id    TEXT NOT NULL,
+        args        TEXT NOT NULL,
+        spec        TEXT NOT NULL,
+        stop_signal INTEGER NOT NULL,
+        memory      INTEGER NOT NULL,
+        milli_cpus  INTEGER NOT NULL,
+        stdin       INTEGER NOT NULL,
+        auto_remove INTEGER NOT NULL,
+        state       TEXT NOT NULL CHECK (state IN ('created', 'running', 'exited', 'removing')),
+        exit        TEXT,
+        created_ms  INTEGER NOT NULL,
+        started_ms  INTEGER,
+        finished_ms INTEGER
+    ) STRICT;
+    CREATE INDEX containers_image ON containers (image_id);
+    CREATE INDEX containers_pod ON containers (pod);
+"];
+
+/// Brings a store up to date.
+pub fn migrate(connection: &mut Connection) -> Result<(), super::StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > MIGRATIONS.len() {
+        return Err(super::StoreError::Newer { found: version, known: MIGRATIONS.len() });
+    }
+    for migration in &MIGRATIONS[version..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.execute_batch(&format!("PRAGMA user_version = {}", MIGRATIONS.len()))?;
+    transaction.commit()?;
+    Ok(())
+}

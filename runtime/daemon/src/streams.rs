@@ -1,0 +1,254 @@
+//! The daemon's end of upgraded connections: a client attached to a container, or to an exec.
+
+use crate::live::{Live, Phase};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Mutex, mpsc, watch};
+use vial_api::Exit;
+use vial_api::frame::{self, Gap, Kind};
+use vial_sandbox::log::{Follower, Item, Position, Stream};
+use vial_sandbox::{ExecStreams, Pod};
+use vial_vm::{OutputStream, StdinStream};
+
+type Connection = TokioIo<Upgraded>;
+
+/// Where frames go; several tasks share it.
+#[derive(Clone)]
+struct Frames(Arc<Mutex<WriteHalf<Connection>>>);
+
+impl Frames {
+    async fn send(&self, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+        let mut writer = self.0.lock().await;
+        for chunk in payload.chunks(frame::MAX_PAYLOAD) {
+            writer.write_all(&frame::header(kind, chunk.len()).map_err(std::io::Error::other)?).await?;
+            writer.write_all(chunk).await?;
+        }
+        if payload.is_empty() {
+            writer.write_all(&frame::header(kind, 0).map_err(std::io::Error::other)?).await?;
+        }
+        writer.flush().await
+    }
+
+    async fn json(&self, kind: Kind, value: &impl serde::Serialize) -> std::io::Result<()> {
+        self.send(kind, &serde_json::to_vec(value)?).await
+    }
+
+    async fn item(&self, item: Item) -> std::io::Result<()> {
+        match item {
+            Item::Data { stream: Stream::Stdout, bytes, .. } => self.send(Kind::Stdout, &bytes).await,
+            Item::Data { stream: Stream::Stderr, bytes, .. } => self.send(Kind::Stderr, &bytes).await,
+            Item::Gap { stream, bytes } => {
+                self.json(Kind::Gap, &Gap { stderr: stream == Stream::Stderr, bytes }).await
+            }
+        }
+    }
+}
+
+/// Input from the client, and whether it is still there.
+struct Client {
+    /// Payloads of standard input; an empty one is its end.
+    input: mpsc::Receiver<Vec<u8>>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Client {
+    async fn gone(&mut self) {
+        // A dropped sender means that the reading task has ended, and it ends with the connection.
+        let _ = self.gone.wait_for(|gone| *gone).await;
+    }
+}
+
+fn split(connection: Connection) -> (Frames, Client) {
+    let (reader, writer) = tokio::io::split(connection);
+    let (sender, input) = mpsc::channel(1);
+    let (gone_sender, gone) = watch::channel(false);
+    tokio::spawn(read_input(reader, sender, gone_sender));
+    (Frames(Arc::new(Mutex::new(writer))), Client { input, gone })
+}
+
+/// Reads frames until the connection or everybody's interest ends. While input is not taken it is not read: back-pressure.
+async fn read_input(
+    mut reader: ReadHalf<Connection>,
+    sender: mpsc::Sender<Vec<u8>>,
+    gone: watch::Sender<bool>,
+) {
+    loop {
+        let mut header = [0; frame::HEADER];
+        if reader.read_exact(&mut header).await.is_err() {
+            break;
+        }
+        let Ok((Kind::Stdin, length)) = frame::parse_header(header) else { break };
+        let mut payload = vec![0; length];
+        if reader.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+        tokio::select! {
+            // When nobody takes input (any more), it is dropped; the end of the connection must still be seen.
+            _ = sender.send(payload) => {}
+            () = gone.closed() => return,
+        }
+    }
+    gone.send_replace(true);
+}
+
+/// What a client wants of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct Attach {
+    /// Where it goes on.
+    pub start: Position,
+    /// Whether it sends standard input.
+    pub stdin: bool,
+    /// Whether the start is its own: then it is given up when the client goes before the command runs.
+    pub owner: bool,
+    /// Whether it wants to know how long the steps took.
+    pub timing: bool,
+}
+
+/// Serves a client that is attached to a container, until the container's end or the client's.
+pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
+    let (frames, mut client) = split(connection);
+    let phase = tokio::select! {
+        phase = live.started() => phase,
+        () = client.gone() => {
+            if attach.owner {
+                live.cancel();
+            }
+            return;
+        }
+    };
+    let served = async {
+        if let Phase::Running(pod) = &phase {
+            frames.send(Kind::Started, &[]).await?;
+            let mut gone = client.gone.clone();
+            if attach.stdin {
+                // It ends with the client or with the process: when the client goes, what it sent is still passed on.
+                tokio::spawn(container_input(pod.clone(), client.input, frames.clone()));
+            }
+            tokio::select! {
+                output = output(&frames, live.log.follow(attach.start, true)) => output?,
+                _ = gone.wait_for(|gone| *gone) => return Ok(()),
+            }
+        }
+        let end = live.ended().await;
+        if !matches!(phase, Phase::Running(_)) {
+            // It ended before the client came, or could not start: what is in the log is all there is.
+            output(&frames, live.log.follow(attach.start, false)).await?;
+        }
+        if attach.timing {
+            frames.json(Kind::Timing, &live.timing()).await?;
+        }
+        match end {
+            Phase::Ended(exit) => frames.json(Kind::Exit, &exit).await,
+            Phase::Failed(error) => frames.json(Kind::Error, &error.0).await,
+            Phase::Starting | Phase::Running(_) => Ok(()),
+        }
+    };
+    finish(served.await);
+}
+
+/// Serves a client that is attached to a container that has ended already.
+pub async fn attach_ended(connection: Connection, follower: Follower, exit: Exit) {
+    let (frames, _client) = split(connection);
+    let served = async {
+        output(&frames, follower).await?;
+        frames.json(Kind::Exit, &exit).await
+    };
+    finish(served.await);
+}
+
+fn finish(served: std::io::Result<()>) {
+    if let Err(error) = served {
+        // Usually a client that is gone, which is its right.
+        tracing::debug!(%error, "a client's connection broke");
+    }
+}
+
+async fn output(frames: &Frames, mut follower: Follower) -> std::io::Result<()> {
+    while let Some(item) = follower.next().await? {
+        frames.item(item).await?;
+    }
+    Ok(())
+}
+
+/// Passes standard input on. The client's going is its end.
+async fn container_input(pod: Pod, input: mpsc::Receiver<Vec<u8>>, frames: Frames) {
+    match pod.stdin().await {
+        Ok(stdin) => pass_input(stdin, input, &frames).await,
+        Err(error) => {
+            tracing::warn!(container = pod.container().short(), %error, "standard input cannot be opened")
+        }
+    }
+}
+
+async fn pass_input(mut stdin: StdinStream, mut input: mpsc::Receiver<Vec<u8>>, frames: &Frames) {
+    let mut told = None;
+    loop {
+        if told != Some(stdin.taken()) {
+            told = Some(stdin.taken());
+            // The client may be gone; then the container's end of input comes next.
+            let _ = frames.send(Kind::StdinTaken, &stdin.taken().to_le_bytes()).await;
+        }
+        let payload = input.recv().await.unwrap_or_default();
+        let passed = if payload.is_empty() { stdin.finish().await } else { stdin.write(&payload).await };
+        if let Err(error) = passed {
+            // A process that does not read its input any more, or has ended: the rest is nobody's.
+            tracing::debug!(%error, "standard input ends early");
+            break;
+        }
+        if payload.is_empty() {
+            break;
+        }
+    }
+    // The rest is read and dropped, as a closed pipe would take it, so that the client's going is still seen.
+    while input.recv().await.is_some() {}
+}
+
+/// Serves a client's exec.
+pub async fn exec(connection: Connection, streams: ExecStreams) {
+    let (frames, client) = split(connection);
+    let ExecStreams { stdout, stderr, stdin, exit } = streams;
+    let outputs = [(Kind::Stdout, stdout), (Kind::Stderr, stderr)]
+        .map(|(kind, stream)| tokio::spawn(exec_output(kind, stream, frames.clone())));
+    let _input = stdin.map(|stdin| {
+        let frames = frames.clone();
+        Abort(tokio::spawn(async move { pass_input(stdin, client.input, &frames).await }))
+    });
+    let served = async {
+        frames.send(Kind::Started, &[]).await.ok();
+        for output in outputs {
+            // A task that panicked has ended too.
+            let _ = output.await;
+        }
+        let exit = match exit.await {
+            Ok(status) => Exit { code: status.code, signal: status.signal, oom: status.oom, reason: None },
+            Err(_) => {
+                let reason = "the container ended first".to_owned();
+                Exit { code: 137, signal: Some(9), oom: false, reason: Some(reason) }
+            }
+        };
+        frames.json(Kind::Exit, &exit).await
+    };
+    finish(served.await);
+}
+
+/// Passes one stream of an exec on. When the client is gone the rest is read and dropped, or the process would hang.
+async fn exec_output(kind: Kind, mut stream: OutputStream, frames: Frames) {
+    let mut there = true;
+    while let Ok(Some(bytes)) = stream.next().await {
+        there = there && frames.send(kind, &bytes).await.is_ok();
+        let safe = stream.offset();
+        if stream.ack(safe).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Abort(tokio::task::JoinHandle<()>);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
