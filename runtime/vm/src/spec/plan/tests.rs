@@ -86,7 +86,8 @@ fn no_agent_means_no_socket_device() {
 
 #[test]
 fn nonsense_is_refused() {
-    let cases: Vec<(&str, fn(&mut VmSpec))> = vec![
+    type Change = fn(&mut VmSpec);
+    let cases: Vec<(&str, Change)> = vec![
         ("vCPUs", |s| s.cpus = 0),
         ("vCPUs", |s| s.cpus = 33),
         ("memory", |s| s.memory_mib = 31),

@@ -1,0 +1,221 @@
+//! From the command line to a VM.
+
+use super::DETACHED;
+use crate::units;
+use clap::Args;
+use std::path::PathBuf;
+use vial_vm::spec::OWNER_VM;
+use vial_vm::{DiskSource, DiskSpec, Limits, NetSpec, Parts, VmSpec};
+
+/// `vial vm run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel, an uncompressed ELF [default: the one that came with Vial]
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH")]
+    pub initrd: Option<PathBuf>,
+    /// Raw disk image or block device; the first is /dev/vda and, without --initrd, the root file system
+    #[arg(long, value_name = "PATH[,ro][,id=NAME]", value_parser = parse_disk)]
+    pub disk: Vec<DiskArg>,
+    /// Network device on an existing TAP
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = parse_net)]
+    pub net: Vec<NetArg>,
+    /// Number of vCPUs, 1 to 32
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub cpus: u8,
+    /// Guest memory, as 512m or 2g; at least 32m
+    #[arg(long, value_name = "SIZE", default_value = "512m", value_parser = parse_memory)]
+    pub memory: u64,
+    /// More words for the kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Name of the VM [default: made up]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Print the VM's name and leave it running; its console goes to a log file
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Give the guest no console
+    #[arg(long)]
+    pub no_console: bool,
+    /// Print at the end how long the steps of the start took
+    #[arg(long)]
+    pub timing: bool,
+}
+
+/// `--disk`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskArg {
+    path: PathBuf,
+    read_only: bool,
+    id: Option<String>,
+}
+
+/// `--net`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetArg {
+    tap: String,
+    mac: Option<String>,
+}
+
+fn parse_disk(text: &str) -> Result<DiskArg, String> {
+    let mut words = text.split(',');
+    let path = words.next().filter(|p| !p.is_empty()).ok_or("a disk needs a path")?.into();
+    let mut disk = DiskArg { path, read_only: false, id: None };
+    for word in words {
+        match word.split_once('=') {
+            None if word == "ro" => disk.read_only = true,
+            Some(("id", id)) => disk.id = Some(id.to_owned()),
+            _ => return Err(format!("{word:?} is neither ro nor id=NAME")),
+        }
+    }
+    Ok(disk)
+}
+
+fn parse_net(text: &str) -> Result<NetArg, String> {
+    let (mut tap, mut mac) = (None, None);
+    for word in text.split(',') {
+        match word.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
+            Some(("mac", address)) => mac = Some(check_mac(address)?),
+            _ => return Err(format!("{word:?} is neither tap=NAME nor mac=ADDRESS")),
+        }
+    }
+    Ok(NetArg { tap: tap.ok_or("a network device needs tap=NAME")?, mac })
+}
+
+fn check_mac(text: &str) -> Result<String, String> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| byte.len() == 2)).collect();
+    match bytes.as_deref() {
+        Some([first, rest @ ..]) if rest.len() == 5 && first & 1 == 0 => Ok(text.to_ascii_lowercase()),
+        Some(all) if all.len() == 6 => {
+            Err(format!("{text} is a group's address; the first byte must be even"))
+        }
+        _ => Err(format!("{text:?} is not an address like 52:54:00:12:34:56")),
+    }
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let mib = units::parse_bytes(text)? >> 20;
+    if mib < 32 { Err("a VM needs 32m of memory or more".into()) } else { Ok(mib) }
+}
+
+impl RunArgs {
+    /// The VM that these words describe; its console is the caller's business.
+    ///
+    /// # Errors
+    /// A sentence about what is missing.
+    pub fn to_spec(&self, parts: &Parts) -> Result<VmSpec, String> {
+        if self.disk.is_empty() && self.initrd.is_none() {
+            return Err("a VM needs a root file system: give it --disk PATH or --initrd PATH".into());
+        }
+        let mut spec = VmSpec::new(OWNER_VM, self.kernel.clone().unwrap_or_else(|| parts.kernel.clone()));
+        spec.initrd.clone_from(&self.initrd);
+        let console = (!self.no_console).then_some("console=hvc0");
+        spec.cmdline = console.into_iter().chain(self.append.as_deref()).collect::<Vec<_>>().join(" ");
+        spec.cpus = self.cpus;
+        spec.memory_mib = self.memory;
+        spec.disks = (self.disk.iter().enumerate())
+            .map(|(n, disk)| DiskSpec {
+                id: disk.id.clone().unwrap_or_else(|| format!("disk{n}")),
+                source: DiskSource::File(disk.path.clone()),
+                read_only: disk.read_only,
+                root: n == 0 && self.initrd.is_none(),
+            })
+            .collect();
+        spec.nets = (self.net.iter().enumerate())
+            .map(|(n, net)| NetSpec { id: format!("net{n}"), tap: net.tap.clone(), mac: net.mac.clone() })
+            .collect();
+        spec.limits = Limits::for_vm(self.cpus, self.memory);
+        spec.tied = !self.detach;
+        if self.detach {
+            spec.labels.insert(DETACHED.into(), "true".into());
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn spec(words: &[&str]) -> Result<VmSpec, String> {
+        let line = Line::try_parse_from(["x"].iter().chain(words)).map_err(|e| e.to_string())?;
+        line.run.to_spec(&Parts::at("/lib/vial".as_ref()))
+    }
+
+    #[test]
+    fn a_disk_is_enough() {
+        let spec = spec(&["--disk", "/d.ext4"]).unwrap();
+        assert_eq!(spec.kernel, PathBuf::from("/lib/vial/vmlinux"));
+        assert_eq!((spec.cmdline.as_str(), spec.cpus, spec.memory_mib), ("console=hvc0", 1, 512));
+        assert_eq!(
+            spec.disks,
+            [DiskSpec {
+                id: "disk0".into(),
+                source: DiskSource::File("/d.ext4".into()),
+                read_only: false,
+                root: true
+            }]
+        );
+        assert!(spec.tied);
+    }
+
+    #[test]
+    fn everything_finds_its_place() {
+        let spec = spec(&[
+            "--kernel",
+            "/k",
+            "--initrd",
+            "/i",
+            "--disk",
+            "/a,ro",
+            "--disk",
+            "/b,id=data",
+            "--net",
+            "tap=t0,mac=52:54:00:AA:bb:01",
+            "--cpus",
+            "4",
+            "--memory",
+            "2g",
+            "--append",
+            "-x quiet",
+            "-d",
+        ]);
+        let spec = spec.unwrap();
+        assert_eq!(spec.cmdline, "console=hvc0 -x quiet");
+        assert_eq!((spec.cpus, spec.memory_mib, spec.tied), (4, 2048, false));
+        assert_eq!(
+            spec.disks.iter().map(|d| (d.id.as_str(), d.read_only, d.root)).collect::<Vec<_>>(),
+            [("disk0", true, false), ("data", false, false)]
+        );
+        assert_eq!(spec.nets[0].mac.as_deref(), Some("52:54:00:aa:bb:01"));
+    }
+
+    #[test]
+    fn nonsense_is_explained() {
+        for (words, part) in [
+            (&[][..], "--disk PATH"),
+            (&["--disk", ",ro"], "needs a path"),
+            (&["--disk", "/a,rw"], "neither ro"),
+            (&["--disk", "/a", "--net", "mac=52:54:00:00:00:01"], "tap=NAME"),
+            (&["--disk", "/a", "--net", "tap=a,mac=53:54:00:00:00:01"], "group"),
+            (&["--disk", "/a", "--net", "tap=a,mac=zz"], "52:54:00"),
+            (&["--disk", "/a", "--memory", "16m"], "32m"),
+            (&["--disk", "/a", "--cpus", "0"], "1..=32"),
+        ] {
+            let error = spec(words).unwrap_err();
+            assert!(error.contains(part), "{words:?}: {error}");
+        }
+    }
+}
