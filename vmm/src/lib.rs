@@ -2,5 +2,43 @@
 //!
 //! It must never know of images, pods, containers or Kubernetes: its world is a kernel, memory, vCPUs, devices, and
 //! descriptors that somebody else may have opened for it.
+//!
+//! The story of a VM is told in [`process`] (from arguments to exit code), [`machine`] (from files to running vCPUs) and
+//! [`event_loop`] (from there to the end).
+
+#![deny(unsafe_code)]
 
 pub mod api;
+pub mod arch;
+pub mod args;
+pub mod bus;
+pub mod control;
+pub mod devices;
+pub mod end;
+pub mod event_loop;
+pub mod files;
+pub mod kernel;
+pub mod machine;
+#[allow(unsafe_code)]
+pub mod memory;
+pub mod platform;
+pub mod process;
+pub mod seccomp;
+pub mod status;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod validate;
+pub mod vcpu;
+#[allow(unsafe_code)]
+pub mod virtio;
+
+/// An error and everything that caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

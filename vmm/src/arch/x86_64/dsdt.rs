@@ -1,0 +1,106 @@
+//! The definition block of the DSDT: devices, soft-off, power button, pvpanic.
+
+use super::{layout, places::Place};
+use acpi_tables::{
+    Aml,
+    aml::{
+        Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, ONE, Package,
+        Path, ResourceTemplate, Scope, ZERO,
+    },
+};
+
+/// "Button pressed" (ACPI 6.5, 4.8.3.1).
+const BUTTON_PRESSED: u8 = 0x80;
+
+/// The byte code that follows the table's header.
+pub(super) fn definitions(devices: &[Place]) -> Vec<u8> {
+    let mut code = Vec::new();
+    soft_off().into_iter().for_each(|byte| code.push(byte));
+    for (index, place) in devices.iter().enumerate() {
+        virtio_mmio(index, place, &mut code);
+    }
+    power_button(&mut code);
+    pvpanic(&mut code);
+    code
+}
+
+/// `\_S5`: what Linux writes to the sleep control register to switch off (7.4.2.6).
+fn soft_off() -> Vec<u8> {
+    let mut code = Vec::new();
+    let state = Package::new(vec![&layout::SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
+    Name::new(Path::new("_S5_"), &state).to_aml_bytes(&mut code);
+    code
+}
+
+/// A virtio-mmio transport: `LNRO0005`, as Linux' driver knows it.
+fn virtio_mmio(index: usize, place: &Place, code: &mut Vec<u8>) {
+    // All windows lie below 4 GiB by layout.
+    let window = Memory32Fixed::new(true, place.base as u32, place.size as u32);
+    let interrupt = Interrupt::new(true, true, false, false, place.gsi);
+    Scope::new(
+        Path::new("_SB_"),
+        vec![&Device::new(
+            Path::new(&format!("V{index:03}")),
+            vec![
+                &Name::new(Path::new("_HID"), &"LNRO0005"),
+                &Name::new(Path::new("_UID"), &index),
+                &Name::new(Path::new("_CCA"), &ONE),
+                &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&window, &interrupt])),
+            ],
+        )],
+    )
+    .to_aml_bytes(code);
+}
+
+/// A control-method power button (`PNP0C0C`) and the generic event device that presses it (`ACPI0013`, 5.6.9).
+fn power_button(code: &mut Vec<u8>) {
+    let interrupt = Interrupt::new(true, true, false, false, layout::GED_GSI);
+    let button = Path::new("\\_SB_.PWRB");
+    Scope::new(
+        Path::new("_SB_"),
+        vec![
+            &Device::new(
+                Path::new("PWRB"),
+                vec![
+                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C")),
+                    &Name::new(Path::new("_UID"), &ZERO),
+                ],
+            ),
+            &Device::new(
+                Path::new("GED_"),
+                vec![
+                    &Name::new(Path::new("_HID"), &"ACPI0013"),
+                    &Name::new(Path::new("_UID"), &ZERO),
+                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt])),
+                    &Method::new(
+                        Path::new("_EVT"),
+                        1,
+                        true,
+                        vec![&If::new(
+                            &Equal::new(&Arg(0), &layout::GED_GSI),
+                            vec![&Notify::new(&button, &BUTTON_PRESSED)],
+                        )],
+                    ),
+                ],
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// pvpanic (`QEMU0001`): tells a panic from a reboot.
+fn pvpanic(code: &mut Vec<u8>) {
+    let port = IO::new(layout::PORT_PVPANIC, layout::PORT_PVPANIC, 1, 1);
+    Scope::new(
+        Path::new("_SB_"),
+        vec![&Device::new(
+            Path::new("PEVT"),
+            vec![
+                &Name::new(Path::new("_HID"), &"QEMU0001"),
+                &Name::new(Path::new("_STA"), &0x0fu8),
+                &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&port])),
+            ],
+        )],
+    )
+    .to_aml_bytes(code);
+}

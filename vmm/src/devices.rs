@@ -1,0 +1,93 @@
+//! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
+
+use crate::api::config::VmConfig;
+use crate::bus::BusDevice;
+use crate::files::{Files, GuestConnections};
+use crate::validate::{self, ConfigError};
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::{VirtioDevice, block, console, net, rng, vsock};
+
+/// Why a device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The configuration is at fault.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A drive's files are unusable.
+    #[error("drive {id:?} can't be used")]
+    Block {
+        /// Which drive.
+        id: String,
+        /// Why.
+        #[source]
+        source: block::BlockConfigError,
+    },
+    /// An interface's TAP is unusable.
+    #[error("interface {id:?} can't be used")]
+    Net {
+        /// Which interface.
+        id: String,
+        /// Why.
+        #[source]
+        source: net::TapError,
+    },
+    /// A device's descriptors are unusable.
+    #[error("{what} can't be used")]
+    Io {
+        /// Which device.
+        what: String,
+        /// errno.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, entropy, console.
+pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Box<dyn VirtioDevice>>, MakeError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
+        let id = drive.drive_id.clone();
+        let read_only = drive.is_read_only || !drive.concat.is_empty();
+        let device = block::Block::new(block::BlockConfig { id: id.clone(), files, read_only })
+            .map_err(|source| MakeError::Block { id, source })?;
+        devices.push(Box::new(device));
+    }
+    for (interface, tap) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
+        let mac = validate::mac(interface, vm)?;
+        let device = net::Net::new(net::NetConfig { tap, mac })
+            .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
+        devices.push(Box::new(device));
+    }
+    if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
+        let guest_connect = match files.guest_connections {
+            GuestConnections::Ports(ports) => vsock::GuestConnect::Ports(ports),
+            GuestConnections::Prefix(path) => vsock::GuestConnect::PathPrefix(path),
+        };
+        let settings = vsock::VsockConfig { cid: vsock.guest_cid, listener: files.listener, guest_connect };
+        let device = vsock::Vsock::new(settings)
+            .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
+        devices.push(Box::new(device));
+    }
+    if config.entropy.is_some() {
+        devices.push(Box::new(rng::Rng::new()));
+    }
+    if let Some((input, output)) = files.console.take() {
+        let device = console::Console::new(input, output)
+            .map_err(|source| MakeError::Io { what: "the console".into(), source })?;
+        devices.push(Box::new(device));
+    }
+    Ok(devices)
+}
+
+/// A virtio-mmio transport behind its window on the bus.
+pub struct Window(pub MmioTransport);
+
+impl BusDevice for Window {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+}

@@ -1,0 +1,174 @@
+//! The VMM thread once the guest runs: signals, control requests, devices; until the VM ends.
+
+use crate::api::control::{Reply, Request};
+use crate::api::status::ExitReason;
+use crate::control::{Command, ReplyTo};
+use crate::end::{EndSignal, Ending};
+use crate::machine::Machine;
+use crate::virtio::Subscriber;
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
+use std::fs::File;
+use std::io::Read;
+use std::sync::mpsc::Receiver;
+
+/// Rounds of the loop after the last vCPU has stopped, for what the guest had handed to devices before: the last lines of
+/// its console above all. Bounded, because the world outside may go on sending for ever.
+const LAST_ROUNDS: usize = 64;
+
+/// Wakes the loop when an event is written to, and does nothing else.
+pub struct Wake(File);
+
+impl Wake {
+    /// For an eventfd that does not block.
+    pub fn new(event: &vmm_sys_util::eventfd::EventFd) -> std::io::Result<Self> {
+        let event = event.try_clone()?;
+        Ok(Self(crate::sys::into_file(event)))
+    }
+}
+
+impl MutEventSubscriber for Wake {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        // An eventfd can be watched, and this one is not yet.
+        let _ = ops.add(Events::new(&self.0, EventSet::IN));
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        // Reading resets it.
+        let _ = self.0.read(&mut [0; 8]);
+    }
+}
+
+/// Ends the VM when a signal has come.
+pub struct Signals {
+    descriptor: File,
+    end: EndSignal,
+}
+
+impl Signals {
+    /// For a signalfd that does not block.
+    pub fn new(descriptor: File, end: EndSignal) -> Self {
+        Self { descriptor, end }
+    }
+}
+
+impl MutEventSubscriber for Signals {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        // A signalfd can be watched, and this one is not yet.
+        let _ = ops.add(Events::new(&self.descriptor, EventSet::IN));
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        if self.descriptor.read(&mut info).is_ok_and(|read| read == info.len()) {
+            let [a, b, c, d, ..] = info;
+            let detail = match u32::from_ne_bytes([a, b, c, d]).cast_signed() {
+                libc::SIGTERM => "SIGTERM".to_owned(),
+                libc::SIGINT => "SIGINT".to_owned(),
+                libc::SIGHUP => "SIGHUP".to_owned(),
+                other => format!("signal {other}"),
+            };
+            self.end.end(ExitReason::Stopped, detail);
+        }
+    }
+}
+
+/// What the vCPUs do, or are about to.
+enum State {
+    Running,
+    /// Some still run; these wait to hear that none does.
+    Pausing(Vec<ReplyTo>),
+    Paused,
+}
+
+/// Runs until the VM has ended.
+pub fn run(
+    machine: &Machine,
+    manager: &mut EventManager<Subscriber>,
+    commands: &Receiver<Command>,
+    end: &EndSignal,
+) -> Ending {
+    let mut state = State::Running;
+    let ending = loop {
+        if let Some(ending) = end.ending() {
+            break ending;
+        }
+        if let Err(error) = manager.run() {
+            break Ending { reason: ExitReason::InternalError, detail: format!("the event loop: {error}") };
+        }
+        while let Ok(command) = commands.try_recv() {
+            state = answer(machine, state, command, end);
+        }
+        if let State::Pausing(waiting) = &state
+            && machine.vcpus.all_parked()
+        {
+            waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
+            state = State::Paused;
+        }
+    };
+    stop(machine, manager);
+    ending
+}
+
+fn info(machine: &Machine, state: &str) -> Reply {
+    Reply::Ok { state: state.into(), exits: machine.vcpus.exits() }
+}
+
+fn answer(machine: &Machine, state: State, Command { request, reply }: Command, end: &EndSignal) -> State {
+    match (request, state) {
+        (Request::Pause, State::Running) => {
+            machine.vcpus.pause();
+            State::Pausing(vec![reply])
+        }
+        (Request::Pause, State::Pausing(mut waiting)) => {
+            waiting.push(reply);
+            State::Pausing(waiting)
+        }
+        (Request::Resume, old) => {
+            machine.vcpus.resume();
+            if let State::Pausing(waiting) = old {
+                waiting.iter().for_each(|reply| reply.refuse("resumed before all vCPUs stood still"));
+            }
+            reply.send(&info(machine, "running"));
+            State::Running
+        }
+        (Request::PowerButton, state) => {
+            match machine.press_power_button() {
+                Ok(()) => reply.send(&info(machine, name(&state))),
+                Err(error) => reply.refuse(format!("the power button's interrupt: {error}")),
+            }
+            state
+        }
+        (Request::Stop, state) => {
+            end.end(ExitReason::Stopped, "by request");
+            reply.send(&info(machine, name(&state)));
+            state
+        }
+        (Request::Pause | Request::Info, state) => {
+            reply.send(&info(machine, name(&state)));
+            state
+        }
+    }
+}
+
+fn name(state: &State) -> &'static str {
+    match state {
+        State::Running | State::Pausing(_) => "running",
+        State::Paused => "paused",
+    }
+}
+
+/// Stops the vCPUs, then lets devices finish what the guest had given them.
+fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
+    machine.vcpus.pause();
+    // Devices go on meanwhile: a vCPU may be inside one.
+    while !machine.vcpus.all_parked() {
+        if manager.run().is_err() {
+            return;
+        }
+    }
+    for _ in 0..LAST_ROUNDS {
+        if !matches!(manager.run_with_timeout(0), Ok(1..)) {
+            return;
+        }
+    }
+}

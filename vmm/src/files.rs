@@ -1,0 +1,277 @@
+//! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
+
+use crate::api::config::{FileSource, VmConfig};
+use crate::sys;
+use kvm_ioctls::Kvm;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Something that the configuration names can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A path can't be opened.
+    #[error("could not open {what} {path:?}")]
+    Open {
+        /// What it is for.
+        what: String,
+        /// The path.
+        path: PathBuf,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A descriptor is not open.
+    #[error(
+        "descriptor {fd} for {what} is not open in this process; whoever starts it has to let it be inherited"
+    )]
+    NotOpen {
+        /// What it is for.
+        what: String,
+        /// Its number.
+        fd: RawFd,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A TAP can't be attached to.
+    #[error("could not attach to the TAP device {name:?}; is it there, and is it yours (`ip tuntap`)?")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket can't be made or set up.
+    #[error("could not listen on {what}")]
+    Listen {
+        /// What it is for.
+        what: String,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+    /// /dev/kvm.
+    #[error("could not open /dev/kvm: {advice}")]
+    Kvm {
+        /// What to do.
+        advice: &'static str,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+    /// Not /dev/kvm.
+    #[error("{0} is not /dev/kvm: its KVM API version is not 12")]
+    NotKvm(String),
+}
+
+/// How guest connections to host ports are answered.
+#[derive(Debug)]
+pub enum GuestConnections {
+    /// By these streams, one connection each.
+    Ports(HashMap<u32, UnixStream>),
+    /// By the sockets at `<path>_<port>`.
+    Prefix(PathBuf),
+}
+
+/// The socket device's host side.
+#[derive(Debug)]
+pub struct VsockFiles {
+    /// Where the host connects to guest ports.
+    pub listener: UnixListener,
+    /// Where the guest connects to host ports.
+    pub guest_connections: GuestConnections,
+}
+
+/// Everything that the VM needs from outside, open.
+#[derive(Debug)]
+pub struct Files {
+    /// Kernel.
+    pub kernel: File,
+    /// Initrd.
+    pub initrd: Option<File>,
+    /// One list for each drive of the configuration.
+    pub drives: Vec<Vec<File>>,
+    /// One TAP for each interface of the configuration.
+    pub taps: Vec<File>,
+    /// Sockets of the socket device.
+    pub vsock: Option<VsockFiles>,
+    /// Input and output of the console.
+    pub console: Option<(Option<File>, Option<File>)>,
+    /// Where control requests come in.
+    pub control: Option<UnixListener>,
+}
+
+/// Takes over inherited descriptor `fd`. Each number may come once: [`crate::validate::check`] has made sure of the
+/// configuration's, the two on the command line are taken before.
+#[allow(unsafe_code)]
+pub fn inherited(what: &str, fd: RawFd) -> Result<File, FileError> {
+    // SAFETY: by the rule above nobody else in this process owns it; the standard three are refused by that check too.
+    unsafe { sys::take_descriptor(fd) }.map_err(|source| FileError::NotOpen { what: what.into(), fd, source })
+}
+
+fn open(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, FileError> {
+    match source {
+        FileSource::Fd { fd } => inherited(what, *fd),
+        FileSource::Path(path) => options.open(path).map_err(|source| FileError::Open {
+            what: what.into(),
+            path: path.clone(),
+            source,
+        }),
+    }
+}
+
+fn read_only() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options
+}
+
+/// Opens for appending, making the file if it is not there.
+fn append() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    options
+}
+
+/// The status file, which has to be there before anything else can go wrong.
+pub fn status(config: &VmConfig) -> Result<Option<File>, FileError> {
+    config.vial.status.as_ref().map(|source| open("the status file", source, &append())).transpose()
+}
+
+/// /dev/kvm: inherited, or opened.
+#[allow(unsafe_code)]
+pub fn kvm(fd: Option<RawFd>) -> Result<Kvm, FileError> {
+    let (file, name) = match fd {
+        Some(fd) => (inherited("/dev/kvm (--kvm-fd)", fd)?, format!("descriptor {fd}")),
+        None => (open_kvm()?, "/dev/kvm".to_owned()),
+    };
+    // SAFETY: the descriptor is ours, and goes over to `Kvm`.
+    let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
+    // Documentation/virt/kvm/api.rst: refuse to run with any other version.
+    if kvm.get_api_version() == 12 { Ok(kvm) } else { Err(FileError::NotKvm(name)) }
+}
+
+fn open_kvm() -> Result<File, FileError> {
+    OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(|source| FileError::Kvm {
+        advice: match source.kind() {
+            io::ErrorKind::NotFound => {
+                "this host has no KVM; load kvm_intel or kvm_amd, switch virtualisation on in the firmware, or enable nested \
+                 virtualisation (`vial doctor` tells which)"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "you may not use it; run as root, join the group that owns it (`kvm`), or pass it as --kvm-fd"
+            }
+            _ => "KVM does not work here (`vial doctor` looks closer)",
+        },
+        source,
+    })
+}
+
+impl Files {
+    /// Opens all of it.
+    pub fn open(config: &VmConfig) -> Result<Self, FileError> {
+        let boot = &config.boot_source;
+        Ok(Self {
+            kernel: open("the kernel", &boot.kernel_image_path, &read_only())?,
+            initrd: optional("the initrd", boot.initrd_path.as_ref(), &read_only())?,
+            drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
+            taps: config
+                .network_interfaces
+                .iter()
+                .map(|net| tap(&net.host_dev_name))
+                .collect::<Result<_, _>>()?,
+            vsock: config.vsock.as_ref().map(vsock).transpose()?,
+            console: match &config.vial.console {
+                Some(console) => Some((
+                    optional("the console's input", console.input.as_ref(), &read_only())?,
+                    optional("the console's output", console.output.as_ref(), &append())?,
+                )),
+                None => None,
+            },
+            control: config
+                .vial
+                .control
+                .as_ref()
+                .map(|source| listener("the control socket", source))
+                .transpose()?,
+        })
+    }
+}
+
+fn optional(
+    what: &str,
+    source: Option<&FileSource>,
+    options: &OpenOptions,
+) -> Result<Option<File>, FileError> {
+    source.map(|source| open(what, source, options)).transpose()
+}
+
+fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> {
+    let what = format!("drive {:?}", drive.drive_id);
+    let mut options = read_only();
+    options.write(!drive.is_read_only && drive.concat.is_empty());
+    drive.path_on_host.iter().chain(&drive.concat).map(|source| open(&what, source, &options)).collect()
+}
+
+fn tap(source: &FileSource) -> Result<File, FileError> {
+    let FileSource::Path(name) = source else {
+        return open("a TAP", source, &read_only());
+    };
+    let name = name.to_string_lossy();
+    let tun = FileSource::Path("/dev/net/tun".into());
+    let tap = open("TAP devices", &tun, read_only().write(true))?;
+    sys::attach_tap(&tap, &name)
+        .and_then(|()| sys::set_nonblocking(&tap))
+        .map_err(|source| FileError::Tap { name: name.into_owned(), source })?;
+    Ok(tap)
+}
+
+/// A listening socket that does not wait.
+fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
+    let failed = |source| FileError::Listen { what: what.into(), source };
+    let listener = match source {
+        FileSource::Fd { fd } => UnixListener::from(OwnedFd::from(inherited(what, *fd)?)),
+        FileSource::Path(path) => bind(path).map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Binds to `path`. A socket left behind by a process that is gone is replaced, one that somebody answers on is not.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
+            Err(answer) if answer.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            _ => Err(error),
+        },
+        result => result,
+    }
+}
+
+fn vsock(config: &crate::api::config::Vsock) -> Result<VsockFiles, FileError> {
+    let guest_connections = match &config.uds_path {
+        FileSource::Path(path) if config.host_ports.is_empty() => GuestConnections::Prefix(path.clone()),
+        _ => {
+            let stream = |host: &crate::api::config::HostPort| {
+                let what = format!("host port {}", host.port);
+                let stream = UnixStream::from(OwnedFd::from(inherited(&what, host.fd)?));
+                sys::set_nonblocking(&stream).map_err(|source| FileError::NotOpen {
+                    what,
+                    fd: stream.as_raw_fd(),
+                    source,
+                })?;
+                Ok((host.port, stream))
+            };
+            GuestConnections::Ports(config.host_ports.iter().map(stream).collect::<Result<_, FileError>>()?)
+        }
+    };
+    Ok(VsockFiles { listener: listener("the socket device's socket", &config.uds_path)?, guest_connections })
+}

@@ -1,0 +1,275 @@
+//! Builds the machine: one story from files to running vCPUs.
+
+use crate::api::config::VmConfig;
+use crate::api::status::{ExitReason, Step};
+use crate::arch::places::{Place, Places};
+use crate::arch::{self, ArchError, boot, layout};
+use crate::bus::{BadRange, Bus};
+use crate::devices::{self, MakeError, Window};
+use crate::end::EndSignal;
+use crate::files::Files;
+use crate::kernel::{LoadError, Loader, Source};
+use crate::memory::{self, MemoryError};
+use crate::platform;
+use crate::seccomp::{Filter, SeccompError, Thread};
+use crate::status::Status;
+use crate::validate::{self, ConfigError};
+use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
+use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::{FaultSink, GuestMemory, VirtioDevice, WorkerLoop};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use std::io;
+use std::sync::Arc;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel or initrd.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] MakeError),
+    /// The platform.
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// vCPU threads.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// Filters.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// Two devices at one place: a fault of this program.
+    #[error("the machine's own address plan contradicts itself")]
+    Plan(#[from] BadRange),
+    /// A KVM call.
+    #[error("KVM could not {step}")]
+    Kvm {
+        /// What was being done.
+        step: &'static str,
+        /// errno.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// A thread or event could not be made.
+    #[error("could not make {what}; does a limit on threads or descriptors stand in the way?")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BuildError {
+    /// Whose fault it is.
+    pub fn reason(&self) -> ExitReason {
+        match self {
+            Self::Config(_) | Self::Load(_) | Self::Device(_) => ExitReason::BadConfig,
+            Self::Arch(
+                ArchError::CommandLineTooLong(_)
+                | ArchError::CommandLineNotAscii
+                | ArchError::TooManyDevices(_)
+                | ArchError::TablesTooBig(_),
+            ) => ExitReason::BadConfig,
+            _ => ExitReason::InternalError,
+        }
+    }
+}
+
+fn kvm_step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
+    move |source| BuildError::Kvm { step, source }
+}
+
+fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+    move |source| BuildError::Resource { what, source }
+}
+
+/// A running machine.
+pub struct Machine {
+    /// Its vCPUs.
+    pub vcpus: Vcpus,
+    power_button: EventFd,
+    // Interrupts and kicks are registered with it; it closes last.
+    _vm: VmFd,
+}
+
+impl Machine {
+    /// Raises the interrupt of the generic event device.
+    pub fn press_power_button(&self) -> io::Result<()> {
+        self.power_button.write(1)
+    }
+}
+
+/// What a machine is built from besides its configuration.
+pub struct Parts {
+    /// /dev/kvm.
+    pub kvm: Kvm,
+    /// Everything else that is open.
+    pub files: Files,
+    /// Name of the VM.
+    pub id: String,
+    /// Where devices' workers run.
+    pub workers: WorkerLoop,
+    /// Where it is said that the VM ends.
+    pub end: EndSignal,
+    /// Where vCPUs wait while paused.
+    pub gate: Arc<Gate>,
+    /// Where steps are recorded.
+    pub status: Status,
+}
+
+/// Builds a machine and lets its vCPUs run.
+///
+/// The order matters: threads before filters (none can be made later), filters before the first byte from a kernel or a
+/// disk, the kernel read while KVM makes the VM, its entry point last.
+pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
+    let Parts { kvm, mut files, id, workers, end, gate, status } = parts;
+    let (loader, threads) = confine(config, &end)?;
+
+    let size = config.machine_config.mem_size_mib << 20;
+    let memory = memory::allocate(size)?;
+    let source = Source {
+        kernel: files.kernel.try_clone().map_err(resource("a descriptor"))?,
+        initrd: files.initrd.take(),
+        load: config.boot_source.load.unwrap_or_default(),
+        protocol: config.boot_source.entry,
+        memory_size: size,
+    };
+    loader.start(source, memory.clone())?;
+
+    let vm = make_vm(&kvm, &memory)?;
+    let mut bus = Buses::default();
+    platform::insert(&mut bus.ports, &end)?;
+    let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
+    vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
+    let mut places = Places::default();
+    for device in devices::make(config, &id, &mut files)? {
+        let transport = transport(device, &memory, &workers, &end)?;
+        bus.attach(&vm, transport, places.allocate()?)?;
+    }
+    let vcpus = make_vcpus(&kvm, &vm, config.machine_config.vcpu_count)?;
+    status.milestone(Step::VmBuilt);
+
+    let line = validate::command_line(config)?;
+    let mut description = boot::Description {
+        memory_size: size,
+        command_line: &line,
+        initrd: None,
+        vcpus: config.machine_config.vcpu_count,
+        devices: &bus.places,
+    };
+    boot::write_tables(&memory, &description)?;
+    let loaded = loader.finish(&memory)?;
+    status.milestone(Step::KernelLoaded);
+
+    description.initrd = loaded.initrd;
+    boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
+    arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
+    let shared = Shared { ports: Arc::new(bus.ports), mmio: Arc::new(bus.mmio), end, gate };
+    status.milestone(Step::FirstRun);
+    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, power_button, _vm: vm })
+}
+
+/// Starts all threads, each under its filter, and puts the caller under its own.
+fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads), BuildError> {
+    let profile = config.vial.profile;
+    let filters = [Thread::Loader, Thread::Vcpu, Thread::Vmm].map(|thread| Filter::new(thread, profile));
+    let [loader_filter, vcpu_filter, vmm_filter] = filters;
+    let (loader_filter, vcpu_filter, vmm_filter) = (loader_filter?, vcpu_filter?, vmm_filter?);
+    let confined = |filter: Filter, end: EndSignal| {
+        move || {
+            // A thread without its filter must not see a byte of anybody's.
+            if let Err(error) = filter.apply() {
+                end.end(ExitReason::InternalError, crate::chain(&error));
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    };
+    let loader =
+        Loader::spawn(confined(loader_filter, end.clone())).map_err(resource("the loader thread"))?;
+    let threads = Threads::spawn(config.machine_config.vcpu_count, confined(vcpu_filter, end.clone()))?;
+    vmm_filter.apply()?;
+    Ok((loader, threads))
+}
+
+fn make_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
+    arch::check_kvm(kvm)?;
+    let vm = kvm.create_vm().map_err(kvm_step("create a VM"))?;
+    arch::set_up_vm(&vm)?;
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let host = memory.get_host_address(region.start_addr());
+        let slot = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: host.expect("a region's own start lies in it") as u64,
+            flags: 0,
+        };
+        set_memory(&vm, slot).map_err(kvm_step("give the VM its memory"))?;
+    }
+    Ok(vm)
+}
+
+#[allow(unsafe_code)]
+fn set_memory(vm: &VmFd, slot: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the region is guest memory, which is mapped for the rest of the process's life, and slots don't overlap.
+    unsafe { vm.set_user_memory_region(slot) }
+}
+
+fn make_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, BuildError> {
+    let supported = arch::supported_cpuid(kvm)?;
+    (0..count)
+        .map(|index| {
+            let vcpu = vm.create_vcpu(index.into()).map_err(kvm_step("create a vCPU"))?;
+            arch::set_up_vcpu(&vcpu, index, count, &supported)?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+fn transport(
+    device: Box<dyn VirtioDevice>,
+    memory: &GuestMemory,
+    workers: &WorkerLoop,
+    end: &EndSignal,
+) -> Result<MmioTransport, BuildError> {
+    let end = end.clone();
+    let faults =
+        FaultSink::new(move |device, what| end.end(ExitReason::GuestFault, format!("{device}: {what}")));
+    MmioTransport::new(memory.clone(), device, workers.clone(), faults).map_err(resource("a device's events"))
+}
+
+/// Both address spaces, and where devices are.
+#[derive(Default)]
+struct Buses {
+    ports: Bus,
+    mmio: Bus,
+    places: Vec<Place>,
+}
+
+impl Buses {
+    /// Wires a transport: its window, an interrupt, and a kick for each queue that never leaves the kernel.
+    fn attach(&mut self, vm: &VmFd, transport: MmioTransport, place: Place) -> Result<(), BuildError> {
+        vm.register_irqfd(transport.interrupt(), place.gsi).map_err(kvm_step("wire a device's interrupt"))?;
+        let notify = IoEventAddress::Mmio(place.base + QUEUE_NOTIFY);
+        for (queue, event) in (0u32..).zip(transport.queue_events()) {
+            vm.register_ioevent(event, &notify, queue).map_err(kvm_step("wire a queue's kick"))?;
+        }
+        self.mmio.insert(place.base, place.size, Box::new(Window(transport)))?;
+        self.places.push(place);
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! System call filters: an allow-list for each kind of thread; anything else kills the process.
+//!
+//! Threads are started first and wait; each puts its own filter on, then the VMM thread does, and only then is the first
+//! byte of a kernel, a disk or a guest read. So no filter needs `clone`: a thread that could be made later would be one
+//! that nobody confined. No mapping can become executable, and `ioctl` reaches only the calls that are listed here.
+
+use crate::api::config::Profile;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use std::collections::BTreeMap;
+
+/// Why a filter could not be made or put on.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// The list does not compile.
+    #[error("could not compile the system call filter of a {0:?} thread")]
+    Compile(Thread, #[source] seccompiler::BackendError),
+    /// The kernel refused it.
+    #[error(
+        "could not put on the system call filter of a {0:?} thread; the host's kernel needs CONFIG_SECCOMP_FILTER"
+    )]
+    Apply(Thread, #[source] seccompiler::Error),
+}
+
+/// Kinds of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thread {
+    /// Main thread: builds the machine, then runs the event loop with control and devices.
+    Vmm,
+    /// Runs a vCPU.
+    Vcpu,
+    /// Reads kernel and initrd, then ends.
+    Loader,
+}
+
+/// A compiled filter.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    thread: Thread,
+    program: BpfProgram,
+}
+
+impl Filter {
+    /// Compiles the list of `thread` under `profile`.
+    pub fn new(thread: Thread, profile: Profile) -> Result<Self, SeccompError> {
+        let compile = || {
+            let filter = SeccompFilter::new(
+                rules(thread, profile)?,
+                SeccompAction::KillProcess,
+                SeccompAction::Allow,
+                TargetArch::x86_64,
+            )?;
+            BpfProgram::try_from(filter)
+        };
+        compile()
+            .map(|program| Self { thread, program })
+            .map_err(|source| SeccompError::Compile(thread, source))
+    }
+
+    /// Puts it on the calling thread, for good.
+    pub fn apply(&self) -> Result<(), SeccompError> {
+        seccompiler::apply_filter(&self.program).map_err(|source| SeccompError::Apply(self.thread, source))
+    }
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+type RulesResult = Result<Rules, seccompiler::BackendError>;
+
+/// What every thread needs: memory (without PROT_EXEC, below), locks, signals, time, the end.
+const COMMON: [i64; 21] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_futex,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_brk,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_sched_yield,
+    libc::SYS_restart_syscall,
+    // The vDSO falls back to it where the clock source can't be read from user space, as in nested virtualisation.
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // A panic's message goes out through it, and its abort asks who it is.
+    libc::SYS_writev,
+    libc::SYS_rt_sigaction,
+];
+
+/// What the event loop and the devices in it need.
+const VMM: [i64; 30] = [
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_fallocate,
+    libc::SYS_fstat,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_dup,
+    // Only ever of descriptors: `rules` allows no path.
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_getsockname,
+];
+
+/// What the loader needs besides: the files, and to end.
+const LOADER: [i64; 4] = [libc::SYS_pread64, libc::SYS_fstat, libc::SYS_set_robust_list, libc::SYS_rseq];
+
+fn rules(thread: Thread, profile: Profile) -> RulesResult {
+    let mut rules: Rules = COMMON.iter().map(|call| (*call, Vec::new())).collect();
+    let mut allow = |calls: &[i64]| rules.extend(calls.iter().map(|call| (*call, Vec::new())));
+    match thread {
+        Thread::Vmm => allow(&VMM),
+        Thread::Loader => allow(&LOADER),
+        Thread::Vcpu => allow(&[libc::SYS_eventfd2]),
+    }
+    rules.insert(libc::SYS_mmap, vec![without_bits(2, libc::PROT_EXEC)?]);
+    rules.insert(libc::SYS_mprotect, vec![without_bits(2, libc::PROT_EXEC)?]);
+    let advice = [libc::MADV_DONTNEED, libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP, libc::MADV_FREE];
+    rules.insert(libc::SYS_madvise, any_of(2, advice)?);
+    let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+    rules.insert(libc::SYS_fcntl, any_of(1, commands)?);
+    rules.insert(libc::SYS_prctl, any_of(0, [libc::PR_SET_VMA, libc::PR_SET_NAME])?);
+    // fstat in newer clothes: without a path, on a descriptor.
+    rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
+    rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
+    if let Some(calls) = ioctls::of(thread) {
+        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().copied())?);
+    }
+    if thread == Thread::Vmm && profile == Profile::Open {
+        // Guest connections to host ports: Unix sockets next to the socket device's own.
+        rules.insert(libc::SYS_socket, any_of(0, [libc::AF_UNIX])?);
+        rules.insert(libc::SYS_connect, Vec::new());
+    }
+    Ok(rules)
+}
+
+fn rule(argument: u8, op: SeccompCmpOp, value: u32) -> Result<SeccompRule, seccompiler::BackendError> {
+    // The kernel takes these arguments as 32 bits, so only those are compared.
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value.into())?])
+}
+
+fn without_bits(argument: u8, bits: i32) -> Result<SeccompRule, seccompiler::BackendError> {
+    rule(argument, SeccompCmpOp::MaskedEq(bits.cast_unsigned().into()), 0)
+}
+
+fn with_bits(argument: u8, bits: i32) -> Result<SeccompRule, seccompiler::BackendError> {
+    let bits = bits.cast_unsigned();
+    rule(argument, SeccompCmpOp::MaskedEq(bits.into()), bits)
+}
+
+fn any_of(
+    argument: u8,
+    values: impl IntoIterator<Item = i32>,
+) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    values.into_iter().map(|value| rule(argument, SeccompCmpOp::Eq, value.cast_unsigned())).collect()
+}
+
+/// The ioctl numbers that threads may use.
+mod ioctls {
+    use super::Thread;
+    use kvm_bindings::{
+        kvm_cpuid2, kvm_enable_cap, kvm_ioeventfd, kvm_irqfd, kvm_lapic_state, kvm_msrs, kvm_regs, kvm_sregs,
+        kvm_userspace_memory_region,
+    };
+
+    /// KVMIO of linux/kvm.h.
+    const KVM: u32 = 0xae;
+    const NONE: u32 = 0;
+    const WRITE: u32 = 1;
+    const READ: u32 = 2;
+
+    /// `_IOC` of asm-generic/ioctl.h.
+    const fn ioc(direction: u32, number: u32, size: usize) -> i32 {
+        (direction << 30 | (size as u32) << 16 | KVM << 8 | number).cast_signed()
+    }
+
+    const RUN: i32 = ioc(NONE, 0x80, 0);
+    const GET_REGS: i32 = ioc(READ, 0x81, size_of::<kvm_regs>());
+    const KVMCLOCK_CTRL: i32 = ioc(NONE, 0xad, 0);
+    /// linux/if_tun.h: offloads and header size, set when the driver is ready.
+    const TUNSETOFFLOAD: i32 = 0x4004_54d0;
+    const TUNSETVNETHDRSZ: i32 = 0x4004_54d8;
+
+    const VCPU: [i32; 5] = [RUN, GET_REGS, KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETVNETHDRSZ];
+
+    const VMM: [i32; 24] = [
+        ioc(NONE, 0x01, 0),                                         // KVM_CREATE_VM
+        ioc(NONE, 0x03, 0),                                         // KVM_CHECK_EXTENSION
+        ioc(NONE, 0x04, 0),                                         // KVM_GET_VCPU_MMAP_SIZE
+        ioc(READ | WRITE, 0x05, size_of::<kvm_cpuid2>()),           // KVM_GET_SUPPORTED_CPUID
+        ioc(NONE, 0x41, 0),                                         // KVM_CREATE_VCPU
+        ioc(WRITE, 0x46, size_of::<kvm_userspace_memory_region>()), // KVM_SET_USER_MEMORY_REGION
+        ioc(NONE, 0x47, 0),                                         // KVM_SET_TSS_ADDR
+        ioc(WRITE, 0x48, size_of::<u64>()),                         // KVM_SET_IDENTITY_MAP_ADDR
+        ioc(NONE, 0x60, 0),                                         // KVM_CREATE_IRQCHIP
+        ioc(WRITE, 0x76, size_of::<kvm_irqfd>()),                   // KVM_IRQFD
+        ioc(WRITE, 0x79, size_of::<kvm_ioeventfd>()),               // KVM_IOEVENTFD
+        ioc(WRITE, 0xa3, size_of::<kvm_enable_cap>()),              // KVM_ENABLE_CAP
+        ioc(WRITE, 0x82, size_of::<kvm_regs>()),                    // KVM_SET_REGS
+        ioc(READ, 0x83, size_of::<kvm_sregs>()),                    // KVM_GET_SREGS
+        ioc(WRITE, 0x84, size_of::<kvm_sregs>()),                   // KVM_SET_SREGS
+        ioc(WRITE, 0x89, size_of::<kvm_msrs>()),                    // KVM_SET_MSRS
+        ioc(READ, 0x8e, size_of::<kvm_lapic_state>()),              // KVM_GET_LAPIC
+        ioc(WRITE, 0x8f, size_of::<kvm_lapic_state>()),             // KVM_SET_LAPIC
+        ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),                  // KVM_SET_CPUID2
+        TUNSETOFFLOAD,
+        TUNSETVNETHDRSZ,
+        0x5421,                       // FIONBIO: sockets that don't wait
+        0x541b,                       // FIONREAD
+        0x8008_1272u32.cast_signed(), // BLKGETSIZE64: the size of a block device
+    ];
+
+    pub(super) fn of(thread: Thread) -> Option<&'static [i32]> {
+        match thread {
+            Thread::Vmm => Some(&VMM),
+            Thread::Vcpu => Some(&VCPU),
+            Thread::Loader => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_list_compiles() {
+        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader] {
+            for profile in [Profile::Pod, Profile::Open] {
+                Filter::new(thread, profile).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn no_thread_can_open_execute_trace_or_make_threads() {
+        let never = [
+            libc::SYS_open,
+            libc::SYS_openat,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_fork,
+            libc::SYS_ptrace,
+            libc::SYS_bpf,
+            libc::SYS_mount,
+            libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_process_vm_writev,
+        ];
+        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader] {
+            let rules = rules(thread, Profile::Open).unwrap();
+            assert!(never.iter().all(|call| !rules.contains_key(call)));
+        }
+    }
+
+    #[test]
+    fn only_the_vmm_thread_of_the_open_profile_connects() {
+        for (thread, profile, allowed) in [
+            (Thread::Vmm, Profile::Open, true),
+            (Thread::Vmm, Profile::Pod, false),
+            (Thread::Vcpu, Profile::Open, false),
+        ] {
+            assert_eq!(rules(thread, profile).unwrap().contains_key(&libc::SYS_connect), allowed);
+        }
+    }
+}

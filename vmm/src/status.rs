@@ -1,0 +1,95 @@
+//! Writes the status records. The last one is written before the process ends, and there is exactly one of its kind.
+
+use crate::api::status::{ExitReason, Record, Step};
+use crate::sys::monotonic_us;
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Appends records to the status file; without one, records go nowhere. Clones share the file.
+#[derive(Debug, Clone, Default)]
+pub struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    file: Option<File>,
+    ended: bool,
+}
+
+impl Status {
+    /// Records go to `file`.
+    pub fn new(file: Option<File>) -> Self {
+        Self(Arc::new(Mutex::new(Inner { file, ended: false })))
+    }
+
+    /// Says that `step` was reached now.
+    pub fn milestone(&self, step: Step) {
+        self.milestone_at(step, monotonic_us());
+    }
+
+    /// Says that `step` was reached at `at_us`.
+    pub fn milestone_at(&self, step: Step, at_us: u64) {
+        self.write(&Record::Milestone { step, at_us });
+    }
+
+    /// Says why the VM ended; only the first call counts.
+    pub fn exit(&self, reason: ExitReason, detail: &str) {
+        self.write(&Record::Exit { reason, detail: detail.to_owned(), at_us: monotonic_us() });
+    }
+
+    fn write(&self, record: &Record) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = matches!(record, Record::Exit { .. });
+        if inner.ended {
+            return;
+        }
+        inner.ended = last;
+        if let Some(file) = &mut inner.file {
+            let mut line = serde_json::to_vec(record).expect("records have only strings and numbers");
+            line.push(b'\n');
+            // One write for a line, so that a reader never sees half of one. If the disk is full there is nobody left to
+            // tell: the reader then takes the process for killed, which is the safe side.
+            let _ = file.write_all(&line);
+            if last {
+                let _ = file.flush();
+            }
+        }
+    }
+
+    /// Makes a panic of any thread end with a record instead of looking like a kill.
+    pub fn record_panics(&self) {
+        let status = self.clone();
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // A panic inside `write` would hold the lock: then the record is lost, but never the process's end.
+            if let Ok(inner) = status.0.try_lock() {
+                drop(inner);
+                status.exit(ExitReason::InternalError, &format!("the VMM panicked: {info}"));
+            }
+            default(info);
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+
+    #[test]
+    fn records_are_lines_and_nothing_follows_the_exit() {
+        let mut file = tempfile::tempfile().unwrap();
+        let status = Status::new(Some(file.try_clone().unwrap()));
+        status.milestone(Step::FirstRun);
+        status.exit(ExitReason::GuestPanic, "why");
+        status.exit(ExitReason::GuestShutdown, "");
+        status.milestone(Step::VmBuilt);
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let records: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(matches!(records[0], Record::Milestone { step: Step::FirstRun, .. }));
+        assert!(matches!(records[1], Record::Exit { reason: ExitReason::GuestPanic, .. }));
+        assert_eq!(records.len(), 2);
+    }
+}
