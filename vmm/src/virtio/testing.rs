@@ -73,10 +73,8 @@ impl Guest {
         let manager = EventManager::new().unwrap();
         let faults = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&faults);
-        let sink =
-            FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
-        let transport =
-            MmioTransport::new(memory.clone(), device, manager.remote_endpoint(), sink).unwrap();
+        let sink = FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
+        let transport = MmioTransport::new(memory.clone(), device, manager.remote_endpoint(), sink).unwrap();
         Self { memory, transport, rings: Vec::new(), faults, manager, next_buffer: BUFFERS }
     }
 

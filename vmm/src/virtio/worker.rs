@@ -45,29 +45,19 @@ impl Source {
 }
 
 /// What a worker can change about the descriptors that it is called for.
-pub(super) struct Interest<'a, 'b>(Option<&'a mut EventOps<'b>>);
+pub(super) struct Interest<'a, 'b>(&'a mut EventOps<'b>);
 
 impl Interest<'_, '_> {
-    /// Nobody listens: for workers that are driven by hand.
-    #[cfg(test)]
-    pub(super) fn none() -> Self {
-        Self(None)
-    }
-
     /// Calls the worker with `token` when `fd` becomes readable.
     pub(super) fn watch(&mut self, fd: &impl AsRawFd, token: u32, events: EventSet) {
-        if let Some(ops) = &mut self.0 {
-            // Watched already is as good as watched now.
-            let _ = ops.add(Events::with_data(fd, token, events));
-        }
+        // Watched already is as good as watched now.
+        let _ = self.0.add(Events::with_data(fd, token, events));
     }
 
     /// No more of it.
     pub(super) fn ignore(&mut self, fd: &impl AsRawFd) {
-        if let Some(ops) = &mut self.0 {
-            // Not watched is what was asked for.
-            let _ = ops.remove(Events::empty(fd));
-        }
+        // Not watched is what was asked for.
+        let _ = self.0.remove(Events::empty(fd));
     }
 }
 
@@ -110,7 +100,7 @@ impl<W: Worker> MutEventSubscriber for Shell<W> {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let mut slot = self.shared.lock();
         let Some(worker) = slot.as_mut() else { return };
-        if let Err(error) = worker.process(events.data(), &mut Interest(Some(&mut *ops))) {
+        if let Err(error) = worker.process(events.data(), &mut Interest(&mut *ops)) {
             for source in worker.sources() {
                 let _ = ops.remove(Events::empty_raw(source.fd));
             }

@@ -5,6 +5,8 @@
 //! (`IFF_VNET_HDR`), so the host kernel is who reads and checks it.
 
 mod tap;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use super::worker::WorkerSlot;

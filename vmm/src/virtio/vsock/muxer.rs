@@ -74,12 +74,6 @@ impl Muxer {
         self.connect
     }
 
-    /// Connections, handshakes and what lingers.
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.sockets.len()
-    }
-
     /// Whether the guest may be listened to: it takes its resets.
     pub fn can_handle(&self) -> bool {
         self.resets.len() < MAX_RESETS

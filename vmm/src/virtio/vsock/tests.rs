@@ -1,4 +1,6 @@
-use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::packet::{
+    HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
+};
 use super::*;
 use crate::virtio::testing::{EVENT_IDX, Guest, QUEUE_SIZE, VERSION_1};
 use proptest::prelude::*;

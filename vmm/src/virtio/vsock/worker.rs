@@ -51,11 +51,6 @@ impl VsockWorker {
         self.muxer.into_connect()
     }
 
-    #[cfg(test)]
-    pub(super) fn muxer(&self) -> &Muxer {
-        &self.muxer
-    }
-
     /// Packets of the guest, a queueful at most, as long as it takes what it is told.
     fn transmit(&mut self) -> Result<(), RingError> {
         self.transmit.quiet(&self.memory)?;

@@ -3,6 +3,9 @@
 //! The guest's driver waits for its output in a spin loop, so output that nobody reads must not hold it up, and the event loop
 //! even less. What does not fit into a bounded buffer is dropped, and the reader is told how much it was.
 
+#[cfg(test)]
+mod tests;
+
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
@@ -182,10 +185,13 @@ struct ConsoleWorker {
 }
 
 impl ConsoleWorker {
-    fn receive_input(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+    /// Gives the guest what was typed. `ready`: the loop says that a read does not wait.
+    fn receive_input(&mut self, ready: bool, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         let Some(input) = self.input.clone() else { return Ok(()) };
         let mut starved = false;
-        for _ in 0..self.receive.size() {
+        // Terminals and pipes block, so a kick only makes the loop watch them again.
+        let reads = if ready || !input.watched { self.receive.size() } else { 0 };
+        for _ in 0..reads {
             if !self.receive.pop(&self.memory, &mut self.chain)? {
                 if self.receive.listen(&self.memory)? {
                     continue;
@@ -312,9 +318,9 @@ impl Worker for ConsoleWorker {
             }
             RECEIVE => {
                 self.receive.clear_event();
-                self.receive_input(interest)
+                self.receive_input(false, interest)
             }
-            _ => self.receive_input(interest),
+            _ => self.receive_input(true, interest),
         }
     }
 

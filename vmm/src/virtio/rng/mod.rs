@@ -1,5 +1,8 @@
 //! virtio-rng (virtio 1.2, section 5.4): the host kernel's randomness.
 
+#[cfg(test)]
+mod tests;
+
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{

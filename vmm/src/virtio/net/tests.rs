@@ -1,0 +1,174 @@
+use super::tap::{HEADER, Tap};
+use super::*;
+use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, QUEUE_SIZE, VERSION_1, arbitrary};
+use proptest::prelude::*;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+
+/// Two ends that keep frames apart, as a TAP does.
+fn wire() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: the kernel fills an array of two.
+    let made = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK, 0, ends.as_mut_ptr())
+    };
+    assert_eq!(made, 0);
+    // SAFETY: both were just made and belong to nobody else.
+    let [a, b] = ends.map(|end| File::from(unsafe { OwnedFd::from_raw_fd(end) }));
+    assert!(a.as_raw_fd() != b.as_raw_fd());
+    (a, b)
+}
+
+fn guest(features: u64) -> (Guest, File) {
+    let (ours, theirs) = wire();
+    let net = Net::with_tap(Tap::pretend(ours), MAC);
+    (Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX | features), theirs)
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    let payload = (0..len).map(|index| (index % 249) as u8);
+    std::iter::repeat_n(0, HEADER).chain(payload).collect()
+}
+
+fn give(guest: &mut Guest, len: u32) -> Buffer {
+    let buffer = guest.room(len, true);
+    guest.send(0, &[buffer]);
+    buffer
+}
+
+/// A received frame, put together from its buffers, without its header.
+fn received(guest: &mut Guest, buffers: &[Buffer]) -> Option<Vec<u8>> {
+    let (_, len) = guest.used(0)?;
+    let first = guest.bytes(buffers[0], len as usize);
+    let count = u16::from_le_bytes([first[10], first[11]]);
+    let mut whole = first[HEADER..].to_vec();
+    for buffer in &buffers[1..usize::from(count)] {
+        let (_, len) = guest.used(0).expect("as many buffers as the header says");
+        whole.extend(guest.bytes(*buffer, len as usize));
+    }
+    Some(whole)
+}
+
+#[test]
+fn the_address_can_be_read() {
+    assert_eq!(guest(0).0.config(0), MAC);
+}
+
+#[test]
+fn a_file_that_is_no_tap_is_refused() {
+    let file = tempfile::tempfile().unwrap();
+    assert!(matches!(Net::new(NetConfig { tap: file, mac: MAC }), Err(TapError::NoTap(_))));
+}
+
+#[test]
+fn frames_go_out_whole() {
+    let (mut guest, mut wire) = guest(0);
+    let whole = frame(1400);
+    // Scattered over buffers, the header apart.
+    let parts = [&whole[..12], &whole[12..100], &whole[100..]].map(|part| guest.data(part));
+    guest.send(1, &parts);
+    let mut bytes = [0; 4096];
+    let len = wire.read(&mut bytes).unwrap();
+    assert_eq!(bytes[..len], whole);
+    assert!(guest.used(1).is_some());
+}
+
+#[test]
+fn a_frame_that_nobody_takes_is_lost_and_not_waited_for() {
+    let (mut guest, wire) = guest(0);
+    let data = guest.data(&frame(60_000));
+    for _ in 0..64 {
+        guest.send(1, &[data]);
+        assert!(guest.used(1).is_some());
+    }
+    drop(wire);
+    guest.send(1, &[data]);
+    assert!(guest.used(1).is_some());
+    assert!(guest.faults().is_empty());
+}
+
+#[test]
+fn frames_come_in_one_buffer_each() {
+    let (mut guest, mut wire) = guest(0);
+    let buffers = [give(&mut guest, 1526), give(&mut guest, 1526)];
+    for (index, len) in [100, 1500].into_iter().enumerate() {
+        wire.write_all(&frame(len)).unwrap();
+        guest.run();
+        assert_eq!(received(&mut guest, &buffers[index..]), Some(frame(len)[HEADER..].to_vec()));
+    }
+    // Out of buffers: the frame waits for the next one, and nothing spins meanwhile.
+    wire.write_all(&frame(300)).unwrap();
+    guest.run();
+    assert_eq!(guest.used(0), None);
+    let buffer = give(&mut guest, 1526);
+    assert_eq!(received(&mut guest, &[buffer]), Some(frame(300)[HEADER..].to_vec()));
+}
+
+#[test]
+fn a_large_frame_is_spread_over_buffers() {
+    let (mut guest, mut wire) = guest(MERGE);
+    let buffers: Vec<Buffer> = (0..QUEUE_SIZE).map(|_| give(&mut guest, 2000)).collect();
+    wire.write_all(&frame(5000)).unwrap();
+    guest.run();
+    assert_eq!(received(&mut guest, &buffers), Some(frame(5000)[HEADER..].to_vec()));
+    // Three were used; the ring is not full again, so the next frame waits for more room.
+    wire.write_all(&frame(10)).unwrap();
+    guest.run();
+    assert_eq!(guest.used(0), None);
+    let mut buffers = buffers[3..].to_vec();
+    for _ in 0..3 {
+        buffers.push(give(&mut guest, 2000));
+    }
+    assert_eq!(received(&mut guest, &buffers), Some(frame(10)[HEADER..].to_vec()));
+}
+
+#[test]
+fn buffers_that_were_only_taken_survive_a_save() {
+    let (mut guest, _wire) = guest(MERGE);
+    let buffers: Vec<Buffer> = (0..QUEUE_SIZE).map(|_| give(&mut guest, 2000)).collect();
+    let (ours, mut wire) = wire();
+    let mut guest = guest.migrate(Box::new(Net::with_tap(Tap::pretend(ours), MAC)));
+    wire.write_all(&frame(5000)).unwrap();
+    guest.run();
+    assert_eq!(received(&mut guest, &buffers), Some(frame(5000)[HEADER..].to_vec()));
+}
+
+#[test]
+fn buffers_without_room_for_a_header_end_the_vm() {
+    for queue in [0, 1] {
+        let (mut guest, mut wire) = guest(0);
+        wire.write_all(&frame(10)).unwrap();
+        let small = guest.room(11, queue == 0);
+        guest.send(queue, &[small]);
+        assert!(guest.is_broken());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_ring_is_too_strange(
+        table in proptest::collection::vec(arbitrary::descriptor(), usize::from(QUEUE_SIZE)),
+        steps in proptest::collection::vec((0..2usize, 0..QUEUE_SIZE + 1, 0..3000usize), 1..40),
+        merge: bool,
+    ) {
+        let (mut guest, mut wire) = guest(if merge { MERGE } else { 0 });
+        for queue in 0..2 {
+            for (index, (address, len, flags, next)) in table.iter().enumerate() {
+                let flags = if queue == 0 { flags | 2 } else { *flags };
+                guest.descriptor(guest.rings[queue].table(), index as u16, *address, *len, flags, *next);
+            }
+        }
+        for (queue, head, len) in steps {
+            guest.offer_head(queue, head);
+            guest.kick(queue);
+            let _ = wire.write(&frame(len));
+            guest.run();
+            let _ = wire.read(&mut [0; 65536]);
+        }
+        prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
+    }
+}

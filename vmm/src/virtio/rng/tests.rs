@@ -1,0 +1,75 @@
+use super::Rng;
+use crate::virtio::testing::{Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
+use proptest::prelude::*;
+
+fn guest() -> Guest {
+    Guest::ready(Box::new(Rng::new()), VERSION_1 | INDIRECT)
+}
+
+#[test]
+fn bytes_are_random_and_no_more_than_asked_for() {
+    let mut guest = guest();
+    let (first, second, large) = (guest.room(32, true), guest.room(32, true), guest.room(4096, true));
+    guest.send(0, &[first]);
+    guest.send(0, &[second]);
+    guest.send(0, &[large]);
+    assert_eq!([guest.used(0), guest.used(0), guest.used(0)].map(|used| used.unwrap().1), [32, 32, 256]);
+    assert_ne!(guest.bytes(first, 32), guest.bytes(second, 32));
+    assert_eq!(guest.bytes(large, 4096)[256..], [0; 3840]);
+}
+
+#[test]
+fn a_ring_that_claims_more_than_it_has_ends_the_vm() {
+    let mut guest = guest();
+    for _ in 0..=QUEUE_SIZE {
+        guest.offer_head(0, 0);
+    }
+    guest.kick(0);
+    guest.run();
+    assert!(guest.is_broken());
+    assert_eq!(guest.faults().len(), 1);
+    // It is not served any more, and a reset brings it back.
+    guest.kick(0);
+    guest.run();
+    assert_eq!(guest.faults().len(), 1);
+    guest.set(0x70, 0);
+    guest.negotiate(VERSION_1);
+    guest.set_up_rings();
+    guest.set(0x70, 15);
+    guest.run();
+    let buffer = guest.room(8, true);
+    guest.send(0, &[buffer]);
+    assert!(guest.used(0).is_some());
+}
+
+#[test]
+fn a_busy_ring_gives_others_their_turn() {
+    let mut guest = guest();
+    let buffers: Vec<_> = (0..QUEUE_SIZE).map(|_| guest.room(8, true)).collect();
+    for buffer in buffers {
+        guest.offer(0, &[buffer]);
+    }
+    guest.kick(0);
+    guest.run();
+    assert_eq!(std::iter::from_fn(|| guest.used(0)).count(), usize::from(QUEUE_SIZE));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_ring_is_too_strange(
+        table in proptest::collection::vec(arbitrary::descriptor(), usize::from(QUEUE_SIZE)),
+        heads in proptest::collection::vec(any::<u16>(), 1..20),
+    ) {
+        let mut guest = guest();
+        for (index, (address, len, flags, next)) in table.iter().enumerate() {
+            guest.descriptor(guest.rings[0].table(), index as u16, *address, *len, *flags, *next);
+        }
+        for head in heads {
+            guest.offer_head(0, head % (QUEUE_SIZE + 1));
+            guest.kick(0);
+            guest.run();
+        }
+        prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
+    }
+}
