@@ -225,7 +225,7 @@ impl Walk {
             return Err(RingError::BadIndirect("is not the end of its chain"));
         }
         let entry = size_of::<Descriptor>() as u32;
-        if descriptor.len() == 0 || descriptor.len() % entry != 0 {
+        if descriptor.len() == 0 || !descriptor.len().is_multiple_of(entry) {
             return Err(RingError::BadIndirect("is not a number of descriptors long"));
         }
         let size = u16::try_from(descriptor.len() / entry)

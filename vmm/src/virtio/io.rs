@@ -146,7 +146,8 @@ pub(super) fn ioctl_int(file: &impl AsFd, request: libc::c_ulong, value: libc::c
     check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request as _, &raw const value) } as isize).map(drop)
 }
 
-/// Makes reads and writes answer EAGAIN where they would wait.
+/// Makes reads and writes answer EAGAIN where they would wait. By fcntl(2), where the standard library uses an ioctl that no
+/// filter of system calls needs to allow.
 ///
 /// # Errors
 /// What fcntl(2) says.

@@ -41,7 +41,9 @@ pub type WorkerLoop = event_manager::RemoteEndpoint<Subscriber>;
 
 /// Takes reports of guests that broke a device's contract beyond repair; the VM is to end.
 #[derive(Clone)]
-pub struct FaultSink(Arc<dyn Fn(&str, String) + Send + Sync>);
+pub struct FaultSink(Arc<ReportFault>);
+
+type ReportFault = dyn Fn(&str, String) + Send + Sync;
 
 impl FaultSink {
     /// `report` is called with the device's name and what the guest did. It may be called from any thread, more than

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-const ZEROES: [u8; 65536] = [0; 65536];
+static ZEROES: [u8; 65536] = [0; 65536];
 
 /// The files in order. Ranges given to its methods were checked against [`Self::len`].
 pub(super) struct Disk {

@@ -147,7 +147,7 @@ impl Request<'_> {
         } else {
             (Limits::ZERO_SECTORS, Limits::ZERO_RANGES)
         };
-        if data == 0 || data % RANGE as u32 != 0 || data / RANGE as u32 > ranges {
+        if data == 0 || !data.is_multiple_of(RANGE as u32) || data / RANGE as u32 > ranges {
             return Err(Failure::Io);
         }
         for index in 0..data / RANGE as u32 {

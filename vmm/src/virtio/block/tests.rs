@@ -186,7 +186,7 @@ fn zeroes_and_holes_stay_inside_the_disk() {
 #[test]
 fn rings_wrap_and_saved_disks_go_on() {
     let (mut guest, under) = disk(&[0; 4096]);
-    for round in 0..u16::from(QUEUE_SIZE) * 3 {
+    for round in 0..QUEUE_SIZE * 3 {
         let fill = vec![round as u8; 512];
         assert_eq!(request(&mut guest, VIRTIO_BLK_T_OUT, u64::from(round % 8), &fill, 0).0, OK);
     }
@@ -219,7 +219,7 @@ proptest! {
             buffers.push(status);
             guest.send(0, &buffers);
             guest.used(0).unwrap();
-            let fits = len % 512 == 0 && start + len <= model.len();
+            let fits = len.is_multiple_of(512) && start + len <= model.len();
             prop_assert_eq!(guest.bytes(status, 1)[0], if fits { OK } else { IO });
             if fits {
                 model[start..start + len].copy_from_slice(&data);

@@ -12,6 +12,7 @@ mod packet;
 mod tests;
 mod worker;
 
+use super::io::set_nonblocking;
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
 pub use connection::BUFFER;
@@ -69,7 +70,7 @@ impl Vsock {
     /// The listener can't be watched.
     pub fn new(config: VsockConfig) -> io::Result<Self> {
         let VsockConfig { cid, listener, guest_connect } = config;
-        listener.set_nonblocking(true)?;
+        set_nonblocking(&listener)?;
         let epoll = Epoll::new()?;
         epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), EpollEvent::new(EventSet::IN, LISTENER))?;
         Ok(Self {

@@ -4,7 +4,7 @@ use super::GuestConnect;
 use super::connection::{Connection, Fate, Key};
 use super::handshake::{Handshake, Progress};
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
-use crate::virtio::io::connect_unix;
+use crate::virtio::io::{connect_unix, set_nonblocking};
 use crate::virtio::{Chain, GuestMemory, RingError};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
@@ -163,7 +163,7 @@ impl Muxer {
             // Nobody there, or no descriptors left; the listener stays readable if someone waits.
             let Ok((stream, _)) = self.listener.accept() else { return };
             // Too many: closing says so.
-            if self.sockets.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
+            if self.sockets.len() >= MAX_CONNECTIONS || set_nonblocking(&stream).is_err() {
                 continue;
             }
             let id = self.next_id;
@@ -296,7 +296,7 @@ impl GuestConnect {
         match self {
             Self::Ports(ports) => {
                 let stream = ports.remove(&port)?;
-                stream.set_nonblocking(true).ok()?;
+                set_nonblocking(&stream).ok()?;
                 Some(stream)
             }
             Self::PathPrefix(prefix) => {

@@ -23,7 +23,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with(|path| GuestConnect::PathPrefix(path))
+        Self::with(GuestConnect::PathPrefix)
     }
 
     fn with(connect: impl FnOnce(PathBuf) -> GuestConnect) -> Self {
@@ -103,7 +103,7 @@ impl Pair {
     }
 
     /// A connection that the guest asked for: (its end on the host, the guest's port).
-    fn from_guest(&mut self, listener: &UnixListener, guest: u32, host: u32) -> UnixStream {
+    fn guest_connects(&mut self, listener: &UnixListener, guest: u32, host: u32) -> UnixStream {
         self.send(Operation::Request, guest, host, 0, &[]);
         let (header, _) = self.hear().unwrap();
         assert_eq!((header.operation, header.dst_port), (Some(Operation::Response), guest));
@@ -113,7 +113,7 @@ impl Pair {
     }
 
     /// A connection that the host asked for: (its end on the host, the host's port).
-    fn from_host(&mut self, guest: u32) -> (UnixStream, u32) {
+    fn host_connects(&mut self, guest: u32) -> (UnixStream, u32) {
         let mut stream = self.dial();
         stream.write_all(format!("CONNECT {guest}\n").as_bytes()).unwrap();
         let (header, _) = self.hear().unwrap();
@@ -167,7 +167,7 @@ fn the_guest_learns_its_context_id() {
 #[test]
 fn the_host_connects_talks_and_leaves() {
     let mut pair = Pair::new();
-    let (mut stream, host) = pair.from_host(52);
+    let (mut stream, host) = pair.host_connects(52);
     stream.write_all(b"ping").unwrap();
     let (header, data) = pair.hear().unwrap();
     assert_eq!((header.operation, &data[..]), (Some(Operation::Data), &b"ping"[..]));
@@ -240,7 +240,7 @@ fn an_inherited_socket_serves_one_connection() {
 fn half_closes_pass_both_ways() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut stream = pair.from_guest(&listener, 1, 80);
+    let mut stream = pair.guest_connects(&listener, 1, 80);
     pair.send(Operation::Data, 1, 80, 0, b"request");
     pair.send(Operation::Shutdown, 1, 80, SHUTDOWN_SEND, &[]);
     assert_eq!(read(&mut stream), b"request");
@@ -259,7 +259,7 @@ fn half_closes_pass_both_ways() {
 fn a_guest_that_reads_no_more_stops_the_host() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut stream = pair.from_guest(&listener, 1, 80);
+    let mut stream = pair.guest_connects(&listener, 1, 80);
     pair.send(Operation::Shutdown, 1, 80, SHUTDOWN_RECEIVE, &[]);
     assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
@@ -268,7 +268,7 @@ fn a_guest_that_reads_no_more_stops_the_host() {
 fn what_was_sent_before_a_close_arrives() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut stream = pair.from_guest(&listener, 1, 80);
+    let mut stream = pair.guest_connects(&listener, 1, 80);
     let sent: Vec<u8> = (0..300_000u32).map(|index| (index % 251) as u8).collect();
     // More than the socket takes: the rest waits in the buffer.
     let mut queued = 0;
@@ -297,7 +297,7 @@ fn what_was_sent_before_a_close_arrives() {
 fn a_guest_gets_no_more_than_its_credit() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut stream = pair.from_guest(&listener, 1, 80);
+    let mut stream = pair.guest_connects(&listener, 1, 80);
     let mut data: Vec<u8> = (0..150_000u32).map(|index| (index % 253) as u8).collect();
     stream.write_all(&data).unwrap();
     let mut take = |pair: &mut Pair| {
@@ -327,7 +327,7 @@ fn a_guest_gets_no_more_than_its_credit() {
 fn a_guest_that_outruns_its_credit_is_cut_off() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let _stream = pair.from_guest(&listener, 1, 80);
+    let _stream = pair.guest_connects(&listener, 1, 80);
     let mut reset = false;
     for _ in 0..100 {
         pair.send(Operation::Data, 1, 80, 0, &[7; 8192]);
@@ -341,7 +341,7 @@ fn a_guest_that_outruns_its_credit_is_cut_off() {
 fn a_reader_gives_credit_back() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut stream = pair.from_guest(&listener, 1, 80);
+    let mut stream = pair.guest_connects(&listener, 1, 80);
     let (mut forwarded, mut total) = (0, 0u32);
     for _ in 0..200 {
         assert!(total - forwarded + 8192 <= BUFFER, "the guest is starved");
@@ -388,15 +388,15 @@ fn connections_are_bounded() {
     assert!(streams.iter_mut().all(|stream| !is_closed(stream)));
     drop(streams);
     pair.guest.run();
-    let (_stream, _) = pair.from_host(1);
+    let (_stream, _) = pair.host_connects(1);
 }
 
 #[test]
 fn everyone_gets_a_turn() {
     let mut pair = Pair::new();
     let listener = pair.listen(80);
-    let mut greedy = pair.from_guest(&listener, 1, 80);
-    let mut modest = pair.from_guest(&listener, 2, 80);
+    let mut greedy = pair.guest_connects(&listener, 1, 80);
+    let mut modest = pair.guest_connects(&listener, 2, 80);
     greedy.write_all(&[0; 60_000]).unwrap();
     modest.write_all(b"hello").unwrap();
     let ports: Vec<u32> = (0..4).map(|_| pair.hear().unwrap().0.dst_port).collect();
@@ -426,7 +426,7 @@ fn packets_of_strangers_are_ignored_or_refused() {
 #[test]
 fn a_restored_guest_forgets_its_connections() {
     let mut pair = Pair::new();
-    let (mut stream, host) = pair.from_host(5);
+    let (mut stream, host) = pair.host_connects(5);
     let event = pair.guest.room(8, true);
     pair.guest.send(2, &[event]);
     assert_eq!(pair.guest.used(2), None);
@@ -443,7 +443,7 @@ fn a_restored_guest_forgets_its_connections() {
 fn a_reset_closes_connections_and_keeps_the_sockets_of_ports() {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let mut pair = Pair::with(|_| GuestConnect::Ports(HashMap::from([(1024, theirs)])));
-    let (mut stream, _) = pair.from_host(5);
+    let (mut stream, _) = pair.host_connects(5);
     pair.guest.set(0x70, 0);
     pair.guest.run();
     assert!(is_closed(&mut stream));
