@@ -20,6 +20,8 @@ pub mod merge;
 mod reference;
 mod store;
 pub mod tar;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 
 pub use digest::{Digest, ImageId};

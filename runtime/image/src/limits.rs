@@ -60,7 +60,7 @@ pub const MAX_JSON: u64 = 4 << 20;
 pub const MAX_INDEX_DEPTH: usize = 4;
 
 /// A compressed stream may always grow to this many bytes …
-pub const EXPANSION_FREE: u64 = 1 << 30;
+pub const EXPANSION_FREE: u64 = 256 << 20;
 
 /// … and beyond that only to this many times its compressed size. Deflate's own maximum is 1032.
 pub const MAX_EXPANSION: u64 = 200;

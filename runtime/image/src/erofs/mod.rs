@@ -12,3 +12,6 @@ mod plan;
 pub mod reader;
 mod serialize;
 pub mod writer;
+
+#[cfg(test)]
+mod tests;

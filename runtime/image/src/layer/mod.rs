@@ -194,3 +194,6 @@ impl SpaceCheck {
         if free < limits::DISK_RESERVE { Err(LayerError::DiskFull { free }) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;
