@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let first = arguments.next();
     if first.as_deref() == Some("--once".as_ref()) {
         // The child whose memory is measured.
-        let [tar, out] = [arguments.next(), arguments.next()].map(|path| PathBuf::from(path.unwrap_or_default()));
+        let [tar, out] =
+            [arguments.next(), arguments.next()].map(|path| PathBuf::from(path.unwrap_or_default()));
         convert(&tar, &out)?;
         return Ok(());
     }
@@ -52,12 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     print_row("vial: tar, streamed, with SHA-256", &ours);
     print_row("vial: the same, synced", &synced);
     let peak = peak_memory(Command::new(std::env::current_exe()?).arg("--once").arg(&tar).arg(&out));
-    println!("{:<36} {:>9}", "vial: peak memory of the process", peak.unwrap_or_default());
+    println!("{:<36} {:>6}", "vial: peak memory, processor time", peak.unwrap_or_default());
     if rival {
         print_row("mkfs.erofs: unpacked tree, no digest", &theirs);
         let _ = fs::remove_file(&out);
         let peak = peak_memory(Command::new("mkfs.erofs").args(["--quiet", "-x", "1"]).arg(&out).arg(&tree));
-        println!("{:<36} {:>9}", "mkfs.erofs: peak memory", peak.unwrap_or_default());
+        println!("{:<36} {:>9}", "mkfs.erofs: the same", peak.unwrap_or_default());
     } else {
         println!("mkfs.erofs is not installed (Debian package erofs-utils): nothing to compare with");
     }
@@ -104,14 +105,16 @@ fn has(program: &str) -> bool {
     Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// VmHWM of a process, read while it waits to be reaped is gone: so GNU time reports it.
+/// Peak memory and processor time of one more run, by GNU time: on a busy machine the latter says more than the clock.
 fn peak_memory(command: &mut Command) -> Option<String> {
     let mut timed = Command::new("/usr/bin/time");
-    timed.args(["-f", "%M"]).arg(command.get_program()).args(command.get_args());
+    timed.args(["-f", "%M %U %S"]).arg(command.get_program()).args(command.get_args());
     let output = timed.stdout(Stdio::null()).stderr(Stdio::piped()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let kib: u64 = text.lines().last()?.trim().parse().ok()?;
-    Some(format!("{:.1} MiB", kib as f64 / 1024.0))
+    let mut fields = text.lines().last()?.split_whitespace().map(str::parse::<f64>);
+    let mut field = || fields.next()?.ok();
+    let (kib, user, system) = (field()?, field()?, field()?);
+    Some(format!("{:.1} MiB; user {user:.2} s, system {system:.2} s", kib / 1024.0))
 }
 
 fn print_row(name: &str, times: &[Duration]) {

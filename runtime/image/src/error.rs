@@ -64,7 +64,7 @@ pub enum Error {
         /// Which layer: its number, count and digest.
         layer: String,
         /// Why.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// Laying one layer over those below.
     #[error("image {image}: layer {layer} does not fit the layers below: {source}")]
@@ -85,7 +85,9 @@ pub enum Error {
         source: WriteError,
     },
     /// A layer file in the store is broken.
-    #[error("{path:?} in the image store is damaged: {source}; remove the images that use it and load them again")]
+    #[error(
+        "{path:?} in the image store is damaged: {source}; remove the images that use it and load them again"
+    )]
     DamagedLayer {
         /// The layer file.
         path: PathBuf,
@@ -162,9 +164,10 @@ impl Error {
             | Error::Name { .. }
             | Error::Change(_)
             | Error::Ambiguous(_) => ErrorKind::InvalidInput,
-            Error::Io { .. } | Error::Write { .. } | Error::DamagedLayer { .. } | Error::DamagedRecord { .. } => {
-                ErrorKind::Internal
-            }
+            Error::Io { .. }
+            | Error::Write { .. }
+            | Error::DamagedLayer { .. }
+            | Error::DamagedRecord { .. } => ErrorKind::Internal,
         }
     }
 
@@ -182,7 +185,7 @@ impl Error {
             Error::Io { source, .. } => full(source),
             Error::Stream { source: StreamError::Io(source), .. } => full(source),
             Error::Write { source: WriteError::Io(source), .. } => full(source),
-            Error::Layer { source, .. } => match source {
+            Error::Layer { source, .. } => match &**source {
                 LayerError::DiskFull { .. } => true,
                 LayerError::Io(source) | LayerError::Write(WriteError::Io(source)) => full(source),
                 _ => false,

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use crate::archive::host_architecture;
 use crate::digest::Digest;
-use crate::error::Result;
 
 /// What an imported image runs and how, in the words of a Dockerfile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub enum ChangeError {
 
 impl ImportConfig {
     /// Reads changes as `docker import --change` has them, one instruction each.
-    pub fn parse<S: AsRef<str>>(changes: &[S]) -> std::result::Result<Self, ChangeError> {
+    pub fn parse<S: AsRef<str>>(changes: &[S]) -> Result<Self, ChangeError> {
         let mut config = ImportConfig::default();
         for change in changes {
             config.apply(change.as_ref())?;
@@ -64,7 +63,7 @@ impl ImportConfig {
         Ok(config)
     }
 
-    fn apply(&mut self, change: &str) -> std::result::Result<(), ChangeError> {
+    fn apply(&mut self, change: &str) -> Result<(), ChangeError> {
         let change = change.trim();
         let (instruction, argument) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
         let (instruction, argument) = (instruction.to_ascii_uppercase(), argument.trim());
@@ -81,7 +80,9 @@ impl ImportConfig {
             "CMD" => self.cmd = Some(command(argument)),
             "ENTRYPOINT" => self.entrypoint = Some(command(argument)),
             "ENV" => {
-                for (name, value) in pairs(argument).ok_or_else(|| wrong("expected NAME=value or NAME value"))? {
+                for (name, value) in
+                    pairs(argument).ok_or_else(|| wrong("expected NAME=value or NAME value"))?
+                {
                     self.env.retain(|old| !old.starts_with(&format!("{name}=")));
                     self.env.push(format!("{name}={value}"));
                 }
@@ -93,7 +94,8 @@ impl ImportConfig {
             "STOPSIGNAL" => self.stop_signal = Some(needed()?),
             "EXPOSE" => {
                 for port in needed()?.split_whitespace() {
-                    self.exposed_ports.push(exposed(port).ok_or_else(|| wrong("expected port or port/protocol"))?);
+                    self.exposed_ports
+                        .push(exposed(port).ok_or_else(|| wrong("expected port or port/protocol"))?);
                 }
             }
             "VOLUME" => {
@@ -159,7 +161,7 @@ fn unquote(text: &str) -> String {
 }
 
 /// The configuration of an image with this one layer, as JSON.
-pub fn configuration(changes: &ImportConfig, diff_id: Digest, now: SystemTime) -> Result<String> {
+pub fn configuration(changes: &ImportConfig, diff_id: Digest, now: SystemTime) -> String {
     let created = rfc3339(now);
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| {
@@ -192,7 +194,7 @@ pub fn configuration(changes: &ImportConfig, diff_id: Digest, now: SystemTime) -
         "rootfs": { "type": "layers", "diff_ids": [diff_id.to_string()] },
         "history": [{ "created": created, "comment": comment }],
     });
-    Ok(document.to_string())
+    document.to_string()
 }
 
 /// UTC, whole seconds. Days to date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
@@ -247,7 +249,7 @@ mod tests {
     fn the_configuration_parses_as_an_image() {
         let config = ImportConfig::parse(&["CMD [\"sh\"]", "ENV A=b", "EXPOSE 80", "LABEL a=b"]).unwrap();
         let time = UNIX_EPOCH + Duration::from_secs(1_709_210_096);
-        let json = configuration(&config, Digest::of(b""), time).unwrap();
+        let json = configuration(&config, Digest::of(b""), time);
         let (parsed, diff_ids) = crate::archive::parse_config(json.as_bytes()).unwrap();
         assert_eq!(parsed.created().as_deref(), Some("2024-02-29T12:34:56Z"));
         assert_eq!(diff_ids, [Digest::of(b"")]);

@@ -45,7 +45,9 @@ pub enum NameError {
     )]
     Path(String),
     /// The tag.
-    #[error("{0:?} is not a tag: at most {MAX_TAG} letters, digits, '_', '.', '-', not starting with '.' or '-'")]
+    #[error(
+        "{0:?} is not a tag: at most {MAX_TAG} letters, digits, '_', '.', '-', not starting with '.' or '-'"
+    )]
     Tag(String),
 }
 
@@ -187,7 +189,20 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for text in ["", "Busybox", "a//b", "/a", "a/", "a:", "a:-x", "-a", "a___b", "a b", "a@sha256:00", "a.io/../b"] {
+        for text in [
+            "",
+            "Busybox",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:-x",
+            "-a",
+            "a___b",
+            "a b",
+            "a@sha256:00",
+            "a.io/../b",
+        ] {
             assert!(text.parse::<ImageName>().is_err(), "{text:?}");
         }
     }

@@ -80,7 +80,9 @@ impl Tar {
     }
 
     pub fn file(self, name: &str, data: &[u8]) -> Self {
-        self.long_name(name).head(&Head { name: name.as_bytes(), size: data.len() as u64, ..Head::default() }).bytes(data)
+        self.long_name(name)
+            .head(&Head { name: name.as_bytes(), size: data.len() as u64, ..Head::default() })
+            .bytes(data)
     }
 
     pub fn dir(self, name: &str) -> Self {
@@ -89,7 +91,13 @@ impl Tar {
 
     pub fn link(self, flag: u8, name: &str, target: &str) -> Self {
         let pax = if target.len() > 100 { self.pax(&[("linkpath", target)]) } else { self };
-        pax.head(&Head { name: name.as_bytes(), flag, link: target.as_bytes(), mode: 0o777, ..Head::default() })
+        pax.head(&Head {
+            name: name.as_bytes(),
+            flag,
+            link: target.as_bytes(),
+            mode: 0o777,
+            ..Head::default()
+        })
     }
 
     pub fn hardlink(self, name: &str, target: &str) -> Self {
@@ -130,7 +138,9 @@ pub fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
     let (config, config_name) = config(&ids);
     let members: Vec<String> = (0..layers.len()).map(|i| format!("{i}.tar")).collect();
     let manifest = serde_json::json!([{ "Config": config_name, "RepoTags": [name], "Layers": members }]);
-    let mut tar = Tar::default().file("manifest.json", manifest.to_string().as_bytes()).file(&config_name, config.as_bytes());
+    let mut tar = Tar::default()
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .file(&config_name, config.as_bytes());
     for (member, layer) in members.iter().zip(layers) {
         tar = tar.file(member, layer);
     }

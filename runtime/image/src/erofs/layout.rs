@@ -128,9 +128,12 @@ pub fn decode_device(raw: u32) -> crate::tree::DeviceNumber {
 /// CRC-32C as the kernel's `crc32c(~0, …)`: without the final inversion. Once per image over 3 KiB.
 pub fn crc32c(data: &[u8]) -> u32 {
     data.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 }
-        })
+        (0..8).fold(
+            crc ^ u32::from(byte),
+            |crc, _| {
+                if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 }
+            },
+        )
     })
 }
 

@@ -73,7 +73,9 @@ impl Plan {
                 for &child in directory.entries.values() {
                     match plan.by_node[child as usize] {
                         u32::MAX => plan.place(tree, child, parent, chunked_files, &mut position)?,
-                        _ if tree.directory(child).is_some() => return Err(WriteError::DirectoryWithTwoNames),
+                        _ if tree.directory(child).is_some() => {
+                            return Err(WriteError::DirectoryWithTwoNames);
+                        }
                         seen => plan.inodes[seen as usize].links += 1,
                     }
                     if tree.directory(child).is_some() {
@@ -85,7 +87,10 @@ impl Plan {
         }
         plan.inode_area_blocks = position.div_ceil(BLOCK);
         for placed in &mut plan.inodes {
-            if matches!(tree.node(placed.node).kind, Kind::Directory(_) | Kind::Symlink(_) | Kind::LowerLink(_)) {
+            if matches!(
+                tree.node(placed.node).kind,
+                Kind::Directory(_) | Kind::Symlink(_) | Kind::LowerLink(_)
+            ) {
                 placed.block = u32::try_from(plan.outside_blocks).map_err(|_| WriteError::TooLarge)?;
                 plan.outside_blocks += placed.outside_blocks();
             }

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-pub use super::serialize::DeviceSlot;
 use super::directory;
 use super::layout::{self, BLOCK, CHUNK_INDEX, INODE, NID_UNIT, XATTR_HEADER, mark, mode};
+pub use super::serialize::DeviceSlot;
 use crate::limits;
 use crate::tree::{Attributes, Directory, Extent, Kind, Node, NodeId, ROOT, Tree, Xattrs};
 
@@ -72,7 +72,8 @@ pub struct Image {
 
 /// Reads superblock, device table and all inodes.
 pub fn read<R: ReadAt + ?Sized>(source: &R) -> Result<Image, ReadError> {
-    let mut reader = Reader { source, cached: None, cache: Box::new([0; BLOCK as usize]), metadata: 0, bytes: 0 };
+    let mut reader =
+        Reader { source, cached: None, cache: Box::new([0; BLOCK as usize]), metadata: 0, bytes: 0 };
     let length = source.length()?;
     if length < BLOCK || length % BLOCK != 0 {
         return Err(Format("its length is not a positive multiple of 4096"));

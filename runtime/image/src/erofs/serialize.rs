@@ -85,7 +85,12 @@ pub(super) fn file_type(node: &Node) -> u8 {
 }
 
 /// The 64 bytes of an extended inode. `data_block`: where directory or symlink data outside the inode begins.
-pub(super) fn inode(node: &Node, placed: &Placed, number: u32, data_block: u32) -> [u8; layout::INODE as usize] {
+pub(super) fn inode(
+    node: &Node,
+    placed: &Placed,
+    number: u32,
+    data_block: u32,
+) -> [u8; layout::INODE as usize] {
     let attributes = &node.attributes;
     let xattr_count = match xattr_size(node) {
         0 => 0,
@@ -95,7 +100,13 @@ pub(super) fn inode(node: &Node, placed: &Placed, number: u32, data_block: u32) 
         (Kind::File(_), DataLayout::ChunkBased) => {
             u32::from(layout::CHUNK_FORMAT_INDEXES | u16::from(chunk_bits(placed.size)))
         }
-        (Kind::File(extent), _) => if extent.size == 0 { 0 } else { extent.block },
+        (Kind::File(extent), _) => {
+            if extent.size == 0 {
+                0
+            } else {
+                extent.block
+            }
+        }
         (Kind::CharDevice(device) | Kind::BlockDevice(device), _) => layout::encode_device(*device),
         (Kind::Directory(_) | Kind::Symlink(_) | Kind::LowerLink(_), _) => data_block,
         _ => 0,

@@ -10,7 +10,12 @@ const DATA_BLOCKS: u32 = 1000;
 
 fn xattrs() -> impl Strategy<Value = Xattrs> {
     let name = prop::sample::select(vec![
-        "user.a", "user.b", "trusted.t", "security.capability", "system.posix_acl_access", "system.posix_acl_default",
+        "user.a",
+        "user.b",
+        "trusted.t",
+        "security.capability",
+        "system.posix_acl_access",
+        "system.posix_acl_default",
     ]);
     let value = prop::collection::vec(any::<u8>(), 0..5000);
     prop::collection::btree_map(name.prop_map(|n| n.as_bytes().into()), value.prop_map(Into::into), 0..4)
@@ -18,8 +23,21 @@ fn xattrs() -> impl Strategy<Value = Xattrs> {
 
 fn attributes() -> impl Strategy<Value = Attributes> {
     let owner = (any::<u32>(), any::<u32>());
-    (0u16..0o10000, owner, any::<i64>(), 0u32..1_000_000_000, prop_oneof![3 => Just(Xattrs::new()), 1 => xattrs()])
-        .prop_map(|(mode, (uid, gid), mtime, mtime_nsec, xattrs)| Attributes { mode, uid, gid, mtime, mtime_nsec, xattrs })
+    (
+        0u16..0o10000,
+        owner,
+        any::<i64>(),
+        0u32..1_000_000_000,
+        prop_oneof![3 => Just(Xattrs::new()), 1 => xattrs()],
+    )
+        .prop_map(|(mode, (uid, gid), mtime, mtime_nsec, xattrs)| Attributes {
+            mode,
+            uid,
+            gid,
+            mtime,
+            mtime_nsec,
+            xattrs,
+        })
 }
 
 fn kind(in_layer: bool) -> impl Strategy<Value = Kind> {
@@ -49,7 +67,8 @@ fn kind(in_layer: bool) -> impl Strategy<Value = Kind> {
 fn tree(in_layer: bool) -> impl Strategy<Value = Tree> {
     let name = prop::collection::vec(prop_oneof![1u8..b'/', b'0'..=255u8], 1..=255)
         .prop_filter("a real name", |name| name != b"." && name != b"..");
-    let node = (attributes(), kind(in_layer), prop::collection::vec((any::<prop::sample::Index>(), name), 1..3));
+    let node =
+        (attributes(), kind(in_layer), prop::collection::vec((any::<prop::sample::Index>(), name), 1..3));
     (attributes(), prop::collection::vec(node, 0..60)).prop_map(|(root, nodes)| {
         let mut tree = Tree::new();
         tree.node_mut(ROOT).attributes = root;

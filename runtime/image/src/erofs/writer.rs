@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
-pub use super::serialize::DeviceSlot;
 use super::directory;
 use super::layout::{BLOCK, CHUNK_INDEX, DEVICE_TAG, DataLayout, INODE};
 use super::plan::{Placed, Plan, names};
+pub use super::serialize::DeviceSlot;
 use super::serialize::{self, Superblock};
 use crate::tree::{Kind, NodeId, Tree};
 

@@ -157,8 +157,10 @@ impl Builder {
                 Some(_) => return Err(EntryError::BelowNonDirectory(lossy(&path[..walked]))),
                 None => {
                     let directory = Directory { implicit: true, ..Directory::default() };
-                    let node =
-                        Node { attributes: Attributes::implicit_directory(), kind: Kind::Directory(directory) };
+                    let node = Node {
+                        attributes: Attributes::implicit_directory(),
+                        kind: Kind::Directory(directory),
+                    };
                     let id = self.tree.add(node)?;
                     self.link(at, name, id)?;
                     id
@@ -208,7 +210,8 @@ impl Builder {
             None => {
                 self.charge_name(&target)?;
                 let kind = Kind::LowerLink(target.into());
-                self.tree.add(Node { attributes: Attributes { mode: 0o777, ..Attributes::default() }, kind })?
+                self.tree
+                    .add(Node { attributes: Attributes { mode: 0o777, ..Attributes::default() }, kind })?
             }
         };
         self.link(parent, name, id)

@@ -11,8 +11,8 @@ use std::io::{self, Read};
 pub use builder::{Builder, EntryError};
 use data::DataWriter;
 pub use path::PathError;
-pub use stream::{Compression, StreamError, Totals, decompress};
 use stream::Chunks;
+pub use stream::{Compression, StreamError, Totals, decompress};
 
 use crate::digest::Digest;
 use crate::erofs::layout::BLOCK;
@@ -132,7 +132,11 @@ fn write_from(
             }
             let block = u32::try_from(out.position() / BLOCK).map_err(|_| WriteError::TooLarge)?;
             copy(&mut reader, &entry, &mut out, file, &mut space, &name)?;
-            let extent = if entry.size == 0 { Extent::default() } else { Extent { size: entry.size, device: 0, block } };
+            let extent = if entry.size == 0 {
+                Extent::default()
+            } else {
+                Extent { size: entry.size, device: 0, block }
+            };
             builder.set_extent(id, extent);
         }
         if entry.offset - reported >= 1 << 20 {

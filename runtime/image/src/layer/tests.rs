@@ -7,7 +7,7 @@ use crate::testing::{Head, Tar, gzip, layer};
 use crate::tree::Kind;
 
 fn refusal(tar: Vec<u8>) -> String {
-    layer(&tar).err().expect("the layer is refused").to_string()
+    layer(&tar).expect_err("the layer is refused").to_string()
 }
 
 #[test]
@@ -29,7 +29,11 @@ fn hostile_entries_are_refused_by_name() {
         (plain().file("a/.wh.", b""), "a/.wh.", "whiteout of nothing"),
         (plain().file("a/.wh...", b""), "a/.wh...", "whiteout of nothing"),
         (plain().symlink("s", ""), "s", "target is empty"),
-        (plain().head(&Head { name: b"c", flag: b'3', device: (4096, 0), ..Head::default() }), "c", "out of range"),
+        (
+            plain().head(&Head { name: b"c", flag: b'3', device: (4096, 0), ..Head::default() }),
+            "c",
+            "out of range",
+        ),
     ] {
         let error = refusal(tar.end());
         assert!(error.contains(reason) && error.contains(&format!("{entry:?}")), "{error}");
@@ -51,7 +55,13 @@ fn symlinks_out_of_the_tree_are_data() {
 
 #[test]
 fn a_later_entry_replaces_an_earlier_one() {
-    let tar = Tar::default().dir("a").file("a/x", b"1").file("a", b"now a file").dir("b").file("b/x", b"1").dir("b");
+    let tar = Tar::default()
+        .dir("a")
+        .file("a/x", b"1")
+        .file("a", b"now a file")
+        .dir("b")
+        .file("b/x", b"1")
+        .dir("b");
     let (tree, _) = layer(&tar.end()).unwrap();
     assert!(matches!(tree.node(tree.lookup(b"a").unwrap()).kind, Kind::File(_)));
     assert!(tree.lookup(b"b/x").is_some(), "a directory met twice keeps its entries");
@@ -85,11 +95,18 @@ fn a_hundred_thousand_entries_are_taken() {
 fn zero_blocks_and_holes_take_no_room() {
     let mut data = vec![0u8; 3 << 20];
     data[2 << 20] = 1;
-    let records =
-        [("GNU.sparse.major", "0"), ("GNU.sparse.map", "1099511627000,5"), ("GNU.sparse.size", "1099511627776")];
+    let records = [
+        ("GNU.sparse.major", "0"),
+        ("GNU.sparse.map", "1099511627000,5"),
+        ("GNU.sparse.size", "1099511627776"),
+    ];
     let tar = Tar::default().file("zeros", &data).pax(&records).file("sparse", b"bytes").end();
     let (tree, file) = layer(&tar).unwrap();
-    assert!(file.metadata().unwrap().blocks() * 512 < 256 << 10, "{} blocks", file.metadata().unwrap().blocks());
+    assert!(
+        file.metadata().unwrap().blocks() * 512 < 256 << 10,
+        "{} blocks",
+        file.metadata().unwrap().blocks()
+    );
     let Kind::File(extent) = tree.node(tree.lookup(b"sparse").unwrap()).kind else { panic!("a file") };
     assert_eq!(extent.size, 1 << 40);
     let mut bytes = [0; 5];
@@ -101,7 +118,8 @@ fn zero_blocks_and_holes_take_no_room() {
 fn files_beyond_the_limits_are_refused() {
     let map = format!("{},0", limits::MAX_FILE);
     let size = (limits::MAX_FILE + 1).to_string();
-    let one = [("GNU.sparse.major", "0"), ("GNU.sparse.map", map.as_str()), ("GNU.sparse.size", size.as_str())];
+    let one =
+        [("GNU.sparse.major", "0"), ("GNU.sparse.map", map.as_str()), ("GNU.sparse.size", size.as_str())];
     assert!(refusal(Tar::default().pax(&one).file("s", b"").end()).contains("more than 2199023255552"));
     let size = limits::MAX_FILE.to_string();
     let records = [("GNU.sparse.major", "0"), ("GNU.sparse.map", ""), ("GNU.sparse.size", size.as_str())];
@@ -122,7 +140,8 @@ fn a_bomb_is_stopped() {
     let head = crate::testing::header(&Head { size: 1 << 30, ..Head::default() });
     let source = io::Read::chain(&head[..], Zeros.take(1 << 30));
     let file = tempfile::tempfile().unwrap();
-    let error = write(flate2::read::GzEncoder::new(source, flate2::Compression::default()), &file, &mut |_| {});
+    let error =
+        write(flate2::read::GzEncoder::new(source, flate2::Compression::default()), &file, &mut |_| {});
     assert!(matches!(error, Err(LayerError::Stream(StreamError::Bomb))), "{error:?}");
 }
 

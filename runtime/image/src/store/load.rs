@@ -83,19 +83,14 @@ impl ImageStore {
     }
 
     /// Makes an image of one layer from the tar of a root file system (plain, gzip or zstd), as `docker import`.
-    pub fn import(
-        &self,
-        reader: impl Read + Send,
-        name: &str,
-        changes: ImportConfig,
-    ) -> Result<LoadedImage> {
+    pub fn import(&self, reader: impl Read + Send, name: &str, changes: ImportConfig) -> Result<LoadedImage> {
         // There is one layer of unknown length: nothing to tell that the reader's owner can't count.
         let progress: &mut dyn FnMut(Progress) = &mut |_| {};
         let parsed: ImageName =
             name.parse().map_err(|source| Error::Name { name: name.to_owned(), source })?;
         self.write_locked(|| {
             let diff_id = self.add_layer(reader, name, (1, 1), None, progress)?;
-            let config = import::configuration(&changes, diff_id, SystemTime::now())?;
+            let config = import::configuration(&changes, diff_id, SystemTime::now());
             self.commit_image(&config, &[diff_id], std::slice::from_ref(&parsed), name, progress)
         })
     }
@@ -148,8 +143,8 @@ impl ImageStore {
                 (file, origin, fallback)
             }
         };
-        let members =
-            Members::tar(Arc::new(file)).map_err(|source| Error::Archive { origin: origin.clone(), source })?;
+        let members = Members::tar(Arc::new(file))
+            .map_err(|source| Error::Archive { origin: origin.clone(), source })?;
         Ok((Archive::new(members), origin, fallback))
     }
 
@@ -219,7 +214,7 @@ impl ImageStore {
         let wrong = |source: LayerError| Error::Layer {
             image: image.to_owned(),
             layer: layer_text(number, count, diff_id),
-            source,
+            source: Box::new(source),
         };
         let new = NewFile::create(&self.tmp())?;
         let mut report = |bytes| progress(Progress::Layer { number, count, diff_id, bytes });
@@ -278,8 +273,8 @@ impl ImageStore {
         for (index, &diff_id) in record.layers.iter().enumerate() {
             let path = self.layer_path(diff_id, record.format);
             let file = File::open(&path).map_err(Error::io("opening", &path))?;
-            let layer = reader::read(&file)
-                .map_err(|source| Error::DamagedLayer { path: path.clone(), source })?;
+            let layer =
+                reader::read(&file).map_err(|source| Error::DamagedLayer { path: path.clone(), source })?;
             merge.push(&layer.tree).map_err(|source| Error::Merge {
                 image: shown.to_owned(),
                 layer: layer_text(index + 1, record.layers.len(), Some(diff_id)),

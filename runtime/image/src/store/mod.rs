@@ -105,7 +105,13 @@ impl ImageStore {
                 other => other?,
             };
             let created = record.configuration(&self.record_path(id))?.created().clone();
-            list.push(ImageSummary { id, names: names_of(&names, id), created, loaded: record.loaded, size: record.size });
+            list.push(ImageSummary {
+                id,
+                names: names_of(&names, id),
+                created,
+                loaded: record.loaded,
+                size: record.size,
+            });
         }
         list.sort_by(|a, b| (b.loaded, &a.names, a.id).cmp(&(a.loaded, &b.names, b.id)));
         Ok(list)

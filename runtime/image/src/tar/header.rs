@@ -1,6 +1,7 @@
 //! The 512-byte header block.
 
 use super::TarError;
+use super::sparse::Runs;
 
 /// Bytes of a header and unit of everything in a tar.
 pub const BLOCK: usize = 512;
@@ -27,7 +28,8 @@ impl Header<'_> {
     /// The sum of all bytes with the checksum field as spaces; old tars summed signed bytes.
     pub fn verify(&self) -> Result<(), TarError> {
         let stored = number(self.field(148, 8)).ok_or(TarError::Checksum)?;
-        let bytes = || self.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
+        let bytes =
+            || self.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
         let unsigned: i64 = bytes().map(i64::from).sum();
         let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
         if stored == unsigned || stored == signed { Ok(()) } else { Err(TarError::Checksum) }
@@ -90,7 +92,7 @@ impl Header<'_> {
     }
 
     /// GNU's old sparse header: up to four runs, whether more follow, and the real size.
-    pub fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), TarError> {
+    pub fn gnu_sparse(&self) -> Result<(Runs, bool, u64), TarError> {
         let size = number(self.field(483, 12)).and_then(|v| u64::try_from(v).ok());
         let size = size.ok_or(TarError::Sparse("its size is not a number"))?;
         Ok((sparse_runs(self.field(386, 96))?, self.0[482] == 1, size))
@@ -98,7 +100,7 @@ impl Header<'_> {
 }
 
 /// Runs of (offset, length) as GNU's headers store them: 12 characters each, ended by an empty one.
-pub fn sparse_runs(field: &[u8]) -> Result<Vec<(u64, u64)>, TarError> {
+pub fn sparse_runs(field: &[u8]) -> Result<Runs, TarError> {
     let mut runs = Vec::new();
     for run in field.chunks_exact(24) {
         if run[0] == 0 && run[12] == 0 {

@@ -44,7 +44,8 @@ impl Pax {
     }
 
     fn set(&mut self, key: &[u8], value: &[u8], pending: &mut Option<u64>) -> Result<(), TarError> {
-        let text = || if value.contains(&0) { Err(TarError::Pax("a NUL in a value")) } else { Ok(value.to_vec()) };
+        let text =
+            || if value.contains(&0) { Err(TarError::Pax("a NUL in a value")) } else { Ok(value.to_vec()) };
         match key {
             b"path" => self.path = some(text()?),
             b"linkpath" => self.link_path = some(text()?),
@@ -106,7 +107,8 @@ impl Pax {
         self.xattrs.insert(name.into(), value.into());
         // What each takes on disk: a header of 4 bytes, padding to 4.
         let total: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-        if self.xattrs.len() > limits::MAX_XATTRS_PER_FILE || total > limits::MAX_XATTR_BYTES_PER_FILE - 1024 {
+        if self.xattrs.len() > limits::MAX_XATTRS_PER_FILE || total > limits::MAX_XATTR_BYTES_PER_FILE - 1024
+        {
             return Err(TarError::Xattrs);
         }
         Ok(())
@@ -126,8 +128,11 @@ fn optional(value: &[u8]) -> Result<Option<u64>, TarError> {
     if value.is_empty() { Ok(None) } else { decimal(value).map(Some) }
 }
 
+/// Key, value, and the records that follow.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// Splits off the first record: `length key=value\n`, where length counts itself.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
+fn record(bytes: &[u8]) -> Result<Record<'_>, TarError> {
     let space = bytes.iter().take(20).position(|&b| b == b' ').ok_or(TarError::Pax("no length"))?;
     let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| TarError::Pax("length"))?;
     let body = bytes.get(space + 1..length).ok_or(TarError::Pax("a length beyond its end"))?;
@@ -186,7 +191,9 @@ mod tests {
 
     #[test]
     fn records_are_read() {
-        let pax = Pax::parse(&pax_records(&[("path", "a/b"), ("mtime", "-1.25"), ("SCHILY.xattr.user.a", "b")])).unwrap();
+        let pax =
+            Pax::parse(&pax_records(&[("path", "a/b"), ("mtime", "-1.25"), ("SCHILY.xattr.user.a", "b")]))
+                .unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pax.mtime, Some((-2, 750_000_000)));
         assert_eq!(pax.xattrs.get(&b"user.a"[..]).map(|v| &**v), Some(&b"b"[..]));
@@ -194,7 +201,9 @@ mod tests {
 
     #[test]
     fn attributes_that_steer_an_overlay_are_dropped() {
-        for name in ["trusted.overlay.opaque", "user.overlay.redirect", "trusted.vial.lower-link", "strange.name"] {
+        for name in
+            ["trusted.overlay.opaque", "user.overlay.redirect", "trusted.vial.lower-link", "strange.name"]
+        {
             let pax = Pax::parse(&pax_records(&[(&format!("SCHILY.xattr.{name}"), "y")])).unwrap();
             assert!(pax.xattrs.is_empty(), "{name}");
         }
@@ -202,7 +211,9 @@ mod tests {
 
     #[test]
     fn broken_records_are_refused() {
-        for bytes in [&b"x"[..], b"5 a=b\n", b"6 a=bc", b"99 a=b\n", b"0 a=b\n", b"5 =ab\n", b"11 size=-1\n\n"] {
+        for bytes in
+            [&b"x"[..], b"5 a=b\n", b"6 a=bc", b"99 a=b\n", b"0 a=b\n", b"5 =ab\n", b"11 size=-1\n\n"]
+        {
             assert!(Pax::parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(bytes));
         }
     }

@@ -2,11 +2,11 @@
 
 use std::io;
 
+use super::TarError;
 use super::header::{BLOCK, Header, sparse_runs};
 use super::pax::Pax;
 use super::source::Source;
 use super::sparse::{MapParser, SparseMap};
-use super::TarError;
 use crate::limits;
 use crate::tree::Xattrs;
 
@@ -159,7 +159,11 @@ impl<S: Source> Reader<S> {
             b'2' => EntryKind::Symlink(link),
             b'3' | b'4' => {
                 let (major, minor) = header.device()?;
-                if flag == b'3' { EntryKind::CharDevice(major, minor) } else { EntryKind::BlockDevice(major, minor) }
+                if flag == b'3' {
+                    EntryKind::CharDevice(major, minor)
+                } else {
+                    EntryKind::BlockDevice(major, minor)
+                }
             }
             b'5' | b'D' => EntryKind::Directory,
             b'6' => EntryKind::Fifo,

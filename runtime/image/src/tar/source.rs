@@ -67,7 +67,8 @@ impl BufRead for Section {
             let size = (self.end - self.position).min(64 << 10) as usize;
             self.buffer.resize(size, 0);
             self.used = 0;
-            let count = self.file.read_at(&mut self.buffer, self.position).inspect_err(|_| self.used = size)?;
+            let count =
+                self.file.read_at(&mut self.buffer, self.position).inspect_err(|_| self.used = size)?;
             self.buffer.truncate(count);
             self.position += count as u64;
         }

@@ -4,16 +4,19 @@ use super::TarError;
 use super::pax::decimal;
 use crate::limits;
 
-/// Data runs (offset, length) in order, and the file's real size. Everything else is a hole.
+/// Data runs: (offset, length).
+pub type Runs = Vec<(u64, u64)>;
+
+/// Data runs in order, and the file's real size. Everything else is a hole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SparseMap {
-    pub runs: Vec<(u64, u64)>,
+    pub runs: Runs,
     pub real_size: u64,
 }
 
 impl SparseMap {
     /// Checks order, bounds, and that the runs are exactly what the archive stores.
-    pub fn new(mut runs: Vec<(u64, u64)>, real_size: u64, stored: u64) -> Result<Self, TarError> {
+    pub fn new(mut runs: Runs, real_size: u64, stored: u64) -> Result<Self, TarError> {
         if real_size > limits::MAX_FILE {
             return Err(TarError::FileSize(real_size));
         }
@@ -56,7 +59,9 @@ impl MapParser {
             let value = decimal(&self.number).map_err(|_| TarError::Sparse("a number is not decimal"))?;
             self.number.clear();
             match self.expected {
-                None if value > limits::MAX_SPARSE_RUNS as u64 => return Err(TarError::Sparse("too many runs")),
+                None if value > limits::MAX_SPARSE_RUNS as u64 => {
+                    return Err(TarError::Sparse("too many runs"));
+                }
                 None => self.expected = Some(value as usize * 2),
                 Some(_) => self.numbers.push(value),
             }
@@ -68,7 +73,7 @@ impl MapParser {
     }
 
     /// The runs, once complete.
-    pub fn runs(self) -> Vec<(u64, u64)> {
+    pub fn runs(self) -> Runs {
         self.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
     }
 }

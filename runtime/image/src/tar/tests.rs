@@ -40,7 +40,9 @@ fn a_cut_anywhere_is_truncation_or_an_end_between_entries() {
     let tar = Tar::default().file("a", &[1; 700]).file("b", b"y").0;
     for cut in 0..tar.len() {
         match entries(&tar[..cut]) {
-            Ok(found) => assert!(cut == 1536 && found.len() == 1, "cut at {cut} gave {} entries", found.len()),
+            Ok(found) => {
+                assert!(cut == 1536 && found.len() == 1, "cut at {cut} gave {} entries", found.len())
+            }
             Err(TarError::Truncated) => {}
             Err(other) => panic!("cut at {cut}: {other}"),
         }
@@ -67,18 +69,23 @@ fn headers_before_an_entry_are_bounded() {
 #[test]
 fn maps_of_sparse_files_are_checked() {
     let sparse = |runs: &str, real: &str, stored: usize| {
-        let records = [("GNU.sparse.major", "0"), ("GNU.sparse.minor", "1"), ("GNU.sparse.map", runs), ("GNU.sparse.size", real)];
+        let records = [
+            ("GNU.sparse.major", "0"),
+            ("GNU.sparse.minor", "1"),
+            ("GNU.sparse.map", runs),
+            ("GNU.sparse.size", real),
+        ];
         let tar = Tar::default().pax(&records).file("s", &vec![7; stored]).end();
         entries(&tar).map(|found| (found[0].0.size, found[0].0.sparse.clone()))
     };
     assert_eq!(sparse("10,5,100,5", "1000", 10).unwrap(), (1000, Some(vec![(10, 5), (100, 5)])));
     for (runs, real, stored) in [
-        ("10,5,12,5", "1000", 10),                 // overlapping
-        ("10,5", "12", 5),                         // beyond the end
-        ("10,5", "1000", 6),                       // more stored than mapped
-        ("10,18446744073709551615", "1000", 5),    // overflow
-        ("10", "1000", 5),                         // odd
-        ("0,5", "9000000000000000000", 5),         // huge
+        ("10,5,12,5", "1000", 10),              // overlapping
+        ("10,5", "12", 5),                      // beyond the end
+        ("10,5", "1000", 6),                    // more stored than mapped
+        ("10,18446744073709551615", "1000", 5), // overflow
+        ("10", "1000", 5),                      // odd
+        ("0,5", "9000000000000000000", 5),      // huge
     ] {
         assert!(sparse(runs, real, stored).is_err(), "{runs}");
     }
@@ -98,7 +105,12 @@ fn what_gnu_tar_writes_is_what_was_there() {
     }
     file.set_len(900_000).unwrap();
     file.flush().unwrap();
-    for format in [&["--format=gnu"][..], &["--format=posix"], &["--format=posix", "--sparse-version=0.1"], &["--format=posix", "--sparse-version=0.0"]] {
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=posix"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=0.0"],
+    ] {
         let output = Command::new("tar")
             .args(["-c", "--sparse"])
             .args(format)

@@ -1,0 +1,109 @@
+//! What only root can try: mounting images with this machine's own kernel, and filling a disk.
+//!
+//! Ignored unless asked for (`cargo test -p vial-image -- --ignored`), since it needs root, loop devices, EROFS in
+//! the kernel, and the image that `tests/fixtures/make-debian-image` makes.
+#![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vial_image::{Error, ImageStore, ImportConfig, LoadSource};
+
+fn run(program: &str, arguments: &[&Path]) -> Vec<u8> {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// A mount that goes when the test does.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(options: &[&str], source: &Path, at: &Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let status = Command::new("mount").args(options).arg(source).arg(at).status().unwrap();
+        assert!(status.success(), "mount {options:?} {source:?}");
+        Mount(at.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+fn fixtures() -> PathBuf {
+    let cache = || {
+        let home = std::env::var_os("HOME").unwrap();
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| Path::new(&home).join(".cache"), PathBuf::from)
+    };
+    std::env::var_os("VIAL_FIXTURES").map_or_else(|| cache().join("vial/fixtures"), PathBuf::from)
+}
+
+#[test]
+#[ignore = "needs root, loop devices, EROFS and the Debian fixture"]
+fn the_debian_image_mounts_as_what_umoci_unpacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path().join("store")).unwrap();
+    store.load(LoadSource::Path(fixtures().join("debian.tar")), &mut |_| {}).unwrap();
+    let image = store.resolve("debian:vial").unwrap();
+    let disk = dir.path().join("disk");
+    let mut out = File::create(&disk).unwrap();
+    for path in &image.disk {
+        io::copy(&mut File::open(path).unwrap(), &mut out).unwrap();
+    }
+    let mount = Mount::new(&["-t", "erofs", "-o", "loop,ro"], &disk, &dir.path().join("mnt"));
+    let lister = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tree.py");
+    let seen = String::from_utf8(run("python3", &[&lister, &mount.0])).unwrap();
+    let expected = fs::read_to_string(fixtures().join("debian.tree")).unwrap();
+    let different: Vec<_> = expected.lines().zip(seen.lines()).filter(|(a, b)| a != b).take(5).collect();
+    assert!(different.is_empty(), "umoci's and ours: {different:#?}");
+    assert_eq!(expected.lines().count(), seen.lines().count());
+}
+
+#[test]
+#[ignore = "needs fsck.erofs and the Debian fixture"]
+fn fsck_accepts_the_layers_and_the_merged_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).unwrap();
+    store.load(LoadSource::Path(fixtures().join("debian.tar")), &mut |_| {}).unwrap();
+    let image = store.resolve("debian:vial").unwrap();
+    let extract = Path::new("--extract");
+    for layer in fs::read_dir(dir.path().join("layers")).unwrap() {
+        run("fsck.erofs", &[extract, &layer.unwrap().path()]);
+    }
+    let devices: Vec<PathBuf> =
+        image.disk[1..].iter().map(|path| PathBuf::from(format!("--device={}", path.display()))).collect();
+    let mut arguments: Vec<&Path> = devices.iter().map(PathBuf::as_path).collect();
+    arguments.extend([extract, &image.disk[0]]);
+    run("fsck.erofs", &arguments);
+}
+
+#[test]
+#[ignore = "needs root, to mount a small file system"]
+fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for megabytes in [66, 80, 96] {
+        let size = format!("size={megabytes}m");
+        let mount = Mount::new(&["-t", "tmpfs", "-o", &size], Path::new("none"), &dir.path().join("small"));
+        let store = ImageStore::open(mount.0.join("store")).unwrap();
+        // One file of 256 MiB that is not zero.
+        let mut header = [0u8; 512];
+        header[0] = b'f';
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[124..136].copy_from_slice(b"02000000000\0");
+        header[148..156].fill(b' ');
+        header[156] = b'0';
+        let sum: u32 = header.iter().map(|&b| u32::from(b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let tar = header.chain(io::repeat(1).take((256 << 20) + 1024));
+        let error = store.import(tar, "big", ImportConfig::default()).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+        for folder in ["tmp", "layers", "merged", "images"] {
+            assert_eq!(fs::read_dir(mount.0.join("store").join(folder)).unwrap().count(), 0, "{folder}");
+        }
+    }
+}
