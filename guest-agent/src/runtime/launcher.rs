@@ -54,7 +54,7 @@ impl Launcher {
             })
         };
         let (args, env) = (strings(process.args())?, strings(process.env())?);
-        for program in [&self.filter.unknown, &self.filter.allow] {
+        for program in [&self.filter.allow, &self.filter.unknown] {
             sys::seccomp::install(program)
                 .map_err(|e| error("the system-call filter can't be installed", &e))?;
         }

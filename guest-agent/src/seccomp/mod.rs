@@ -1,8 +1,8 @@
 //! The system-call filter of every container: Docker's default profile, and no AF_VSOCK.
 //!
-//! Two programs are installed, and the kernel takes the stricter answer. The first knows only numbers: calls that are newer than the
-//! profile, and clone3, whose arguments no filter can see, answer ENOSYS, so that libraries fall back to older calls. The
-//! second is the allow list; what it does not name answers EPERM.
+//! Two programs are installed. The first is the allow list; what it does not name answers EPERM. The second knows only numbers:
+//! calls that are newer than the profile, and clone3, whose arguments no filter can see, answer ENOSYS, so that libraries fall
+//! back to older calls. Where both answer with an error, the kernel takes the one of the program installed last.
 //!
 //! Only the native system-call table is served: a 32-bit call ends the process, because `socketcall` would open AF_VSOCK behind
 //! the filter's back.
@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 /// The two programs, in the order in which they must be installed.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// Answers ENOSYS to what the profile does not know.
-    pub unknown: BpfProgram,
     /// The allow list.
     pub allow: BpfProgram,
+    /// Answers ENOSYS to what the profile does not know.
+    pub unknown: BpfProgram,
 }
 
 /// Compiles the filter for a container with these capabilities: some calls are allowed only together with the

@@ -1,0 +1,223 @@
+//! Plays the host for one VM: boots it, takes the agent's introduction, and carries out a script of requests.
+//!
+//! `drive VMM CONFIG SOCKET SCRIPT`: starts `VMM --config-file CONFIG`, whose vsock device is at the Unix socket SOCKET, and reads SCRIPT,
+//! one step a line (`#` begins a comment):
+//!
+//! - `create ID IMAGE UPPER SPEC-FILE [stdin]`: UPPER is a disk serial or `tmpfs`; `start ID`; `exec ID EXEC PROCESS-FILE [stdin]`
+//! - `out ID|ID/EXEC`: copies both output streams to the end, acknowledging as it goes; `in ID TEXT`: sends a line and the end
+//! - `exit ID|ID/EXEC`: waits for the process's end; `signal ID NUMBER`; `stats ID`; `delete ID`; `bad-token`; `reconnect`; `shutdown`
+//!
+//! A tool for people who work on the agent; the product's own client is in `runtime/vm`.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a tool that may end with a backtrace")]
+
+use agent_protocol::frame::{self, MAX_FRAME, MAX_HEADER, PREFIX};
+use agent_protocol::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn send<T: Serialize>(to: &mut UnixStream, message: &T) {
+    to.write_all(&frame::encode(message, MAX_FRAME).unwrap()).unwrap();
+}
+
+fn receive<T: DeserializeOwned>(from: &mut UnixStream) -> T {
+    let mut prefix = [0; PREFIX];
+    from.read_exact(&mut prefix).expect("the agent closed the connection");
+    let mut body = vec![0; frame::body_length(prefix, MAX_FRAME).unwrap()];
+    from.read_exact(&mut body).unwrap();
+    frame::decode(&body).unwrap()
+}
+
+fn connect(socket: &str, port: u32) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+    // Byte by byte: what follows the line belongs to the agent.
+    let mut line = Vec::new();
+    // Far beyond what any step takes; a script that waits for what never comes should say so.
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the guest does not listen");
+        line.push(byte[0]);
+    }
+    assert!(line.starts_with(b"OK "));
+    stream
+}
+
+struct Host {
+    socket: String,
+    control: UnixStream,
+    next: u64,
+    events: VecDeque<Event>,
+}
+
+impl Host {
+    fn open(socket: &str, token: &str) -> (UnixStream, Result<ServerHello, AgentError>) {
+        let mut control = connect(socket, CONTROL_PORT);
+        let hello = ClientHello { protocol: PROTOCOL, protocol_min: PROTOCOL_MIN, token: token.into(), events: true };
+        send(&mut control, &ClientMessage::Hello(hello));
+        let ServerMessage::Hello(answer) = receive(&mut control) else { panic!("no hello") };
+        (control, answer)
+    }
+
+    fn request(&mut self, request: Request) -> Result<Response, AgentError> {
+        self.next += 1;
+        send(&mut self.control, &ClientMessage::Request { id: self.next, request });
+        loop {
+            match receive(&mut self.control) {
+                ServerMessage::Response { id, result } if id == self.next => return result,
+                ServerMessage::Event { seq, event } => self.event(seq, event),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    fn event(&mut self, seq: u64, event: Event) {
+        println!("  event {seq}: {event:?}");
+        self.events.push_back(event);
+        send(&mut self.control, &ClientMessage::Ack { seq });
+    }
+
+    fn exit(&mut self, id: &str) -> ExitStatus {
+        let (wanted, wanted_exec) = split(id);
+        loop {
+            let found = self.events.iter().find_map(|event| match event {
+                Event::Exited { container, exec, status } if *container == wanted && *exec == wanted_exec => Some(*status),
+                _ => None,
+            });
+            if let Some(status) = found {
+                return status;
+            }
+            match receive(&mut self.control) {
+                ServerMessage::Event { seq, event } => self.event(seq, event),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    fn stream(&self, id: &str, stream: StreamKind, token: &str) -> (UnixStream, Result<u64, AgentError>) {
+        let mut connection = connect(&self.socket, STREAM_PORT);
+        let (container, exec) = split(id);
+        send(&mut connection, &StreamHeader { token: token.into(), container, exec, stream, offset: 0 });
+        let reply: StreamReply = receive(&mut connection);
+        (connection, reply.result)
+    }
+
+    fn copy(&self, id: &str, stream: StreamKind) -> Result<Vec<u8>, AgentError> {
+        let (mut connection, begin) = self.stream(id, stream, TOKEN);
+        begin?;
+        let mut all = Vec::new();
+        loop {
+            let mut prefix = [0; 4];
+            connection.read_exact(&mut prefix).unwrap();
+            let length = u32::from_le_bytes(prefix) as usize;
+            let mut chunk = vec![0; length];
+            connection.read_exact(&mut chunk).unwrap();
+            all.extend(chunk);
+            connection.write_all(&(all.len() as u64).to_le_bytes()).unwrap();
+            if length == 0 {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+fn split(id: &str) -> (String, Option<String>) {
+    match id.split_once('/') {
+        Some((container, exec)) => (container.into(), Some(exec.into())),
+        None => (id.into(), None),
+    }
+}
+
+fn json(path: &str) -> Box<RawValue> {
+    RawValue::from_string(std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, vmm, config, socket, script] = &args[..] else { panic!("drive VMM CONFIG SOCKET SCRIPT") };
+    let _ = std::fs::remove_file(socket);
+    let _ = std::fs::remove_file(format!("{socket}_{READY_PORT}"));
+    let ready = UnixListener::bind(format!("{socket}_{READY_PORT}")).unwrap();
+    let began = Instant::now();
+    let mut vm = Command::new(vmm).args(["--config-file", config]).stdin(Stdio::null()).spawn().unwrap();
+    let mut agent = ready.accept().unwrap().0;
+    let introduction: Ready = receive(&mut agent);
+    println!("ready after {:?}: {introduction:?}", began.elapsed());
+    agent.write_all(&frame::encode(&Welcome { token: TOKEN.into() }, MAX_HEADER).unwrap()).unwrap();
+    let (control, hello) = Host::open(socket, TOKEN);
+    println!("{:?}", hello.unwrap());
+    let mut host = Host { socket: socket.clone(), control, next: 0, events: VecDeque::new() };
+    let sandbox = Sandbox { hostname: "pod".into(), time_unix_ns: 1_800_000_000_000_000_000, entropy: TOKEN.into() };
+    println!("sandbox: {:?}", host.request(Request::ApplySandbox(sandbox)));
+
+    for line in BufReader::new(std::fs::File::open(script).unwrap()).lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let stdin = words.last() == Some(&"stdin");
+        let began = Instant::now();
+        let said = match words[..] {
+            [] | ["#", ..] => continue,
+            ["create", id, image, upper, spec, ..] => {
+                let upper = match upper {
+                    "tmpfs" => Upper::Tmpfs { size: 64 << 20 },
+                    serial => Upper::Disk { serial: serial.into() },
+                };
+                let root = RootFs { image: image.into(), upper };
+                let create = CreateContainer { container: id.into(), root, spec: json(spec), stdin };
+                format!("{:?}", host.request(Request::CreateContainer(create)))
+            }
+            ["start", id] => format!("{:?}", host.request(Request::Start { container: id.into() })),
+            ["exec", id, exec, process, ..] => {
+                let exec = Exec { container: id.into(), exec: exec.into(), process: json(process), stdin };
+                format!("{:?}", host.request(Request::Exec(exec)))
+            }
+            ["signal", id, number] => {
+                let (container, exec) = split(id);
+                let signal = number.parse().unwrap();
+                format!("{:?}", host.request(Request::Signal { container, exec, signal }))
+            }
+            ["stats", id] => format!("{:?}", host.request(Request::Stats { container: id.into() })),
+            ["delete", id] => format!("{:?}", host.request(Request::Delete { container: id.into() })),
+            ["out", id] => [StreamKind::Stdout, StreamKind::Stderr]
+                .map(|kind| match host.copy(id, kind) {
+                    Ok(bytes) if bytes.len() > 20_000 => format!("{kind:?}: {} bytes", bytes.len()),
+                    Ok(bytes) => format!("{kind:?}: {}", String::from_utf8_lossy(&bytes)),
+                    Err(error) => format!("{kind:?}: {error:?}"),
+                })
+                .join("\n"),
+            ["in", id, text] => {
+                let (mut connection, begin) = host.stream(id, StreamKind::Stdin, TOKEN);
+                begin.unwrap();
+                connection.write_all(&(text.len() as u32 + 1).to_le_bytes()).unwrap();
+                connection.write_all(format!("{text}\n").as_bytes()).unwrap();
+                connection.write_all(&[0; 4]).unwrap();
+                let mut taken = [0; 8];
+                connection.read_exact(&mut taken).unwrap();
+                format!("taken {}", u64::from_le_bytes(taken))
+            }
+            ["exit", id] => format!("{:?}", host.exit(id)),
+            ["bad-token"] => {
+                let (mut control, hello) = Host::open(socket, "wrong");
+                let rest = control.read(&mut [0]).unwrap();
+                let (_, stream) = host.stream("c1", StreamKind::Stdout, "wrong");
+                format!("{hello:?}, then {rest} bytes; stream {stream:?}")
+            }
+            ["reconnect"] => {
+                host.control = Host::open(socket, TOKEN).0;
+                "connected".into()
+            }
+            ["shutdown"] => format!("{:?}", host.request(Request::Shutdown)),
+            _ => panic!("unknown step {line:?}"),
+        };
+        println!("{line}  [{:?}]\n{said}", began.elapsed());
+    }
+    println!("the VM ended with {}", vm.wait().unwrap());
+}
