@@ -85,7 +85,7 @@ pub struct Written {
 /// `progress` hears the number of tar bytes so far, about once per MiB.
 ///
 /// Reading, decompression and digests run on a thread of their own, tar and file on the caller's. Memory: about
-/// 6 MiB, a decompressor's window, and the names and attributes of the layer.
+/// 12 MiB, a decompressor's window, and the names and attributes of the layer.
 pub fn write(
     source: impl Read + Send,
     file: &File,
