@@ -1,0 +1,136 @@
+//! Runs the real `vial-vmm` with kernels of a few instructions.
+//!
+//! They are entered through PVH (32-bit, flat) and use only what every KVM can run, so that these tests need no machine
+//! that boots Linux. Without /dev/kvm they say so and pass.
+
+use serde_json::{Value, json};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use vmm::api::status::{ExitReason, Record};
+
+/// Where the kernels' code is loaded, and entered.
+pub const ENTRY: u32 = 0x10_0000;
+/// `hlt; jmp` for ever, with interrupts off: a guest that hangs.
+pub const HANG: &[u8] = &[0xf4, 0xeb, 0xfd];
+/// `jmp` to itself: a guest that spins.
+pub const SPIN: &[u8] = &[0xeb, 0xfe];
+
+/// `mov dx, port; mov al, value; out dx, al`.
+pub fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// An ELF file with `code` as its only segment and a PVH note.
+pub fn kernel(code: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    [4u32, 4, 18].iter().for_each(|word| note.extend(word.to_le_bytes()));
+    note.extend(b"Xen\0");
+    note.extend(ENTRY.to_le_bytes());
+    let mut file = vec![0; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(24, &u64::from(ENTRY).to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(54, &[56, 0, 2, 0]);
+    let mut segment = |at: usize, kind: u8, offset: usize, len: usize| {
+        put(at, &[kind]);
+        put(at + 8, &(offset as u64).to_le_bytes());
+        put(at + 24, &u64::from(ENTRY).to_le_bytes());
+        put(at + 32, &(len as u64).to_le_bytes());
+        put(at + 40, &(len as u64).to_le_bytes());
+    };
+    segment(64, 1, 0x1000, code.len());
+    segment(120, 4, 0x1000 + code.len(), note.len());
+    file.extend_from_slice(code);
+    file.extend(note);
+    file
+}
+
+/// Whether VMs can be made here.
+pub fn kvm() -> bool {
+    let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    if !usable {
+        eprintln!("skipped: /dev/kvm can't be opened here");
+    }
+    usable
+}
+
+/// A folder with a kernel and a configuration.
+pub struct Vm {
+    pub folder: tempfile::TempDir,
+    pub config: Value,
+}
+
+impl Vm {
+    /// A VM that runs `code`, with a status file and a control socket.
+    pub fn new(code: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("kernel"), kernel(code)).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let config = json!({
+            "boot-source": {"kernel_image_path": path("kernel")},
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 32},
+            "vial": {"status": path("status"), "control": path("control")},
+        });
+        Self { folder, config }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        std::fs::write(self.path("config"), self.config.to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vial-vmm"));
+        command.arg("--config-file").arg(self.path("config")).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it.
+    pub fn spawn(&self) -> Child {
+        self.command().spawn().unwrap()
+    }
+
+    /// Starts it with more arguments.
+    pub fn spawn_with(&self, arguments: &[String]) -> Child {
+        self.command().args(arguments).spawn().unwrap()
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self) -> Output {
+        self.spawn().wait_with_output().unwrap()
+    }
+
+    /// What it said of its life.
+    pub fn records(&self) -> Vec<Record> {
+        let text = std::fs::read_to_string(self.path("status")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Runs it to its end; the reason, once exit code and record agree on it.
+    pub fn end(&self) -> ExitReason {
+        let output = self.run();
+        let (reason, detail) = self.reason();
+        assert_eq!(output.status.code(), Some(reason.code()), "{reason:?}: {detail}");
+        reason
+    }
+
+    /// The exit record.
+    pub fn reason(&self) -> (ExitReason, String) {
+        match self.records().pop() {
+            Some(Record::Exit { reason, detail, .. }) => (reason, detail),
+            other => panic!("the last record is {other:?}"),
+        }
+    }
+}
+
+/// Lets children inherit `file`; its number.
+pub fn inherit(file: &impl AsRawFd) -> RawFd {
+    let fd = file.as_raw_fd();
+    // SAFETY: F_SETFD takes no pointer.
+    assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }, 0);
+    fd
+}

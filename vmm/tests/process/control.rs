@@ -1,0 +1,170 @@
+//! A running VM from outside: signals, control requests, the pod profile.
+
+use crate::common::{HANG, SPIN, Vm, inherit, kvm, out};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
+use vmm::api::status::{ExitReason, Record, Step};
+
+/// A connection to a control socket.
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    fn connect(socket: &std::path::Path) -> Self {
+        Self(BufReader::new(UnixStream::connect(socket).unwrap()))
+    }
+
+    fn send(&mut self, line: &[u8]) -> Value {
+        self.0.get_mut().write_all(line).unwrap();
+        let mut reply = String::new();
+        self.0.read_line(&mut reply).unwrap();
+        serde_json::from_str(&reply).unwrap()
+    }
+
+    fn ask(&mut self, action: &str) -> Value {
+        self.send(format!("{{\"action\":\"{action}\"}}\n").as_bytes())
+    }
+}
+
+/// Starts `vm` with a control socket that is listened on already: connecting needs no wait.
+fn spawn_listening(vm: &mut Vm) -> (Child, Client) {
+    let listener = UnixListener::bind(vm.path("ready")).unwrap();
+    vm.config["vial"]["control"] = json!({"fd": inherit(&listener)});
+    let child = vm.spawn();
+    (child, Client::connect(&vm.path("ready")))
+}
+
+fn signal(child: &Child, signal: i32) {
+    let pid = child.id().cast_signed();
+    // SAFETY: a signal to a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+#[test]
+fn sigterm_ends_a_guest_that_hangs_or_spins_or_is_paused() {
+    if !kvm() {
+        return;
+    }
+    for (code, pause, vcpus) in [(HANG, false, 1), (SPIN, false, 2), (SPIN, true, 4)] {
+        let mut vm = Vm::new(code);
+        vm.config["machine-config"]["vcpu_count"] = vcpus.into();
+        let (mut child, mut client) = spawn_listening(&mut vm);
+        let action = if pause { "pause" } else { "info" };
+        client.ask(action);
+        signal(&child, libc::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+        assert_eq!(vm.reason(), (ExitReason::Stopped, "SIGTERM".into()));
+    }
+}
+
+#[test]
+fn a_vm_can_be_paused_and_resumed_hundreds_of_times() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(SPIN);
+    vm.config["machine-config"]["vcpu_count"] = 3.into();
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    for _ in 0..300 {
+        assert_eq!(client.ask("pause")["state"], "paused");
+        assert_eq!(client.ask("resume")["state"], "running");
+    }
+    // Asking twice is no mistake.
+    for action in ["pause", "pause", "info"] {
+        assert_eq!(client.ask(action)["state"], "paused");
+    }
+    client.ask("stop");
+    assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    assert_eq!(vm.reason(), (ExitReason::Stopped, "by request".into()));
+}
+
+#[test]
+fn exits_are_counted_by_reason() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&[out(0x80, 1), out(0x80, 2), SPIN.to_vec()].concat());
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    // The guest may not have come to its second write yet: a pause does not end before the vCPU has left KVM_RUN, so asking
+    // again makes progress and not just time pass.
+    loop {
+        client.ask("pause");
+        if client.ask("resume")["exits"]["io_out"] == 2 {
+            break;
+        }
+    }
+    client.ask("stop");
+    child.wait().unwrap();
+}
+
+#[test]
+fn rubbish_on_the_control_socket_is_refused_and_harms_nobody() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    assert!(client.send(b"{\"action\":\"frob\"}\n")["fault_message"].is_string());
+    assert!(client.send(b"\xff\xfe\n")["fault_message"].is_string());
+    let mut flood = Client::connect(&vm.path("ready"));
+    assert!(flood.send(&[b'x'; 5000])["fault_message"].as_str().unwrap().contains("longer than 4096"));
+    // Connections that come and say nothing, and more of them than are kept.
+    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(vm.path("ready")).unwrap()).collect();
+    assert_eq!(client.ask("info")["state"], "running");
+    drop(silent);
+    client.ask("stop");
+    assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn the_pod_profile_runs_on_inherited_descriptors_alone() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&[&out(0x600, 0x34), HANG].concat());
+    let open = |name: &str| {
+        std::fs::OpenOptions::new().read(true).append(true).create(true).open(vm.path(name)).unwrap()
+    };
+    let (kernel, status, console) = (open("kernel"), open("status"), open("console"));
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    let disk = std::fs::OpenOptions::new().read(true).write(true).open(vm.path("disk")).unwrap();
+    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").unwrap();
+    let listener = UnixListener::bind(vm.path("vsock")).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    vm.config = json!({
+        "boot-source": {"kernel_image_path": {"fd": inherit(&kernel)}},
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 32},
+        "drives": [{"drive_id": "disk", "path_on_host": {"fd": inherit(&disk)}}],
+        "vsock": {
+            "guest_cid": 3,
+            "uds_path": {"fd": inherit(&listener)},
+            "host_ports": [{"port": 1024, "fd": inherit(&theirs)}],
+        },
+        "entropy": {},
+        "vial": {
+            "profile": "pod",
+            "status": {"fd": inherit(&status)},
+            "console": {"output": {"fd": inherit(&console)}},
+        },
+    });
+    let mut child = vm.spawn_with(&["--kvm-fd".into(), inherit(&kvm).to_string()]);
+    drop(theirs);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(vm.reason().0, ExitReason::GuestShutdown);
+    // The VMM has let go of what it inherited.
+    assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn a_killed_vmm_leaves_no_exit_record() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(SPIN);
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    client.ask("info");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(vm.records().last(), Some(Record::Milestone { step: Step::FirstRun, .. })));
+}

@@ -1,0 +1,102 @@
+//! How VMs end, seen from outside: exit code and last record say the same, and say the truth.
+
+use crate::common::{HANG, Vm, kvm, out};
+use vmm::api::status::{ExitReason, Record, Step};
+
+fn ends(code: &[&[u8]]) -> ExitReason {
+    Vm::new(&code.concat()).end()
+}
+
+#[test]
+fn a_write_of_s5_to_the_sleep_register_is_a_shutdown() {
+    if kvm() {
+        assert_eq!(ends(&[&out(0x600, 0x34), HANG]), ExitReason::GuestShutdown);
+    }
+}
+
+#[test]
+fn the_reset_register_and_the_i8042_are_a_reboot() {
+    if kvm() {
+        assert_eq!(ends(&[&out(0x602, 1), HANG]), ExitReason::GuestReboot);
+        assert_eq!(ends(&[&out(0x64, 0xfe), HANG]), ExitReason::GuestReboot);
+    }
+}
+
+#[test]
+fn pvpanic_is_a_panic_even_if_a_reboot_follows() {
+    if kvm() {
+        assert_eq!(ends(&[&out(0x505, 1), &out(0x602, 1), HANG]), ExitReason::GuestPanic);
+    }
+}
+
+#[test]
+fn a_triple_fault_is_a_crash() {
+    if kvm() {
+        // `ud2` with no interrupt table.
+        assert_eq!(ends(&[&[0x0f, 0x0b]]), ExitReason::GuestCrash);
+    }
+}
+
+#[test]
+fn steps_are_recorded_in_order_and_the_exit_comes_last() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(&[&out(0x600, 0x34), HANG].concat());
+    vm.end();
+    let records = vm.records();
+    let steps: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Milestone { step, at_us } => Some((*step, *at_us)),
+            Record::Exit { .. } => None,
+        })
+        .collect();
+    let names: Vec<_> = steps.iter().map(|(step, _)| *step).collect();
+    let expected = [Step::ProcessStart, Step::Configured, Step::VmBuilt, Step::KernelLoaded, Step::FirstRun];
+    assert_eq!(names, expected);
+    assert!(steps.windows(2).all(|pair| pair[0].1 <= pair[1].1));
+    assert_eq!(records.len(), steps.len() + 1);
+}
+
+#[test]
+fn accesses_where_nothing_is_do_no_harm() {
+    if !kvm() {
+        return;
+    }
+    // mov eax, [0xd0000000 + 64 * n]; mov [...], eax: windows of devices that are not there, and beyond.
+    let mut code = Vec::new();
+    for address in (0u32..64).map(|n| 0xcfff_ff00 + 64 * n) {
+        code.extend([0xa1].into_iter().chain(address.to_le_bytes()));
+        code.extend([0xa3].into_iter().chain(address.to_le_bytes()));
+    }
+    code.extend(out(0x80, 0x55));
+    code.extend(out(0x600, 0x34));
+    assert_eq!(ends(&[&code, HANG]), ExitReason::GuestShutdown);
+}
+
+#[test]
+fn a_mapped_kernel_runs_like_one_that_was_read() {
+    if kvm() {
+        let mut vm = Vm::new(&[out(0x600, 0x34), vec![0; 9000]].concat());
+        vm.config["boot-source"]["load"] = "map".into();
+        assert_eq!(vm.end(), ExitReason::GuestShutdown);
+    }
+}
+
+#[test]
+fn devices_of_every_kind_can_be_given() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&[&out(0x600, 0x34), HANG].concat());
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    vm.config["drives"] = serde_json::json!([
+        {"drive_id": "one", "path_on_host": vm.path("disk")},
+        {"drive_id": "two", "concat": [vm.path("disk"), vm.path("disk")]},
+    ]);
+    vm.config["vsock"] = serde_json::json!({"guest_cid": 3, "uds_path": vm.path("vsock")});
+    vm.config["entropy"] = serde_json::json!({});
+    vm.config["vial"]["console"] = serde_json::json!({"output": vm.path("console")});
+    assert_eq!(vm.end(), ExitReason::GuestShutdown);
+}

@@ -1,0 +1,116 @@
+//! What can't be run is refused with exit code 2 and a message that says what to do.
+
+use crate::common::{HANG, Vm, kvm};
+use serde_json::{Value, json};
+use std::process::Command;
+use vmm::api::status::ExitReason;
+
+/// The message about a VM that `change` spoiled.
+fn refusal(change: impl FnOnce(&mut Vm)) -> String {
+    let mut vm = Vm::new(HANG);
+    change(&mut vm);
+    let output = vm.run();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(ExitReason::BadConfig.code()), "{message}");
+    let (reason, detail) = vm.reason();
+    assert_eq!(reason, ExitReason::BadConfig);
+    assert!(message.contains(&detail), "{message} does not contain {detail}");
+    message
+}
+
+fn set(vm: &mut Vm, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    vm.config.pointer_mut(parent).unwrap()[key] = value;
+}
+
+#[test]
+fn impossible_machines_are_refused_before_anything_is_opened() {
+    for (pointer, value, expected) in [
+        ("/machine-config/vcpu_count", json!(0), "give 1 to 32"),
+        ("/machine-config/vcpu_count", json!(33), "give 1 to 32"),
+        ("/machine-config/mem_size_mib", json!(1), "give 32 to"),
+        (
+            "/drives",
+            json!([{"drive_id": "a", "path_on_host": "/x"}, {"drive_id": "a", "path_on_host": "/y"}]),
+            "used twice",
+        ),
+        ("/vial/profile", json!("pod"), "descriptors only"),
+        ("/boot-source/boot_args", json!("x".repeat(3000)), "boot_args"),
+    ] {
+        let message = refusal(|vm| set(vm, pointer, value));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    if !kvm() {
+        return;
+    }
+    let message = refusal(|vm| std::fs::remove_file(vm.path("kernel")).unwrap());
+    assert!(message.contains("could not open the kernel") && message.contains("No such file"), "{message}");
+    let message = refusal(|vm| set(vm, "/vial/control", json!({"fd": 999})));
+    assert!(message.contains("descriptor 999 for the control socket is not open"), "{message}");
+}
+
+#[test]
+fn kernels_that_are_none_are_explained() {
+    if !kvm() {
+        return;
+    }
+    for (contents, expected) in [
+        (b"#!/bin/sh\n".to_vec(), "not an ELF file"),
+        (Vec::new(), "it is empty"),
+        (crate::common::kernel(HANG)[..4096].to_vec(), "truncated"),
+        ([vec![0; 0x202], b"HdrS".to_vec(), vec![0; 100]].concat(), "bzImage"),
+    ] {
+        let message = refusal(|vm| std::fs::write(vm.path("kernel"), contents).unwrap());
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_memory_says_so() {
+    if !kvm() {
+        return;
+    }
+    let message = refusal(|vm| {
+        let path = vm.path("initrd");
+        std::fs::File::create(&path).unwrap().set_len(40 << 20).unwrap();
+        set(vm, "/boot-source/initrd_path", json!(path));
+    });
+    assert!(message.contains("raise mem_size_mib"), "{message}");
+    let message = refusal(|vm| {
+        std::fs::write(vm.path("kernel"), crate::common::kernel(&vec![0x90; 32 << 20])).unwrap();
+    });
+    assert!(message.contains("raise mem_size_mib"), "{message}");
+}
+
+#[test]
+fn arguments_and_documents_that_make_no_sense_are_refused() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_vial-vmm")).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = run(&[]);
+    assert_eq!((code, message.contains("--config-file")), (Some(2), true));
+    let (code, message) = run(&["--config-file", "/does/not/exist"]);
+    assert_eq!((code, message.contains("No such file")), (Some(2), true), "{message}");
+    let (code, message) = run(&["--config-fd", "77"]);
+    assert_eq!((code, message.contains("descriptor 77")), (Some(2), true), "{message}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config");
+    std::fs::write(&path, "{\"boot-source\": 3}").unwrap();
+    let (code, message) = run(&["--config-file", path.to_str().unwrap()]);
+    assert_eq!((code, message.contains("not a VM document")), (Some(2), true), "{message}");
+}
+
+#[test]
+fn something_else_than_kvm_is_noticed() {
+    let vm = Vm::new(HANG);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let child = vm.spawn_with(&["--kvm-fd".into(), crate::common::inherit(&null).to_string()]);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(ExitReason::InternalError.code()));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not /dev/kvm"));
+}
