@@ -78,7 +78,9 @@ mod tests {
         for (disk, serial) in [("vda", Some("image\n")), ("vdb", Some("upper")), ("vdc", None)] {
             let dir = blocks.path().join(disk);
             fs::create_dir(&dir).unwrap();
-            serial.map(|serial| fs::write(dir.join("serial"), serial).unwrap());
+            if let Some(serial) = serial {
+                fs::write(dir.join("serial"), serial).unwrap();
+            }
         }
         assert_eq!(scan(blocks.path(), "image"), Some("/dev/vda".into()));
         assert_eq!(scan(blocks.path(), "upper"), Some("/dev/vdb".into()));

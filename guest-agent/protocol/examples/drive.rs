@@ -8,7 +8,12 @@
 //! - `exit ID|ID/EXEC`: waits for the process's end; `signal ID NUMBER`; `stats ID`; `delete ID`; `bad-token`; `reconnect`; `shutdown`
 //!
 //! A tool for people who work on the agent; the product's own client is in `runtime/vm`.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a tool that may end with a backtrace")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a tool that may end with a backtrace"
+)]
 
 use agent_protocol::frame::{self, MAX_FRAME, MAX_HEADER, PREFIX};
 use agent_protocol::*;
@@ -61,7 +66,8 @@ struct Host {
 impl Host {
     fn open(socket: &str, token: &str) -> (UnixStream, Result<ServerHello, AgentError>) {
         let mut control = connect(socket, CONTROL_PORT);
-        let hello = ClientHello { protocol: PROTOCOL, protocol_min: PROTOCOL_MIN, token: token.into(), events: true };
+        let hello =
+            ClientHello { protocol: PROTOCOL, protocol_min: PROTOCOL_MIN, token: token.into(), events: true };
         send(&mut control, &ClientMessage::Hello(hello));
         let ServerMessage::Hello(answer) = receive(&mut control) else { panic!("no hello") };
         (control, answer)
@@ -89,7 +95,9 @@ impl Host {
         let (wanted, wanted_exec) = split(id);
         loop {
             let found = self.events.iter().find_map(|event| match event {
-                Event::Exited { container, exec, status } if *container == wanted && *exec == wanted_exec => Some(*status),
+                Event::Exited { container, exec, status } if *container == wanted && *exec == wanted_exec => {
+                    Some(*status)
+                }
                 _ => None,
             });
             if let Some(status) = found {
@@ -155,7 +163,8 @@ fn main() {
     let (control, hello) = Host::open(socket, TOKEN);
     println!("{:?}", hello.unwrap());
     let mut host = Host { socket: socket.clone(), control, next: 0, events: VecDeque::new() };
-    let sandbox = Sandbox { hostname: "pod".into(), time_unix_ns: 1_800_000_000_000_000_000, entropy: TOKEN.into() };
+    let sandbox =
+        Sandbox { hostname: "pod".into(), time_unix_ns: 1_800_000_000_000_000_000, entropy: TOKEN.into() };
     println!("sandbox: {:?}", host.request(Request::ApplySandbox(sandbox)));
 
     for line in BufReader::new(std::fs::File::open(script).unwrap()).lines() {

@@ -1,5 +1,6 @@
 //! Frames: what was encoded decodes to the same, and rubbish is an error and never a panic.
 
+#![allow(clippy::unwrap_used, reason = "a test may end with a backtrace")]
 use agent_protocol::frame::{FrameError, MAX_FRAME, MAX_HEADER, PREFIX, body_length, decode, encode};
 use agent_protocol::*;
 use proptest::prelude::*;
@@ -50,7 +51,10 @@ proptest! {
 
 #[test]
 fn a_four_gib_frame_is_refused_by_its_prefix() {
-    assert!(matches!(body_length([0xff; PREFIX], MAX_FRAME), Err(FrameError::TooLong { length: 0xffff_ffff, .. })));
+    assert!(matches!(
+        body_length([0xff; PREFIX], MAX_FRAME),
+        Err(FrameError::TooLong { length: 0xffff_ffff, .. })
+    ));
 }
 
 #[test]
@@ -77,6 +81,7 @@ fn a_message_over_its_limit_is_not_sent() {
 
 #[test]
 fn fields_of_a_newer_peer_are_skipped() {
-    let ready: Ready = decode(br#"{"protocol":9,"build":"b","kernel":"k","uptime_us":1,"new":{"x":[]}}"#).unwrap();
+    let ready: Ready =
+        decode(br#"{"protocol":9,"build":"b","kernel":"k","uptime_us":1,"new":{"x":[]}}"#).unwrap();
     assert_eq!(ready.protocol, 9);
 }
