@@ -43,6 +43,8 @@ pub enum Command {
     Inspect(Names),
     /// Run, stop or ask after the daemon that owns images and pods
     Daemon(DaemonArgs),
+    /// Check whether this machine can run Vial
+    Doctor(crate::doctor_cmd::DoctorArgs),
     /// Boot and manage plain microVMs
     Vm(crate::vm_cmd::VmArgs),
     /// Print the versions of the command line and of the daemon, if one runs

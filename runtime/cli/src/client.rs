@@ -100,8 +100,15 @@ impl Client {
     /// # Errors
     /// As [`Self::send`].
     pub async fn json<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T> {
-        let response = self.send(method, path, body(""), &[]).await?;
-        Ok(serde_json::from_slice(&whole(response).await?)?)
+        let once = async || {
+            let response = self.send(method.clone(), path, body(""), &[]).await?;
+            Ok(serde_json::from_slice(&whole(response).await?)?)
+        };
+        match once().await {
+            // The daemon was killed meanwhile. Such a request can be made twice; its successor answers.
+            Err(Error::Connection(_)) => once().await,
+            answer => answer,
+        }
     }
 
     /// A request with a JSON body whose answer is JSON.

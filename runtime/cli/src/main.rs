@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod commands;
+mod doctor_cmd;
 mod error;
 mod streams;
 mod units;
@@ -37,6 +38,7 @@ fn main() {
     let code = match cli.command {
         Command::Daemon(args::DaemonArgs { detached, action: None }) => commands::daemon::run(detached),
         Command::Vm(args) => vm_cmd::run(args),
+        Command::Doctor(args) => doctor_cmd::run(args),
         command => {
             let of_run = matches!(command, Command::Run(_) | Command::Exec(_));
             with_daemon(command).unwrap_or_else(|error| {

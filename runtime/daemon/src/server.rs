@@ -23,6 +23,9 @@ use vial_vm::{Launcher, Registry};
 /// How long starts that are given up may take to clean up after themselves.
 const LAST_ORDERS: Duration = Duration::from_secs(20);
 
+/// How long answers may take that are on their way when the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// Every path of the API.
 pub fn router(daemon: Shared) -> Router {
     let api = Router::new()
@@ -105,15 +108,22 @@ pub async fn run(
     recovery::recover(&daemon).await?;
     tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");
 
-    let serving = axum::serve(listener, router(daemon.clone()));
-    tokio::select! {
-        served = std::future::IntoFuture::into_future(serving) => served?,
-        ended = asked_to_end(&daemon) => ended?,
-    }
+    let mut stopping = daemon.stopping.subscribe();
+    let stop = async move {
+        // The sender lives as long as the daemon.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let serving = axum::serve(listener, router(daemon.clone())).with_graceful_shutdown(stop);
+    let serving = tokio::spawn(std::future::IntoFuture::into_future(serving));
+    asked_to_end(&daemon).await?;
     // The socket first: from now on a command line starts a new daemon, which waits for the lock.
-    daemon.stopping.send_replace(true);
     let _ = std::fs::remove_file(&path);
+    daemon.stopping.send_replace(true);
     finish_starts(&daemon).await;
+    // Answers that are on their way get there; those that wait for a pod's end do not hold the daemon.
+    if let Ok(served) = tokio::time::timeout(LAST_ANSWERS, serving).await {
+        served??;
+    }
     tracing::info!("the daemon ends; pods go on");
     Ok(())
 }
@@ -125,7 +135,6 @@ async fn asked_to_end(daemon: &Shared) -> std::io::Result<()> {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
-        // The answer to the request that asked for it is on its way by the time its connection is served again.
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     Ok(())

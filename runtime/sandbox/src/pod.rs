@@ -116,7 +116,8 @@ impl Pod {
         for milestone in vm.milestones() {
             timing.reached_at(&format!("VMM: {:?}", milestone.step), milestone.at_us);
         }
-        if started.is_err() {
+        if let Err(error) = &started {
+            say_last_words(&vm, error);
             end(&vm, false).await;
         }
         started
@@ -265,6 +266,26 @@ async fn end(vm: &Vm, in_order: bool) {
     vm.wait_exit().await;
     if let Err(error) = vm.clone().remove().await {
         tracing::warn!(vm = %vm.id(), %error, "what is left of a VM stays until the next start of the daemon");
+    }
+}
+
+/// What a VM that did not get ready left in its logs: its folder goes, and whoever looks for the reason has this.
+fn say_last_words(vm: &Vm, error: &PodError) {
+    use std::io::{Read, Seek, SeekFrom};
+    const LAST: i64 = 4 << 10;
+    for name in ["vmm.log", "console.log"] {
+        let mut text = Vec::new();
+        let read = std::fs::File::open(vm.dir().join(name)).and_then(|mut file| {
+            // A shorter file is read from its beginning.
+            let _ = file.seek(SeekFrom::End(-LAST));
+            file.take(LAST as u64).read_to_end(&mut text)
+        });
+        if read.is_ok_and(|count| count > 0) {
+            // Escaped, because a guest may have written it.
+            let text = String::from_utf8_lossy(&text);
+            let lines = text.lines().map(|line| line.escape_debug().to_string()).collect::<Vec<_>>().join("\n  ");
+            tracing::warn!(vm = %vm.id(), %error, "the end of {name}:\n  {lines}");
+        }
     }
 }
 

@@ -8,7 +8,11 @@ use hyper::Method;
 use vial_api::{ErrorKind, Exit};
 
 async fn act(client: &Client, method: Method, path: String) -> Result<()> {
-    client.send(method, &path, body(""), &[]).await.map(drop)
+    match client.send(method.clone(), &path, body(""), &[]).await {
+        // The daemon was killed meanwhile; asking its successor for the same again is harmless.
+        Err(Error::Connection(_)) => client.send(method, &path, body(""), &[]).await.map(drop),
+        answer => answer.map(drop),
+    }
 }
 
 /// Waits for each container's end and prints its exit status.

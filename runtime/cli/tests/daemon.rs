@@ -1,0 +1,151 @@
+//! The command line and its daemon on a machine that need not run VMs: starting, racing, stopping, and errors in words.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vial"));
+        command.args(args).env("VIAL_DATA_DIR", self.path("data")).env("VIAL_RUN_DIR", self.path("run"));
+        // No VMM, kernel or agent: whatever needs a VM must say so.
+        command.env("VIAL_LIB_DIR", self.path("lib"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn fails(&self, args: &[&str], code: i32, says: &str) {
+        let output = self.run(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(says), "{args:?}: {stderr:?} lacks {says:?}");
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.run(&["daemon", "stop"]);
+    }
+}
+
+/// A tar with one file, by hand: enough of a root file system for an image.
+fn tiny_tar(path: &Path) {
+    let root = path.with_extension("d");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::write(root.join("bin/sh"), b"#!").unwrap();
+    let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(path).arg(".").status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn many_at_once_start_one_daemon() {
+    let home = Home::new();
+    let children: Vec<_> = (0..12)
+        .map(|_| home.command(&["images"]).stdout(std::process::Stdio::null()).spawn().unwrap())
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let log = std::fs::read_to_string(home.path("run/daemon.log")).unwrap();
+    assert_eq!(log.matches("the daemon is ready").count(), 1, "{log}");
+    // A second one in the foreground is refused, and the first one goes on.
+    home.fails(&["daemon"], 1, "running already");
+    assert!(home.ok(&["daemon", "status"]).contains("running"));
+}
+
+#[test]
+fn a_stopped_daemon_is_gone_and_the_next_command_starts_another() {
+    let home = Home::new();
+    home.ok(&["images"]);
+    assert!(home.path("run/vial.sock").exists());
+    home.ok(&["daemon", "stop"]);
+    assert!(!home.path("run/vial.sock").exists());
+    assert_eq!(home.run(&["daemon", "status"]).status.code(), Some(1));
+    home.ok(&["ps"]);
+    home.ok(&["daemon", "stop"]);
+    home.ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn a_killed_daemon_is_replaced() {
+    let home = Home::new();
+    home.ok(&["images"]);
+    let status = home.ok(&["daemon", "status"]);
+    let pid = status.split("pid ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    home.ok(&["images"]);
+    assert!(!home.ok(&["daemon", "status"]).contains(&format!("pid {pid},")));
+}
+
+#[test]
+fn images_come_show_and_go() {
+    let home = Home::new();
+    let tar = home.path("root.tar");
+    tiny_tar(&tar);
+    let tar = tar.to_str().unwrap();
+    home.ok(&["import", "-c", r#"CMD ["/bin/sh"]"#, tar, "tiny"]);
+    assert!(home.ok(&["images"]).contains("tiny"));
+    assert!(home.ok(&["images", "--json"]).contains("\"names\""));
+    assert!(home.ok(&["inspect", "tiny"]).contains("/bin/sh"));
+    // The daemon's end changes nothing for them.
+    home.ok(&["daemon", "stop"]);
+    assert!(home.ok(&["images"]).contains("tiny"));
+    home.ok(&["rmi", "tiny"]);
+    assert!(!home.ok(&["images"]).contains("tiny"));
+}
+
+#[test]
+fn errors_say_what_and_what_next() {
+    let home = Home::new();
+    home.fails(&["run", "--rm", "busybox", "true"], 125, "vial load -i FILE");
+    let tar = home.path("root.tar");
+    tiny_tar(&tar);
+    home.ok(&["import", "-c", "CMD sh", tar.to_str().unwrap(), "tiny"]);
+    home.fails(&["run", "--rm", "tniy", "true"], 125, "did you mean tiny?");
+    home.fails(&["rmi", "tniy"], 1, "did you mean tiny?");
+    home.fails(&["run", "--memory", "1k", "tiny", "true"], 125, "6 MiB");
+    home.fails(&["run", "--cpus", "64", "tiny", "true"], 125, "0.01 to 32");
+    home.fails(&["run", "-w", "tmp", "tiny", "true"], 125, "absolute");
+    home.fails(&["run", "--name", "-", "tiny"], 125, "not possible as a name");
+    home.fails(&["run", "--no-such-option", "tiny"], 125, "no-such-option");
+    // No VMM is installed here.
+    home.fails(&["run", "--rm", "tiny", "true"], 125, "VIAL_LIB_DIR");
+    home.fails(&["logs", "web"], 1, "no container is called web");
+    home.fails(&["kill", "-s", "NOPE", "web"], 1, "NOPE is no signal");
+    home.fails(&["inspect", "web"], 1, "vial images");
+    home.fails(&["load", "-i", "/no/such/file"], 1, "/no/such/file");
+    home.fails(&["load", "-i", "/etc/passwd"], 1, "/etc/passwd");
+    // None of it left a container or its files.
+    assert_eq!(home.ok(&["ps", "-aq"]), "");
+    assert_eq!(std::fs::read_dir(home.path("data/logs")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(home.path("data/upper")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why() {
+    let home = Home::new();
+    std::fs::create_dir_all(home.path("data")).unwrap();
+    std::fs::write(home.path("data/vial.db"), b"this is no database, and longer than a header of one hundred bytes, which is what SQLite looks at first of all").unwrap();
+    home.fails(&["images"], 1, "the store does not work");
+}
