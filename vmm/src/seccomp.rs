@@ -205,13 +205,15 @@ mod ioctls {
     const RUN: i32 = ioc(NONE, 0x80, 0);
     const GET_REGS: i32 = ioc(READ, 0x81, size_of::<kvm_regs>());
     const KVMCLOCK_CTRL: i32 = ioc(NONE, 0xad, 0);
-    /// linux/if_tun.h: offloads and header size, set when the driver is ready.
+    /// linux/if_tun.h: the kind of a TAP, checked when the device is made; offloads and header size, set when the driver is
+    /// ready.
+    const TUNGETIFF: i32 = 0x8004_54d2_u32.cast_signed();
     const TUNSETOFFLOAD: i32 = 0x4004_54d0;
     const TUNSETVNETHDRSZ: i32 = 0x4004_54d8;
 
     const VCPU: [i32; 5] = [RUN, GET_REGS, KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETVNETHDRSZ];
 
-    const VMM: [i32; 24] = [
+    const VMM: [i32; 25] = [
         ioc(NONE, 0x01, 0),                                         // KVM_CREATE_VM
         ioc(NONE, 0x03, 0),                                         // KVM_CHECK_EXTENSION
         ioc(NONE, 0x04, 0),                                         // KVM_GET_VCPU_MMAP_SIZE
@@ -231,6 +233,7 @@ mod ioctls {
         ioc(READ, 0x8e, size_of::<kvm_lapic_state>()),              // KVM_GET_LAPIC
         ioc(WRITE, 0x8f, size_of::<kvm_lapic_state>()),             // KVM_SET_LAPIC
         ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),                  // KVM_SET_CPUID2
+        TUNGETIFF,
         TUNSETOFFLOAD,
         TUNSETVNETHDRSZ,
         0x5421,                       // FIONBIO: sockets that don't wait
@@ -250,6 +253,69 @@ mod ioctls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Names the variable that makes a child of this test try a call: `thread call`.
+    const TRY: &str = "VMM_SECCOMP_TRY";
+
+    /// Does `call` under the filter of `thread`; comes back only if the filter lets it.
+    fn attempt(thread: &str, call: &str) {
+        let thread = match thread {
+            "vmm" => Thread::Vmm,
+            "vcpu" => Thread::Vcpu,
+            _ => Thread::Loader,
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        Filter::new(thread, Profile::Pod).unwrap().apply().unwrap();
+        match call {
+            "nothing" => {}
+            "open" => drop(std::fs::File::open("/dev/null")),
+            "spawn" => drop(std::thread::Builder::new().spawn(|| ())),
+            "execute" => map_executable(),
+            "socket" => drop(std::os::unix::net::UnixStream::pair()),
+            "connect" => drop(std::os::unix::net::UnixStream::connect("/x")),
+            "stat" => drop(std::fs::metadata("/dev/null")),
+            // TIOCSTI, that types on somebody's terminal.
+            "ioctl" => type_on(&null),
+            other => panic!("unknown call {other}"),
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn map_executable() {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    }
+
+    #[allow(unsafe_code)]
+    fn type_on(terminal: &std::fs::File) {
+        // SAFETY: the argument is a null pointer, which the kernel checks.
+        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(terminal), libc::TIOCSTI, 0) };
+    }
+
+    #[test]
+    fn forbidden_calls_kill_the_process_and_others_do_not() {
+        if let Ok(text) = std::env::var(TRY) {
+            let (thread, call) = text.split_once(' ').unwrap();
+            attempt(thread, call);
+            std::process::exit(0);
+        }
+        let name = "seccomp::tests::forbidden_calls_kill_the_process_and_others_do_not";
+        let run = |thread: &str, call: &str| {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let child = child.args(["--exact", name, "--nocapture"]).env(TRY, format!("{thread} {call}"));
+            child.output().unwrap().status
+        };
+        for thread in ["vmm", "vcpu", "loader"] {
+            assert_eq!(run(thread, "nothing").code(), Some(0), "{thread}");
+            for call in ["open", "spawn", "execute", "socket", "connect", "stat", "ioctl"] {
+                assert_eq!(run(thread, call).signal(), Some(libc::SIGSYS), "{thread} {call}");
+            }
+        }
+    }
 
     #[test]
     fn every_list_compiles() {

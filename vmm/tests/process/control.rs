@@ -157,6 +157,34 @@ fn the_pod_profile_runs_on_inherited_descriptors_alone() {
 }
 
 #[test]
+fn every_thread_is_confined_once_the_guest_runs() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(SPIN);
+    vm.config["machine-config"]["vcpu_count"] = 3.into();
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    client.ask("info");
+    let mut names = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+        let task = task.unwrap().path();
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        // KVM keeps a helper of its own among a VM's threads; it never leaves the kernel.
+        if field("Name:").starts_with("kvm-") {
+            continue;
+        }
+        names.push(field("Name:").to_owned());
+        // SECCOMP_MODE_FILTER.
+        assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"), "{names:?}");
+    }
+    names.sort();
+    assert_eq!(names, ["vcpu0", "vcpu1", "vcpu2", "vial-vmm"]);
+    client.ask("stop");
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_killed_vmm_leaves_no_exit_record() {
     if !kvm() {
         return;

@@ -1,5 +1,8 @@
 //! `vial-vmm` as a process: started, talked to, ended.
 
+// A test's helper that fails has nothing better to do than to say where.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 mod control;
 mod endings;
