@@ -1,4 +1,5 @@
 //! The command line and its daemon on a machine that need not run VMs: starting, racing, stopping, and errors in words.
+#![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -9,10 +9,13 @@ use crate::names;
 use crate::recovery::vm_ended;
 use crate::state::Shared;
 use crate::store::{Record, StoreError};
+use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 use vial_api::{CreateContainer, ErrorKind, Exit, State};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
+use vial_sandbox::upper::UpperError;
 use vial_sandbox::{
     Connections, ContainerId, Ended, Pod, PodError, PodId, PodPlan, now_ms, signals, sizing, spec, upper,
 };
@@ -73,9 +76,16 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record
         finished_ms: None,
     };
     let log = OutputLog::open(&daemon.paths.log(id.as_str()), false)?;
+    // While the row is on its way to the disk. A layer or log without a row is swept at the next start.
+    let (uppers, layer_id, disk) =
+        (daemon.uppers.clone(), id.clone(), request.disk.unwrap_or(upper::DEFAULT_SIZE));
+    let layer = tokio::task::spawn_blocking(move || uppers.create(layer_id.as_str(), disk));
     let record = match insert(daemon, record, request.name).await {
         Ok(record) => record,
         Err(error) => {
+            // It is being made or was; the error of the insertion counts.
+            let _ = layer.await;
+            let _ = daemon.uppers.remove(id.as_str());
             remove_log(daemon, &id);
             return Err(error);
         }
@@ -93,14 +103,13 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record
         size,
         stdin: request.stdin,
     };
-    let disk = request.disk.unwrap_or(upper::DEFAULT_SIZE);
     let start = Start {
         daemon: daemon.clone(),
         record: record.clone(),
         live: live.clone(),
         host,
         plan,
-        disk,
+        layer,
         timing,
     };
     // A task of its own: whoever asked may go away, and the life goes on.
@@ -145,16 +154,15 @@ struct Start {
     live: Arc<Live>,
     host: vial_sandbox::Host,
     plan: PodPlan,
-    disk: u64,
+    layer: JoinHandle<Result<PathBuf, UpperError>>,
     timing: Timing,
 }
 
 impl Start {
     async fn run(self) {
-        let Self { daemon, record, live, host, plan, disk, mut timing } = self;
+        let Self { daemon, record, live, host, plan, layer, mut timing } = self;
         let started = async {
-            let (uppers, id) = (daemon.uppers.clone(), record.id.clone());
-            tokio::task::spawn_blocking(move || uppers.create(id.as_str(), disk)).await??;
+            layer.await??;
             timing.reached("writable layer made");
             Ok::<_, ApiError>(Pod::start(&host, plan, &mut timing, live.cancelled()).await?)
         };
@@ -237,8 +245,11 @@ pub async fn finish(daemon: &Shared, record: &Record, exit: &Exit) {
         if let Err(error) = blocking.uppers.remove(record.id.as_str()) {
             tracing::warn!(%error, "a writable layer stays until the next start of the daemon");
         }
+        if record.auto_remove {
+            return discard_blocking(&blocking, &record);
+        }
         blocking.store.set_exited(&record.id, &exit, now_ms())?;
-        if record.auto_remove { discard_blocking(&blocking, &record) } else { Ok(()) }
+        Ok(())
     });
     if let Ok(Err(error)) = done.await {
         tracing::error!(%error, "an end cannot be noted");
@@ -255,8 +266,11 @@ pub async fn discard(daemon: &Shared, record: &Record) {
 }
 
 fn discard_blocking(daemon: &Shared, record: &Record) -> Result<()> {
-    // Said first and done then: a removal that is killed halfway is finished at the next start.
-    daemon.store.set_removing(&record.id)?;
+    // Said first and done then: a removal that is killed halfway is finished at the next start. One that goes by itself has said
+    // so from the beginning.
+    if !record.auto_remove {
+        daemon.store.set_removing(&record.id)?;
+    }
     daemon.uppers.remove(record.id.as_str())?;
     remove_log(daemon, &record.id);
     daemon.store.delete(&record.id)?;

@@ -84,7 +84,7 @@ impl Daemon {
             registry: self.registry.clone(),
             parts,
             start_within: std::time::Duration::from_secs(seconds("VIAL_START_TIMEOUT_S").unwrap_or(60)),
-            console: std::env::var_os("VIAL_POD_CONSOLE").is_some(),
+            verbose: std::env::var_os("VIAL_POD_DEBUG").is_some(),
         })
     }
 

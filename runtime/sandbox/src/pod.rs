@@ -36,8 +36,8 @@ pub struct Host {
     pub parts: Parts,
     /// How long a VM may take until its agent reports.
     pub start_within: Duration,
-    /// Whether guests get a console, logged in the VM's folder; for looking into trouble.
-    pub console: bool,
+    /// Whether kernel and agent of the guest tell all they do on its console, which is logged in the VM's folder.
+    pub verbose: bool,
 }
 
 /// A pod to be made, with its one container.
@@ -228,6 +228,11 @@ impl Pod {
         Ok(ExecStreams { stdout, stderr, stdin, exit })
     }
 
+    /// What it left in its logs, into ours: for an end that nobody wanted.
+    pub fn say_last_words(&self, why: &str) {
+        say_last_words(&self.0.vm, &why);
+    }
+
     /// Ends the VM, in order if there is something to be kept, and removes what is left of it on the host.
     pub async fn end(&self, in_order: bool) {
         if in_order {
@@ -270,7 +275,7 @@ async fn end(vm: &Vm, in_order: bool) {
 }
 
 /// What a VM that did not get ready left in its logs: its folder goes, and whoever looks for the reason has this.
-fn say_last_words(vm: &Vm, error: &PodError) {
+fn say_last_words(vm: &Vm, error: &dyn std::fmt::Display) {
     use std::io::{Read, Seek, SeekFrom};
     const LAST: i64 = 4 << 10;
     for name in ["vmm.log", "console.log"] {
@@ -283,7 +288,8 @@ fn say_last_words(vm: &Vm, error: &PodError) {
         if read.is_ok_and(|count| count > 0) {
             // Escaped, because a guest may have written it.
             let text = String::from_utf8_lossy(&text);
-            let lines = text.lines().map(|line| line.escape_debug().to_string()).collect::<Vec<_>>().join("\n  ");
+            let lines =
+                text.lines().map(|line| line.escape_debug().to_string()).collect::<Vec<_>>().join("\n  ");
             tracing::warn!(vm = %vm.id(), %error, "the end of {name}:\n  {lines}");
         }
     }
@@ -296,10 +302,10 @@ fn vm_spec(host: &Host, plan: &PodPlan) -> VmSpec {
         labels: BTreeMap::from(labels.map(|(key, value)| (key.to_owned(), value.to_owned()))),
         initrd: Some(host.parts.initrd.clone()),
         // A panic reboots at once, which ends the VM: pvpanic has told the reason by then.
-        cmdline: if host.console {
+        cmdline: if host.verbose {
             "console=hvc0 loglevel=6 panic=-1 vial.debug"
         } else {
-            "quiet loglevel=4 panic=-1"
+            "console=hvc0 quiet loglevel=4 panic=-1"
         }
         .into(),
         cpus: plan.size.vcpus,
@@ -308,7 +314,8 @@ fn vm_spec(host: &Host, plan: &PodPlan) -> VmSpec {
             disk(IMAGE_DISK, DiskSource::Concat(plan.image.clone()), true),
             disk(UPPER_DISK, DiskSource::File(plan.upper.clone()), false),
         ],
-        console: if host.console { ConsoleSpec::Log } else { ConsoleSpec::None },
+        // For the last words of a guest that panics. What it writes there counts against the memory of the VM's cgroup.
+        console: ConsoleSpec::Log,
         agent: true,
         limits: Limits::for_vm(plan.size.vcpus, plan.size.memory_mib),
         ..VmSpec::new(OWNER_POD, host.parts.kernel.clone())
