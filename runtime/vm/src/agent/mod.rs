@@ -65,3 +65,6 @@ pub(crate) async fn send_welcome(socket: &mut UnixStream, token: &str) -> Result
         frame::encode(&Welcome { token: token.to_owned() }, MAX_HEADER).map_err(|e| bad(invalid(e)))?;
     socket.write_all(&bytes).await.map_err(bad)
 }
+
+#[cfg(test)]
+mod tests;
