@@ -1,7 +1,7 @@
 //! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
 
 use crate::api::config::{FileSource, VmConfig};
-use crate::sys;
+use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -36,6 +36,14 @@ pub enum FileError {
         /// errno.
         #[source]
         source: io::Error,
+    },
+    /// A descriptor has two meanings.
+    #[error("descriptor {fd} is given as --kvm-fd and for {what}; each needs its own")]
+    Twice {
+        /// What else it is for.
+        what: String,
+        /// Its number.
+        fd: RawFd,
     },
     /// A TAP can't be attached to.
     #[error("could not attach to the TAP device {name:?}; is it there, and is it yours (`ip tuntap`)?")]
@@ -106,12 +114,25 @@ pub struct Files {
     pub control: Option<UnixListener>,
 }
 
-/// Takes over inherited descriptor `fd`. Each number may come once: [`crate::validate::check`] has made sure of the
-/// configuration's, the two on the command line are taken before.
+/// Takes over inherited descriptor `fd`. Each number may come once: [`check_inherited`] and [`validate::check`] have made
+/// sure of it.
 #[allow(unsafe_code)]
 pub fn inherited(what: &str, fd: RawFd) -> Result<File, FileError> {
     // SAFETY: by the rule above nobody else in this process owns it; the standard three are refused by that check too.
     unsafe { sys::take_descriptor(fd) }.map_err(|source| FileError::NotOpen { what: what.into(), fd, source })
+}
+
+/// Makes sure that every descriptor of the configuration was inherited. To be called before this process opens anything of
+/// its own that stays open: a wrong number must not find one of those.
+pub fn check_inherited(config: &VmConfig, kvm: Option<RawFd>) -> Result<(), FileError> {
+    for (what, source) in validate::sources(config) {
+        let FileSource::Fd { fd } = source else { continue };
+        if kvm == Some(fd) {
+            return Err(FileError::Twice { what, fd });
+        }
+        sys::check_open(fd).map_err(|source| FileError::NotOpen { what, fd, source })?;
+    }
+    Ok(())
 }
 
 fn open(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, FileError> {

@@ -75,17 +75,19 @@ pub fn run(options: &Options) -> i32 {
 }
 
 fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending, StartError> {
-    // Before any thread is made, so that all of them have these signals blocked. As PID 1 of a namespace the process would
-    // not even get them otherwise.
-    let signals =
-        sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(setup("signals"))?;
     let config = read_config(&options.config)?;
+    let inherited = files::check_inherited(&config, options.kvm_fd);
     *status = Status::new(files::status(&config)?);
     status.record_panics();
     status.milestone_at(Step::ProcessStart, started);
     validate::check(&config)?;
+    inherited?;
     status.milestone(Step::Configured);
 
+    // Before any thread is made, so that all of them have these signals blocked. As PID 1 of a namespace the process would
+    // not even get them otherwise.
+    let signals =
+        sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(setup("signals"))?;
     let kvm = files::kvm(options.kvm_fd)?;
     let mut files = Files::open(&config)?;
     let end = EndSignal::new().map_err(setup("events"))?;

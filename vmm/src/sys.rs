@@ -15,15 +15,18 @@ pub fn monotonic_us() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000 + time.tv_nsec.cast_unsigned() / 1000
 }
 
+/// Whether `fd` is an open descriptor of this process.
+pub fn check_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_GETFD takes no pointer.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Takes over an inherited descriptor.
 ///
 /// # Safety
 /// Nobody else in this process may own `fd`: whoever calls this keeps a list of the numbers taken.
 pub unsafe fn take_descriptor(fd: RawFd) -> io::Result<File> {
-    // SAFETY: F_GETFD takes no pointer.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    check_open(fd)?;
     // SAFETY: it is open, and the caller says that it is nobody else's.
     Ok(unsafe { File::from_raw_fd(fd) })
 }

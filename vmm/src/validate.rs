@@ -149,7 +149,7 @@ fn check_names<'a>(field: &'static str, names: impl Iterator<Item = &'a String>)
 }
 
 /// Every source of a document with a name for messages.
-fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
+pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
     let boot = &config.boot_source;
     let mut all = vec![("boot-source.kernel_image_path".to_owned(), boot.kernel_image_path.clone())];
     let mut add = |name: String, source: Option<&FileSource>| {

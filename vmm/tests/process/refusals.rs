@@ -50,7 +50,24 @@ fn files_that_are_not_there_are_named() {
     let message = refusal(|vm| std::fs::remove_file(vm.path("kernel")).unwrap());
     assert!(message.contains("could not open the kernel") && message.contains("No such file"), "{message}");
     let message = refusal(|vm| set(vm, "/vial/control", json!({"fd": 999})));
-    assert!(message.contains("descriptor 999 for the control socket is not open"), "{message}");
+    assert!(message.contains("descriptor 999 for vial.control is not open"), "{message}");
+}
+
+#[test]
+fn a_wrong_number_never_finds_a_file_of_the_vmm_itself() {
+    let mut vm = Vm::new(HANG);
+    set(&mut vm, "/vial/control", json!({"fd": 3}));
+    std::fs::write(vm.path("config"), vm.config.to_string()).unwrap();
+    // The lowest free number, which the next file that is opened gets. Closed by the shell, since tests beside this one may
+    // be passing theirs on.
+    let output = Command::new("sh")
+        .args(["-c", "exec \"$0\" --config-file \"$1\" 3<&-", env!("CARGO_BIN_EXE_vial-vmm")])
+        .arg(vm.path("config"))
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("descriptor 3 for vial.control is not open"), "{message}");
+    assert_eq!(vm.reason().0, ExitReason::BadConfig);
 }
 
 #[test]
