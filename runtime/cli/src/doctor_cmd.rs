@@ -47,7 +47,9 @@ pub fn run(args: DoctorArgs) -> i32 {
 }
 
 fn data_dir() -> PathBuf {
-    std::env::var_os("VIAL_DATA_DIR").filter(|v| !v.is_empty()).map_or_else(|| "/var/lib/vial".into(), PathBuf::from)
+    std::env::var_os("VIAL_DATA_DIR")
+        .filter(|v| !v.is_empty())
+        .map_or_else(|| "/var/lib/vial".into(), PathBuf::from)
 }
 
 fn text(report: &Report) -> String {

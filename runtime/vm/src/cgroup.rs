@@ -1,10 +1,10 @@
-//! One cgroup (version 2) per VM: `<mount>/vial/<id>`.
+//! One cgroup (version 2) per VM: `<mount>/vial/<name>`.
 //!
 //! Outside of the caller's own cgroup on purpose: ending a login or a unit must not end the VMs that were started from it.
 
+use crate::Error;
 use crate::process::wait_readable;
 use crate::spec::Limits;
-use crate::{Error, VmId};
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use std::fs;
@@ -34,13 +34,13 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes `<mount>/vial/<id>` with these limits. Returns it with the names of the limits that this host can't enforce.
+    /// Makes `<mount>/vial/<name>` with these limits. Returns it with the names of the limits that this host can't enforce.
     ///
     /// # Errors
     /// When the folder can't be made, or exists.
-    pub fn create(mount: &Path, id: &VmId, limits: &Limits) -> Result<(Self, Vec<String>), Error> {
+    pub fn create(mount: &Path, name: &str, limits: &Limits) -> Result<(Self, Vec<String>), Error> {
         let parent = mount.join("vial");
-        let path = parent.join(id.as_str());
+        let path = parent.join(name);
         // The last VM to go removes the parent, perhaps between our two steps.
         for attempt in 0.. {
             let made = fs::create_dir(&parent);
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn comes_and_goes_with_its_processes() {
         let Some(mount) = writable_mount() else { return };
-        let id: VmId = format!("test-{}", std::process::id()).parse().unwrap();
+        let id = format!("test-{}", std::process::id());
         let (cgroup, unenforced) = Cgroup::create(&mount, &id, &Limits::for_vm(1, 128)).unwrap();
         let has = |f: &str| cgroup.path().join(f).exists();
         assert_eq!(unenforced.iter().any(|n| n == "memory.max"), !has("memory.max"));

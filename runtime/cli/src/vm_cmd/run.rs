@@ -183,35 +183,20 @@ async fn attend(
     signals: &mut Signals,
 ) -> Result<VmExit, Error> {
     let (keys, mut asked) = tokio::sync::mpsc::channel(1);
-    let (input, output) = match console {
-        Some(Console { to_guest, from_guest }) => {
-            (Some(tokio::spawn(type_in(to_guest, raw, keys))), Some(tokio::spawn(print(from_guest))))
-        }
-        None => {
-            // Nobody can ask then.
-            drop(keys);
-            (None, None)
-        }
-    };
-    let mut output = output;
+    let tasks = console.map(|Console { to_guest, from_guest }| {
+        (tokio::spawn(type_in(to_guest, raw, keys.clone())), tokio::spawn(print(from_guest, keys)))
+    });
     let mut wish = async || {
-        tokio::select! {
-            () = signals.next() => {}
-            Some(Key::End) = asked.recv() => {}
-            // Nobody reads what the guest writes any more, as when a pipeline ends.
-            () = async { match &mut output { Some(task) => { let _ = task.await; } None => std::future::pending().await } } => {}
-        }
+        tokio::select! { () = signals.next() => {}, Some(Key::End) = asked.recv() => {} }
     };
     let exit = tokio::select! {
         exit = vm.wait_exit() => exit,
         () = wish() => end(vm, &mut wish).await?,
     };
-    if let Some(task) = input {
-        task.abort();
-    }
-    if let Some(task) = output.as_mut().filter(|t| !t.is_finished()) {
-        // The VM's end of the pipe closed with it: this ends when all is printed.
-        let _ = task.await;
+    if let Some((input, output)) = tasks {
+        input.abort();
+        // The VM's end of the pipe closed with it: this ends when all is printed, unless nobody takes it.
+        tokio::select! { _ = output => {}, () = signals.next() => {} }
     }
     Ok(exit)
 }
@@ -247,8 +232,8 @@ async fn type_in(mut to_guest: pipe::Sender, raw: bool, keys: tokio::sync::mpsc:
     std::future::pending::<()>().await;
 }
 
-/// Guest → standard output.
-async fn print(mut from_guest: pipe::Receiver) {
+/// Guest → standard output. When nobody reads that any more, as when a pipeline ends, the VM has no purpose.
+async fn print(mut from_guest: pipe::Receiver, keys: tokio::sync::mpsc::Sender<Key>) {
     let mut stdout = tokio::io::stdout();
     let mut buffer = [0; 16384];
     while let Ok(read @ 1..) = from_guest.read(&mut buffer).await {
@@ -258,6 +243,7 @@ async fn print(mut from_guest: pipe::Receiver) {
         }
         .await;
         if written.is_err() {
+            let _ = keys.send(Key::End).await;
             return;
         }
     }

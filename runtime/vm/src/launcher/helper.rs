@@ -1,7 +1,7 @@
 //! The helper process: takes orders until its program is gone.
 
 use super::child::{self, Setup};
-use super::wire::{self, Answer, Order};
+use super::wire::{self, Answer, Order, Tie};
 use super::{Isolation, jail};
 use crate::process::{self, ProcessRecord, wait_readable};
 use crate::sys::{self, Cloned};
@@ -18,7 +18,7 @@ const SOCKET: i32 = 3;
 struct Tied {
     pidfd: OwnedFd,
     folders: OwnedFd,
-    name: String,
+    names: Tie,
     /// The folder of the VM's cgroup, if it has one.
     cgroup: Option<OwnedFd>,
 }
@@ -137,7 +137,7 @@ impl Helper {
             .map_err(|e| kill_on("write the process record", e))?;
         if let (Some(tie), Some(folders)) = (&order.tie, folders) {
             let pidfd = pidfd.try_clone().map_err(|e| kill_on("copy a descriptor", e))?;
-            self.tied.push(Tied { pidfd, folders, name: tie.folder.clone(), cgroup });
+            self.tied.push(Tied { pidfd, folders, names: tie.clone(), cgroup });
         }
         std::fs::File::from(gate_in).write_all(&[1]).map_err(|e| kill_on("open the gate", e))?;
 
@@ -163,9 +163,9 @@ impl Helper {
         for tied in self.tied.drain(..) {
             let _ = wait_readable(&tied.pidfd, PollFlags::IN, None);
             if let Some(cgroup) = &tied.cgroup {
-                let _ = remove_cgroup(cgroup, &tied.name);
+                let _ = remove_cgroup(cgroup, &tied.names.cgroup);
             }
-            let _ = remove_folder(&tied.folders, &tied.name);
+            let _ = remove_folder(&tied.folders, &tied.names.folder);
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Order {
 pub struct Tie {
     /// Name of the VM's folder.
     pub folder: String,
+    /// Name of its cgroup.
+    pub cgroup: String,
 }
 
 /// What came of an order.

@@ -3,6 +3,7 @@
 use super::Vm;
 use crate::cgroup::{self, Cgroup};
 use crate::dir::{Meta, VmDir};
+use crate::id::{hex, random_bytes};
 use crate::launcher::{Cargo, Order, Tie};
 use crate::process::{self, ProcessRecord, wait_readable};
 use crate::spec::{ConsoleSpec, Opening, Plan, VmSpec, plan};
@@ -76,6 +77,8 @@ fn launch_blocking(
     let maker = ProcessRecord::current().map_err(Error::system("read /proc"))?;
     let boot_id = maker.boot_id.clone();
     let mount = cgroup::mount_point().filter(|_| !launcher.isolation().user_namespace);
+    // Run folders are many, the cgroup tree is one: a name of its own, so that nobody ever cleans away another's VM.
+    let group = format!("{id}.{}", hex(&random_bytes::<4>()?));
     let (dir, mut meta) = registry.create(id, |uid| Meta {
         id: id.clone(),
         owner: spec.owner.clone(),
@@ -88,7 +91,7 @@ fn launch_blocking(
         agent: spec.agent,
         uid: launcher.isolation().own_ids.then_some(uid),
         // Before it exists, so that whoever finds this folder finds the cgroup.
-        cgroup: mount.as_ref().map(|m| m.join("vial").join(id.as_str())),
+        cgroup: mount.as_ref().map(|m| m.join("vial").join(&group)),
         limits: spec.limits,
         unenforced: Vec::new(),
         maker,
@@ -96,7 +99,7 @@ fn launch_blocking(
     let made = (|| {
         let cgroup = match &mount {
             Some(mount) => {
-                let (cgroup, unenforced) = Cgroup::create(mount, id, &spec.limits)?;
+                let (cgroup, unenforced) = Cgroup::create(mount, &group, &spec.limits)?;
                 if !unenforced.is_empty() {
                     tracing::debug!(vm = %id, ?unenforced, "limits that this host can't enforce");
                     meta.unenforced = unenforced;
@@ -117,7 +120,7 @@ fn launch_blocking(
             uid: meta.uid,
             boot_id,
             max_file: max_file(&spec, &plan),
-            tie: spec.tied.then(|| Tie { folder: id.as_str().to_owned() }),
+            tie: spec.tied.then(|| Tie { folder: id.as_str().to_owned(), cgroup: group.clone() }),
         };
         let cargo = Cargo {
             exec: exec.as_fd(),
