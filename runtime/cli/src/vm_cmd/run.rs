@@ -18,6 +18,8 @@ use vial_vm::{ConsoleSpec, EndReason, Error, Launcher, Parts, Registry, Vm, VmEx
 const GRACE: Duration = Duration::from_secs(10);
 /// Exit status for a VM process that was killed: 128 + SIGKILL.
 const KILLED: i32 = 137;
+/// Exit status when it was called off before there was a VM: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
 /// What is shown of a failed VM process's own words, in bytes.
 const LOG_TAIL: u64 = 2000;
 
@@ -96,7 +98,7 @@ impl Start {
         let launched = tokio::select! {
             vm = self.launch(spec) => vm,
             // Dropping a launch undoes it.
-            () = signals.next() => return Ok(Ended::interrupted()),
+            () = signals.next() => return Ok(INTERRUPTED),
         };
         let vm = launched?;
         let raw = match &console {
@@ -121,7 +123,7 @@ impl Start {
         if self.timing {
             print_timing(&vm, &exit);
         }
-        let code = Ended::report(&vm, &exit);
+        let code = report(&vm, &exit);
         remove(vm).await?;
         Ok(code)
     }
@@ -249,28 +251,18 @@ async fn print(mut from_guest: pipe::Receiver, keys: tokio::sync::mpsc::Sender<K
     }
 }
 
-/// The end in words and in a number.
-struct Ended;
-
-impl Ended {
-    /// Nothing was started: 128 + SIGINT.
-    fn interrupted() -> i32 {
-        130
-    }
-
-    fn report(vm: &Vm, exit: &VmExit) -> i32 {
-        let code = match exit.reason {
-            EndReason::Exit(reason) => reason.code(),
-            EndReason::Killed => KILLED,
-        };
-        if !exit.reason.is_clean() {
-            eprintln!("vial: VM {}: {exit}", vm.id());
-            let log = log_tail(vm).unwrap_or_default();
-            if !log.trim().is_empty() {
-                eprintln!("{}", log.trim_end());
-            }
+/// Says how it ended, unless that was in order; gives the exit status.
+fn report(vm: &Vm, exit: &VmExit) -> i32 {
+    if !exit.reason.is_clean() {
+        eprintln!("vial: VM {}: {exit}", vm.id());
+        let log = log_tail(vm).unwrap_or_default();
+        if !log.trim().is_empty() {
+            eprintln!("{}", log.trim_end());
         }
-        code
+    }
+    match exit.reason {
+        EndReason::Exit(reason) => reason.code(),
+        EndReason::Killed => KILLED,
     }
 }
 

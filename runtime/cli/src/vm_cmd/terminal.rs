@@ -24,6 +24,12 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        // A release build aborts on a panic, and runs no destructor then.
+        let (hook, terminal) = (std::panic::take_hook(), before.clone());
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &terminal);
+            hook(panic);
+        }));
         Ok(Self { before })
     }
 }
