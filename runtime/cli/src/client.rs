@@ -54,6 +54,14 @@ impl Client {
         &self.paths
     }
 
+    /// Starts a daemon when none runs.
+    ///
+    /// # Errors
+    /// When that does not work.
+    pub fn start_daemon(&self) -> Result<()> {
+        Ok(detach::connect_or_start(&self.paths).map(drop)?)
+    }
+
     async fn dispatch(&self, stream: StdStream, mut request: Request<Body>) -> Result<Response<Incoming>> {
         let fail = |error: std::io::Error| Error::Connection(error.to_string());
         stream.set_nonblocking(true).map_err(fail)?;

@@ -9,6 +9,8 @@ mod client;
 mod commands;
 mod doctor_cmd;
 mod error;
+mod input;
+mod signals;
 mod streams;
 mod units;
 mod vm_cmd;

@@ -3,21 +3,19 @@
 
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
+use crate::input::{Input, read_stdin};
+use crate::signals::Signals;
 use hyper::Method;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::Write;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use vial_api::frame::{self, Gap, Kind, MAX_PAYLOAD};
-use vial_api::{Exit, TimingStep};
+use vial_api::frame::{self, Gap, Kind};
+use vial_api::{ErrorKind, Exit, TimingStep};
 
 type Connection = TokioIo<Upgraded>;
 
-/// Bytes of standard input that may be on their way: kept until the container has taken them, should the daemon be lost.
-const INPUT_WINDOW: usize = 1 << 20;
 /// Interrupts after which the command line gives up on its container, as Docker's does.
 const PATIENCE: u32 = 3;
 
@@ -28,6 +26,8 @@ pub enum End {
     Exit(Exit),
     /// It could not be run.
     Failed(vial_api::ErrorBody),
+    /// A signal came before its command ran, so the start was given up.
+    Interrupted(i32),
     /// The user insisted on leaving; the container goes on.
     Left,
 }
@@ -50,52 +50,6 @@ pub struct Session {
 /// Steps of the start, when they came.
 pub type Timing = Option<Vec<TimingStep>>;
 
-/// Standard input that has been read and not yet been taken by the container.
-#[derive(Debug, Default)]
-struct Input {
-    /// Offset of the first byte in `bytes`.
-    base: u64,
-    bytes: VecDeque<u8>,
-    /// Offset up to which the current connection has it.
-    sent: u64,
-    ended: bool,
-    end_sent: bool,
-}
-
-impl Input {
-    /// The next payload to send, if there is one; empty for the end.
-    fn next(&mut self) -> Option<Vec<u8>> {
-        // `sent` is never below `base` nor above the end, so the difference fits.
-        let skip = (self.sent - self.base) as usize;
-        let chunk: Vec<u8> = self.bytes.iter().skip(skip).take(MAX_PAYLOAD).copied().collect();
-        if chunk.is_empty() {
-            let end = self.ended && !self.end_sent;
-            self.end_sent |= end;
-            return end.then(Vec::new);
-        }
-        self.sent += chunk.len() as u64;
-        Some(chunk)
-    }
-
-    fn has_next(&self) -> bool {
-        self.sent < self.base + self.bytes.len() as u64 || (self.ended && !self.end_sent)
-    }
-
-    fn taken(&mut self, offset: u64) {
-        let offset = offset.min(self.base + self.bytes.len() as u64);
-        let count = offset.saturating_sub(self.base) as usize;
-        self.bytes.drain(..count);
-        self.base += count as u64;
-        self.sent = self.sent.max(self.base);
-    }
-
-    /// A new connection has nothing of what the container has not taken.
-    fn rewind(&mut self) {
-        self.sent = self.base;
-        self.end_sent = false;
-    }
-}
-
 /// How one connection ended.
 enum Cut {
     End(End),
@@ -107,11 +61,17 @@ impl Session {
     ///
     /// # Errors
     /// When standard output can't be written, or the daemon is lost for good.
-    pub async fn run(self, connection: Connection) -> Result<(End, Timing)> {
+    pub async fn run(self, connection: Connection, mut signals: Signals) -> Result<(End, Timing)> {
         let mut connection = connection;
         let mut stdin = self.stdin.then(read_stdin);
-        let mut state = State { input: Input::default(), position: [0, 0], timing: None, interrupts: 0 };
-        let mut signals = Signals::new().map_err(Error::io("watch for signals"))?;
+        let mut state = State {
+            input: Input::default(),
+            position: [0, 0],
+            timing: None,
+            interrupts: 0,
+            started: false,
+            signal: None,
+        };
         loop {
             match self.once(connection, &mut stdin, &mut state, &mut signals).await? {
                 Cut::End(end) => return Ok((end, state.timing)),
@@ -129,7 +89,16 @@ impl Session {
                         state.position[1],
                         self.stdin
                     );
-                    connection = self.client.upgrade(&path, &()).await?.0;
+                    connection = match self.client.upgrade(&path, &()).await {
+                        Ok((connection, _)) => connection,
+                        Err(Error::Api(body))
+                            if body.kind == ErrorKind::NoSuchContainer && !state.started =>
+                        {
+                            let words = "the daemon was lost before the command ran; nothing is left of the start, try again";
+                            return Err(Error::Message(words.into()));
+                        }
+                        Err(error) => return Err(error),
+                    };
                     state.input.rewind();
                 }
             }
@@ -152,7 +121,7 @@ impl Session {
         let _writing = Abort(tokio::spawn(write_input(writer, receiver)));
         let mut printing: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
         loop {
-            let wants_input = state.input.bytes.len() < INPUT_WINDOW && !state.input.ended;
+            let wants_input = state.input.wants_more();
             tokio::select! {
                 frame = frames.recv(), if printing.is_none() => {
                     let Some((kind, payload)) = frame else { return Ok(Cut::Lost) };
@@ -171,12 +140,7 @@ impl Session {
                     printing = None;
                     printed.map_err(Error::io("write to standard output"))?;
                 }
-                chunk = next_chunk(stdin), if wants_input => {
-                    match chunk {
-                        Some(chunk) => state.input.bytes.extend(chunk),
-                        None => state.input.ended = true,
-                    }
-                }
+                chunk = next_chunk(stdin), if wants_input => state.input.extend(chunk),
                 permit = payloads.reserve(), if self.stdin && state.input.has_next() => {
                     match permit {
                         Ok(permit) => if let Some(payload) = state.input.next() {
@@ -206,6 +170,7 @@ impl Session {
             );
             return Some(End::Left);
         }
+        state.signal = Some(number);
         let path = format!("/containers/{}/kill?signal={number}", escape(&self.container));
         // It may have ended a moment ago; then its exit is on the way.
         let _ = self.client.send(Method::POST, &path, crate::client::body(""), &[]).await;
@@ -219,6 +184,10 @@ struct State {
     position: [u64; 2],
     timing: Timing,
     interrupts: u32,
+    /// Whether the command runs.
+    started: bool,
+    /// The last signal that was passed on.
+    signal: Option<i32>,
 }
 
 impl State {
@@ -243,8 +212,14 @@ impl State {
             }
             Kind::Timing => self.timing = Some(serde_json::from_slice(payload)?),
             Kind::Exit => return Ok(Some(End::Exit(serde_json::from_slice(payload)?))),
-            Kind::Error => return Ok(Some(End::Failed(serde_json::from_slice(payload)?))),
-            Kind::Started | Kind::Stdin => {}
+            Kind::Error => {
+                return Ok(Some(match self.signal {
+                    Some(number) if !self.started => End::Interrupted(number),
+                    _ => End::Failed(serde_json::from_slice(payload)?),
+                }));
+            }
+            Kind::Started => self.started = true,
+            Kind::Stdin => {}
         }
         Ok(None)
     }
@@ -301,7 +276,14 @@ async fn read_frames(mut reader: ReadHalf<Connection>, sender: mpsc::Sender<(Kin
 /// When standard output can't be written or the answer is cut.
 pub async fn print_frames(mut body: hyper::body::Incoming) -> Result<()> {
     use http_body_util::BodyExt;
-    let mut state = State { input: Input::default(), position: [0, 0], timing: None, interrupts: 0 };
+    let mut state = State {
+        input: Input::default(),
+        position: [0, 0],
+        timing: None,
+        interrupts: 0,
+        started: false,
+        signal: None,
+    };
     let mut buffer: Vec<u8> = Vec::new();
     while let Some(part) = body.frame().await {
         if let Some(data) = part?.data_ref() {
@@ -331,80 +313,10 @@ fn print(kind: Kind, bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// A thread, because reading a terminal or a pipe can't be cancelled; the process does not wait for it.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        loop {
-            let mut buffer = vec![0; MAX_PAYLOAD];
-            match stdin.read(&mut buffer) {
-                Ok(count) if count > 0 => {
-                    buffer.truncate(count);
-                    if sender.blocking_send(buffer).is_err() {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // An unreadable standard input has ended too.
-                Ok(_) | Err(_) => return,
-            }
-        }
-    });
-    receiver
-}
-
-/// Signals that go to the container.
-struct Signals(Vec<(i32, Signal)>);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let numbers =
-            [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
-        let watch = |number| Ok((number, signal(SignalKind::from_raw(number))?));
-        Ok(Self(numbers.into_iter().map(watch).collect::<std::io::Result<_>>()?))
-    }
-
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, signal) in &mut self.0 {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
-}
-
 struct Abort(tokio::task::JoinHandle<()>);
 
 impl Drop for Abort {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn input_is_sent_again_from_where_it_was_taken() {
-        let mut input = Input::default();
-        input.bytes.extend(b"abcdef");
-        assert_eq!(input.next(), Some(b"abcdef".to_vec()));
-        assert_eq!(input.next(), None);
-        input.taken(4);
-        input.rewind();
-        input.ended = true;
-        assert_eq!(input.next(), Some(b"ef".to_vec()));
-        assert_eq!(input.next(), Some(vec![]));
-        assert_eq!(input.next(), None);
-        input.taken(u64::MAX);
-        assert!(input.bytes.is_empty());
-        input.rewind();
-        assert_eq!(input.next(), Some(vec![]), "the end is said again on a new connection");
     }
 }

@@ -4,6 +4,7 @@ use super::say;
 use crate::args::{ExecArgs, RunArgs};
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
+use crate::signals::Signals;
 use crate::streams::{End, Session, Timing};
 use crate::units::table;
 use std::time::Instant;
@@ -23,10 +24,12 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         say(&created.id)?;
         return Ok(0);
     }
+    client.start_daemon()?;
+    let signals = Signals::watch()?;
     let (connection, container) = client.upgrade("/containers/run", &request).await?;
     let session =
         Session { client: client.clone(), container, stdin: request.stdin, proxy: true, resume: true };
-    let (end, steps) = session.run(connection).await?;
+    let (end, steps) = session.run(connection, signals).await?;
     if timing {
         print_timing(&steps, begin);
     }
@@ -45,6 +48,7 @@ fn finish(end: End) -> Result<i32> {
             Ok(exit.code)
         }
         End::Failed(body) => Err(Error::Api(body)),
+        End::Interrupted(number) => Ok(128 + number),
         End::Left => Ok(1),
     }
 }
@@ -122,10 +126,11 @@ pub async fn exec(client: &Client, args: ExecArgs) -> Result<i32> {
         stdin: args.interactive,
     };
     let path = format!("/containers/{}/exec", escape(&args.container));
+    let signals = Signals::watch()?;
     let (connection, container) = client.upgrade(&path, &request).await?;
     let session =
         Session { client: client.clone(), container, stdin: args.interactive, proxy: false, resume: false };
-    let (end, _) = session.run(connection).await?;
+    let (end, _) = session.run(connection, signals).await?;
     finish(end)
 }
 

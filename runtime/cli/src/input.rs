@@ -1,0 +1,123 @@
+//! Standard input on its way: read by a thread, kept until the container has it.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use tokio::sync::mpsc;
+use vial_api::frame::MAX_PAYLOAD;
+
+/// Bytes of standard input that may be on their way: kept until the container has taken them, should the daemon be lost. Twice what the
+/// daemon holds itself, for it hears what was taken only while it has more to write: less here, and both would wait.
+const INPUT_WINDOW: usize = 8 << 20;
+/// Standard input that has been read and not yet been taken by the container.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Offset of the first byte in `bytes`.
+    base: u64,
+    bytes: VecDeque<u8>,
+    /// Offset up to which the current connection has it.
+    sent: u64,
+    ended: bool,
+    end_sent: bool,
+    /// A new connection has not said yet where to go on.
+    asking: bool,
+}
+
+impl Input {
+    /// Whether more may be read.
+    pub fn wants_more(&self) -> bool {
+        self.bytes.len() < INPUT_WINDOW && !self.ended
+    }
+
+    /// More was read; nothing is the end.
+    pub fn extend(&mut self, chunk: Option<Vec<u8>>) {
+        match chunk {
+            Some(chunk) => self.bytes.extend(chunk),
+            None => self.ended = true,
+        }
+    }
+
+    /// The next payload to send, if there is one; empty for the end.
+    pub fn next(&mut self) -> Option<Vec<u8>> {
+        // `sent` is never below `base` nor above the end, so the difference fits.
+        let skip = (self.sent - self.base) as usize;
+        let chunk: Vec<u8> = self.bytes.iter().skip(skip).take(MAX_PAYLOAD).copied().collect();
+        if chunk.is_empty() {
+            let end = self.ended && !self.end_sent;
+            self.end_sent |= end;
+            return end.then(Vec::new);
+        }
+        self.sent += chunk.len() as u64;
+        Some(chunk)
+    }
+
+    /// Whether there is something to send.
+    pub fn has_next(&self) -> bool {
+        !self.asking && (self.sent < self.base + self.bytes.len() as u64 || (self.ended && !self.end_sent))
+    }
+
+    /// The container has everything before this byte.
+    pub fn taken(&mut self, offset: u64) {
+        self.asking = false;
+        let offset = offset.min(self.base + self.bytes.len() as u64);
+        let count = offset.saturating_sub(self.base) as usize;
+        self.bytes.drain(..count);
+        self.base += count as u64;
+        self.sent = self.sent.max(self.base);
+    }
+
+    /// A new connection has nothing of what the container has not taken, and the container may have taken more than was heard of.
+    pub fn rewind(&mut self) {
+        self.asking = true;
+        self.sent = self.base;
+        self.end_sent = false;
+    }
+}
+
+/// A thread, because reading a terminal or a pipe can't be cancelled; the process does not wait for it.
+pub fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            let mut buffer = vec![0; MAX_PAYLOAD];
+            match stdin.read(&mut buffer) {
+                Ok(count) if count > 0 => {
+                    buffer.truncate(count);
+                    if sender.blocking_send(buffer).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // An unreadable standard input has ended too.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_sent_again_from_where_it_was_taken() {
+        let mut input = Input::default();
+        input.bytes.extend(b"abcdef");
+        assert_eq!(input.next(), Some(b"abcdef".to_vec()));
+        assert_eq!(input.next(), None);
+        input.taken(4);
+        input.rewind();
+        input.ended = true;
+        assert!(!input.has_next(), "where to go on is not known yet");
+        input.taken(5);
+        assert!(input.has_next());
+        assert_eq!(input.next(), Some(b"f".to_vec()));
+        assert_eq!(input.next(), Some(vec![]));
+        assert_eq!(input.next(), None);
+        input.taken(u64::MAX);
+        assert!(input.bytes.is_empty());
+        input.rewind();
+        assert_eq!(input.next(), Some(vec![]), "the end is said again on a new connection");
+    }
+}
