@@ -10,8 +10,8 @@
 //! - [`agent`]: control connection and streams of the agent, which is hostile until proved otherwise;
 //! - [`doctor`]: can this machine run Vial?
 //!
-//! `unsafe` is in three modules, each named for it: [`sys`] (system calls that have no safe wrapper) and the KVM
-//! probe of the doctor.
+//! `unsafe` is in [`sys`] (system calls that have no safe wrapper), in the two modules of the launcher that place descriptors with
+//! it in a forked process, and in the doctor's KVM probe.
 
 pub mod agent;
 pub mod cgroup;
