@@ -15,7 +15,7 @@ fn run_prints_the_guests_kernel_and_leaves_nothing() {
 fn exit_statuses_are_dockers() {
     let vial = Vial::with_busybox();
     assert_eq!(vial.run(["run", "--rm", "busybox", "sh", "-c", "exit 7"]).code, 7);
-    assert_eq!(vial.run(["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(vial.run(["run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, 137);
     vial.run(["run", "--rm", "busybox", "no-such-command"]).fails(127, "no-such-command");
     vial.run(["run", "--rm", "busybox", "/etc"]).fails(126, "/etc");
     vial.run(["run", "--rm", "no-such-image", "true"]).fails(125, "no-such-image");

@@ -55,10 +55,12 @@ fn a_hanging_guest_can_be_listed_and_killed() {
 #[test]
 fn a_kernel_that_is_missing_or_no_elf_is_named() {
     let vial = Vial::new();
-    vial.run(["vm", "run", "--kernel", "/no/such/kernel"]).fails(125, "/no/such/kernel");
+    let initrd = fixtures::busybox_initrd();
+    let with = |kernel| vial.run(["vm", "run", "--initrd", path(&initrd), "--kernel", kernel]);
+    with("/no/such/kernel").fails(125, "/no/such/kernel");
     let text = vial.data().join("text");
     std::fs::write(&text, "not a kernel").expect("a file can be written");
-    vial.run(["vm", "run", "--kernel", path(&text)]).fails(125, "ELF");
+    with(path(&text)).fails(125, "ELF");
     vial.leaves_nothing();
 }
 
