@@ -21,6 +21,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -135,7 +136,7 @@ pub struct Parts {
 /// disk, the kernel read while KVM makes the VM, its entry point last.
 pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let Parts { kvm, mut files, id, workers, end, gate, status } = parts;
-    let (loader, threads) = confine(config, &end)?;
+    let (loader, threads) = confine(config)?;
 
     let size = config.machine_config.mem_size_mib << 20;
     let memory = memory::allocate(size)?;
@@ -181,27 +182,30 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     Ok(Machine { vcpus: threads.start(vcpus, &shared)?, power_button, _vm: vm })
 }
 
-/// Starts all threads, each under its filter, and puts the caller under its own.
-fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads), BuildError> {
+/// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
+fn confine(config: &VmConfig) -> Result<(Loader, Threads), BuildError> {
     let profile = config.vial.profile;
-    let filters = [Thread::Loader, Thread::Vcpu, Thread::Vmm].map(|thread| Filter::new(thread, profile));
-    let [loader_filter, vcpu_filter, vmm_filter] = filters;
-    let (loader_filter, vcpu_filter, vmm_filter) = (loader_filter?, vcpu_filter?, vmm_filter?);
-    let confined = |filter: Filter, end: EndSignal| {
+    let loader_filter = Filter::new(Thread::Loader, profile)?;
+    let vcpu_filter = Filter::new(Thread::Vcpu, profile)?;
+    let vmm_filter = Filter::new(Thread::Vmm, profile)?;
+    let (report, reports) = channel();
+    let confined = |filter: Filter| {
+        let report = report.clone();
         move || {
-            // A thread without its filter must not see a byte of anybody's.
-            if let Err(error) = filter.apply() {
-                end.end(ExitReason::InternalError, crate::chain(&error));
-                loop {
-                    std::thread::park();
-                }
-            }
+            let result = filter.apply();
+            let confined = result.is_ok();
+            // Nobody listens any more only if another thread has failed.
+            let _ = report.send(result);
+            confined
         }
     };
-    let loader =
-        Loader::spawn(confined(loader_filter, end.clone())).map_err(resource("the loader thread"))?;
-    let threads = Threads::spawn(config.machine_config.vcpu_count, confined(vcpu_filter, end.clone()))?;
+    let loader = Loader::spawn(confined(loader_filter)).map_err(resource("the loader thread"))?;
+    let threads = Threads::spawn(config.machine_config.vcpu_count, confined(vcpu_filter))?;
     vmm_filter.apply()?;
+    // A thread that is still free to do anything could be made to do it for one that is not.
+    for _ in 0..=config.machine_config.vcpu_count {
+        reports.recv().expect("this function holds a sender, so the channel is open")?;
+    }
     Ok((loader, threads))
 }
 

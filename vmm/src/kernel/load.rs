@@ -262,14 +262,16 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the thread; it calls `confine` and then waits for a job.
-    pub fn spawn(confine: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
+    /// Starts the thread; it calls `confine` and, if that says so, waits for a job.
+    pub fn spawn(confine: impl FnOnce() -> bool + Send + 'static) -> std::io::Result<Self> {
         let (job, jobs) = channel::<Job>();
         let (answer, result) = channel();
         let plan = Arc::new(OnceLock::new());
         let shared = Arc::clone(&plan);
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
-            confine();
+            if !confine() {
+                return;
+            }
             if let Ok((source, memory)) = jobs.recv() {
                 let done = Plan::new(source).and_then(|plan| shared.get_or_init(|| plan).work(&memory));
                 // Nobody listens any more only if the start has failed elsewhere.
@@ -316,7 +318,7 @@ mod tests {
 
     fn load(source: Source) -> Result<(Loaded, GuestMemoryMmap), LoadError> {
         let memory = memory::allocate(source.memory_size).unwrap();
-        let loader = Loader::spawn(|| {}).unwrap();
+        let loader = Loader::spawn(|| true).unwrap();
         loader.start(source, memory.clone())?;
         Ok((loader.finish(&memory)?, memory))
     }

@@ -65,8 +65,8 @@ struct Waiting {
 pub struct Threads(Vec<Waiting>);
 
 impl Threads {
-    /// Starts `count` threads; each calls `confine` first.
-    pub fn spawn(count: u8, confine: impl Fn() + Send + Clone + 'static) -> Result<Self, VcpuError> {
+    /// Starts `count` threads; each calls `confine` and, if that says so, waits for its vCPU.
+    pub fn spawn(count: u8, confine: impl Fn() -> bool + Send + Clone + 'static) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::Signal)?;
         let spawn = |index: u8| {
             let (start, starts) = channel::<Start>();
@@ -74,7 +74,9 @@ impl Threads {
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(move || {
-                    confine();
+                    if !confine() {
+                        return;
+                    }
                     if let Ok(Start { vcpu, shared, counters }) = starts.recv() {
                         run::run(vcpu, index, &shared, &counters);
                     }

@@ -58,6 +58,17 @@ pub fn kvm() -> bool {
     usable
 }
 
+/// A running VMM; a test that fails takes it along.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Does nothing to one that was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A folder with a kernel and a configuration.
 pub struct Vm {
     pub folder: tempfile::TempDir,
@@ -90,18 +101,23 @@ impl Vm {
     }
 
     /// Starts it.
-    pub fn spawn(&self) -> Child {
-        self.command().spawn().unwrap()
+    pub fn spawn(&self) -> Process {
+        self.spawn_with(&[])
     }
 
     /// Starts it with more arguments.
-    pub fn spawn_with(&self, arguments: &[String]) -> Child {
-        self.command().args(arguments).spawn().unwrap()
+    pub fn spawn_with(&self, arguments: &[String]) -> Process {
+        Process(self.command().args(arguments).spawn().unwrap())
     }
 
     /// Runs it to its end.
     pub fn run(&self) -> Output {
-        self.spawn().wait_with_output().unwrap()
+        self.command().output().unwrap()
+    }
+
+    /// Runs it with more arguments to its end.
+    pub fn run_with(&self, arguments: &[String]) -> Output {
+        self.command().args(arguments).output().unwrap()
     }
 
     /// What it said of its life.

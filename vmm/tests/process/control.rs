@@ -1,10 +1,9 @@
 //! A running VM from outside: signals, control requests, the pod profile.
 
-use crate::common::{HANG, SPIN, Vm, inherit, kvm, out};
+use crate::common::{HANG, Process, SPIN, Vm, inherit, kvm, out};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Child;
 use vmm::api::status::{ExitReason, Record, Step};
 
 /// A connection to a control socket.
@@ -28,15 +27,15 @@ impl Client {
 }
 
 /// Starts `vm` with a control socket that is listened on already: connecting needs no wait.
-fn spawn_listening(vm: &mut Vm) -> (Child, Client) {
+fn spawn_listening(vm: &mut Vm) -> (Process, Client) {
     let listener = UnixListener::bind(vm.path("ready")).unwrap();
     vm.config["vial"]["control"] = json!({"fd": inherit(&listener)});
     let child = vm.spawn();
     (child, Client::connect(&vm.path("ready")))
 }
 
-fn signal(child: &Child, signal: i32) {
-    let pid = child.id().cast_signed();
+fn signal(child: &Process, signal: i32) {
+    let pid = child.0.id().cast_signed();
     // SAFETY: a signal to a child that was not waited for.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
@@ -53,7 +52,7 @@ fn sigterm_ends_a_guest_that_hangs_or_spins_or_is_paused() {
         let action = if pause { "pause" } else { "info" };
         client.ask(action);
         signal(&child, libc::SIGTERM);
-        assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+        assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
         assert_eq!(vm.reason(), (ExitReason::Stopped, "SIGTERM".into()));
     }
 }
@@ -75,7 +74,7 @@ fn a_vm_can_be_paused_and_resumed_hundreds_of_times() {
         assert_eq!(client.ask(action)["state"], "paused");
     }
     client.ask("stop");
-    assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
     assert_eq!(vm.reason(), (ExitReason::Stopped, "by request".into()));
 }
 
@@ -95,7 +94,7 @@ fn exits_are_counted_by_reason() {
         }
     }
     client.ask("stop");
-    child.wait().unwrap();
+    child.0.wait().unwrap();
 }
 
 #[test]
@@ -114,7 +113,7 @@ fn rubbish_on_the_control_socket_is_refused_and_harms_nobody() {
     assert_eq!(client.ask("info")["state"], "running");
     drop(silent);
     client.ask("stop");
-    assert_eq!(child.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
 }
 
 #[test]
@@ -150,7 +149,7 @@ fn the_pod_profile_runs_on_inherited_descriptors_alone() {
     });
     let mut child = vm.spawn_with(&["--kvm-fd".into(), inherit(&kvm).to_string()]);
     drop(theirs);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert_eq!(vm.reason().0, ExitReason::GuestShutdown);
     // The VMM has let go of what it inherited.
     assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0);
@@ -166,12 +165,13 @@ fn every_thread_is_confined_once_the_guest_runs() {
     let (mut child, mut client) = spawn_listening(&mut vm);
     client.ask("info");
     let mut names = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.0.id())).unwrap() {
         let task = task.unwrap().path();
-        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        // A thread that has ended may be listed a little longer.
+        let Ok(status) = std::fs::read_to_string(task.join("status")) else { continue };
         let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
-        // KVM keeps a helper of its own among a VM's threads; it never leaves the kernel.
-        if field("Name:").starts_with("kvm-") {
+        // So may the loader; and KVM keeps a helper of its own among a VM's threads, which never leaves the kernel.
+        if field("Name:") == "loader" || field("Name:").starts_with("kvm-") {
             continue;
         }
         names.push(field("Name:").to_owned());
@@ -181,7 +181,7 @@ fn every_thread_is_confined_once_the_guest_runs() {
     names.sort();
     assert_eq!(names, ["vcpu0", "vcpu1", "vcpu2", "vial-vmm"]);
     client.ask("stop");
-    child.wait().unwrap();
+    child.0.wait().unwrap();
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_killed_vmm_leaves_no_exit_record() {
     let mut vm = Vm::new(SPIN);
     let (mut child, mut client) = spawn_listening(&mut vm);
     client.ask("info");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     assert!(matches!(vm.records().last(), Some(Record::Milestone { step: Step::FirstRun, .. })));
 }

@@ -126,8 +126,7 @@ fn arguments_and_documents_that_make_no_sense_are_refused() {
 fn something_else_than_kvm_is_noticed() {
     let vm = Vm::new(HANG);
     let null = std::fs::File::open("/dev/null").unwrap();
-    let child = vm.spawn_with(&["--kvm-fd".into(), crate::common::inherit(&null).to_string()]);
-    let output = child.wait_with_output().unwrap();
+    let output = vm.run_with(&["--kvm-fd".into(), crate::common::inherit(&null).to_string()]);
     assert_eq!(output.status.code(), Some(ExitReason::InternalError.code()));
     assert!(String::from_utf8(output.stderr).unwrap().contains("is not /dev/kvm"));
 }
