@@ -25,9 +25,9 @@ fn a_killed_daemon_loses_no_output_and_finds_the_pod_again() {
 fn a_killed_vmm_is_told_as_such() {
     let vial = Vial::with_busybox();
     vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
-    for pid in vial.pids("vial-vmm") {
-        signal(pid, libc::SIGKILL);
-    }
+    let vmms = vial.vmm_pids();
+    assert_eq!(vmms.len(), 1);
+    signal(vmms[0], libc::SIGKILL);
     assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
     vial.leaves_nothing();
 }
@@ -37,9 +37,9 @@ fn a_pod_that_ended_without_a_daemon_is_told_truthfully() {
     let vial = Vial::with_busybox();
     vial.run(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
     signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
-    for pid in vial.pids("vial-vmm") {
-        signal(pid, libc::SIGKILL);
-    }
+    let vmms = vial.vmm_pids();
+    assert_eq!(vmms.len(), 1);
+    signal(vmms[0], libc::SIGKILL);
     assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
     vial.leaves_nothing();
 }

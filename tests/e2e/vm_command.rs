@@ -60,7 +60,7 @@ fn a_kernel_that_is_missing_or_no_elf_is_named() {
     with("/no/such/kernel").fails(125, "/no/such/kernel");
     let text = vial.data().join("text");
     std::fs::write(&text, "not a kernel").expect("a file can be written");
-    with(path(&text)).fails(125, "ELF");
+    with(path(&text)).fails(2, "ELF");
     vial.leaves_nothing();
 }
 

@@ -131,22 +131,18 @@ impl Vial {
 
     /// The daemon's process id, if one runs.
     pub fn daemon_pid(&self) -> Option<i32> {
-        self.pids("daemon").into_iter().next()
+        let status = self.run(["daemon", "status"]).stdout;
+        let (_, after) = status.split_once("pid ")?;
+        after.split(',').next()?.parse().ok()
     }
 
-    /// The processes whose command line holds this word and that serve this Vial's run folder.
-    pub fn pids(&self, word: &str) -> Vec<i32> {
-        let environment = format!("VIAL_RUN_DIR={}", self.run_dir().display());
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").expect("/proc is there").flatten() {
-            let read = |name| std::fs::read(entry.path().join(name)).unwrap_or_default();
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            if command.contains(word) && String::from_utf8_lossy(&read("environ")).contains(&environment) {
-                found.push(pid);
-            }
-        }
-        found
+    /// The process ids of the VMs of this Vial, from its records.
+    pub fn vmm_pids(&self) -> Vec<i32> {
+        let folders = std::fs::read_dir(self.run_dir().join("vms")).into_iter().flatten().flatten();
+        let records = folders.filter_map(|folder| std::fs::read(folder.path().join("process.json")).ok());
+        let pid =
+            |record: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&record).ok()?["pid"].as_i64();
+        records.filter_map(pid).filter_map(|pid| i32::try_from(pid).ok()).collect()
     }
 
     /// Removes every container, stops the daemon, and says what is left of them.
