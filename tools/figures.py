@@ -1,0 +1,192 @@
+"""The measuring part of tools/figures; runs where VMs boot: figures.py DIST FIXTURES RUNS."""
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+dist, fixtures, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+vial = f"{dist}/bin/vial"
+vmm, kernel, initrd = (f"{dist}/lib/vial/{name}" for name in ("vial-vmm", "vmlinux", "initrd.cpio"))
+busybox_initrd = f"{fixtures}/busybox.cpio"
+# A scratch disk, not memory: what a start writes should meet a real file system.
+work = tempfile.mkdtemp(prefix="figures-", dir="/var/lib/vial" if os.path.isdir("/var/lib/vial") else None)
+environment = dict(os.environ, VIAL_DATA_DIR=f"{work}/data", VIAL_RUN_DIR=f"{work}/run")
+
+
+def quiet(command, **more):
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, env=environment, **more)
+
+
+def wall_ms(command):
+    start = time.monotonic()
+    quiet(command)
+    return (time.monotonic() - start) * 1000
+
+
+def table(title, rows, base):
+    """One line for each row: median, range, and the median's ratio to the first row's."""
+    print(f"\n{title}\n{'':44}{'median':>10}{'min':>10}{'max':>10}{'ratio':>8}")
+    reference = statistics.median(rows[base])
+    for name, values in rows.items():
+        middle = statistics.median(values)
+        print(f"{name:44}{middle:10.1f}{min(values):10.1f}{max(values):10.1f}{middle / reference:8.2f}")
+
+
+def runc_bundle():
+    bundle = f"{work}/bundle"
+    os.makedirs(f"{bundle}/rootfs/bin")
+    busybox = shutil.which("busybox")
+    shutil.copy(busybox, f"{bundle}/rootfs/bin/busybox")
+    os.symlink("busybox", f"{bundle}/rootfs/bin/true")
+    quiet(["runc", "spec"], cwd=bundle)
+    with open(f"{bundle}/config.json") as file:
+        spec = json.load(file)
+    spec["process"].update(terminal=False, args=["true"])
+    with open(f"{bundle}/config.json", "w") as file:
+        json.dump(spec, file)
+    return bundle
+
+
+def whole_commands():
+    bundle = runc_bundle()
+    off = "script=poweroff${IFS}-f"
+    commands = {
+        "vial run --rm busybox true": [vial, "run", "--rm", "busybox", "true"],
+        "runc run (busybox true)": ["runc", "run", "--bundle", bundle, "figures"],
+        "crun run (busybox true)": ["crun", "run", "--bundle", bundle, "figures"],
+        "vial vm run (kernel, initrd, power off)": [
+            vial, "vm", "run", "--memory", "128m", "--initrd", busybox_initrd, "--append", f"quiet {off}"],
+        "QEMU microvm (same kernel and initrd)": [
+            "qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=off,pit=off,pic=off,isa-serial=off", "-accel", "kvm",
+            "-cpu", "host,-xsave,-avx", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-kernel", kernel, "-initrd", busybox_initrd, "-append", f"quiet panic=-1 {off}"],
+    }
+    commands = {name: command for name, command in commands.items() if shutil.which(command[0])}
+    times = {name: [] for name in commands}
+    for turn in range(runs + 1):
+        for name, command in commands.items():
+            try:
+                spent = wall_ms(["timeout", "60"] + command)
+            except subprocess.CalledProcessError as error:
+                print(f"{name}: failed with status {error.returncode}, left out")
+                times.pop(name, None)
+                continue
+            if turn:
+                times.setdefault(name, []).append(spent)
+    times = {name: values for name, values in times.items() if values}
+    table("Whole commands, wall clock, ms; cold VMs, image present, caches warm", times, "runc run (busybox true)")
+
+
+class Agent:
+    """One VMM with the agent's initrd, as a pod has it, started without anything around it."""
+
+    def __init__(self, load):
+        self.folder = tempfile.mkdtemp(dir=work)
+        path = f"{self.folder}/vsock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{path}_1026")
+        listener.listen()
+        config = {
+            "boot-source": {"kernel_image_path": kernel, "initrd_path": initrd, "load": load,
+                            "boot_args": "quiet loglevel=4 panic=-1"},
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 128},
+            "vsock": {"guest_cid": 3, "uds_path": path},
+            "entropy": {},
+            "vial": {"status": f"{self.folder}/status"},
+        }
+        with open(f"{self.folder}/config.json", "w") as file:
+            json.dump(config, file)
+        open(f"{self.folder}/status", "w").close()
+        started = time.monotonic()
+        self.process = subprocess.Popen([vmm, "--config-file", f"{self.folder}/config.json"], stdin=subprocess.DEVNULL)
+        listener.settimeout(60)
+        self.ready = listener.accept()[0]
+        length, = struct.unpack("<I", self.ready.recv(4, socket.MSG_WAITALL))
+        json.loads(self.ready.recv(length, socket.MSG_WAITALL))
+        self.ready_ms = (time.monotonic() - started) * 1000
+        with open(f"{self.folder}/status") as file:
+            steps = {record.get("step"): record["at_us"] for record in map(json.loads, file)}
+        self.first_run_ms = steps["first_run"] / 1000 - started * 1000
+
+    def welcome(self):
+        body = json.dumps({"token": "0" * 64}).encode()
+        self.ready.sendall(struct.pack("<I", len(body)) + body)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def boots():
+    first, ready = {}, {}
+    for turn in range(runs + 1):
+        for load in ("read", "map"):
+            agent = Agent(load)
+            agent.end()
+            if turn:
+                first.setdefault(f"kernel {load}", []).append(agent.first_run_ms)
+                ready.setdefault(f"kernel {load}", []).append(agent.ready_ms)
+    table("Spawn of vial-vmm to first KVM_RUN, ms (1 vCPU, 128 MiB)", first, "kernel read")
+    table("Spawn of vial-vmm to the agent's Ready on the host, ms", ready, "kernel read")
+
+
+def memory(pid, guest_bytes):
+    """Sums of smaps in KiB: (anonymous outside guest memory, PSS outside, PSS of all)."""
+    anonymous = outside = whole = 0
+    guest = False
+    with open(f"/proc/{pid}/smaps") as file:
+        for line in file:
+            word, value = line.split()[:2]
+            if "-" in word and not word.endswith(":"):
+                low, high = (int(part, 16) for part in word.split("-"))
+                guest = high - low >= guest_bytes // 2
+            elif word == "Pss:":
+                whole += int(value)
+                outside += 0 if guest else int(value)
+            elif word == "Anonymous:" and not guest:
+                anonymous += int(value)
+    return anonymous, outside, whole
+
+
+def sizes():
+    agent = Agent("read")
+    agent.welcome()
+    anonymous, outside, whole = memory(agent.process.pid, 128 << 20)
+    agent.end()
+    print("\nMemory, KiB")
+    print(f"{'vial-vmm, private anonymous, not the guest':44}{anonymous:10}")
+    print(f"{'vial-vmm, PSS without the guest':44}{outside:10}")
+    print(f"{'agent alone in 128 MiB: PSS of VMM and guest':44}{whole:10}")
+    quiet([vial, "run", "-d", "--name", "idle", "busybox", "sleep", "100000"])
+    for folder in os.listdir(f"{work}/run/vms"):
+        record = f"{work}/run/vms/{folder}/process.json"
+        if os.path.exists(record):
+            with open(record) as file:
+                # The guest of a pod is larger than this, and nothing else in the process is.
+                _, _, whole = memory(json.load(file)["pid"], 64 << 20)
+            print(f"{'idle pod (busybox sleep): PSS of VMM and guest':44}{whole:10}")
+    quiet([vial, "rm", "-f", "idle"])
+    print("\nSizes, bytes")
+    for name, path in (("vial-vmm", vmm), ("initrd with the agent", initrd), ("vmlinux", kernel), ("vial", vial)):
+        print(f"{name:44}{os.path.getsize(path):10}")
+
+
+try:
+    emulated = bool(os.environ.get("VIAL_IN_TESTBED"))
+    print(f"Host: {'EMULATED (ratios are not those of bare metal)' if emulated else 'this machine'}, Linux {os.uname().release}, "
+          f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}; {runs} runs each after 1 warm-up, interleaved")
+    quiet([vial, "load", "-q", "-i", f"{fixtures}/busybox.tar"])
+    whole_commands()
+    boots()
+    sizes()
+finally:
+    subprocess.run([vial, "daemon", "stop"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shutil.rmtree(work, ignore_errors=True)
