@@ -19,6 +19,9 @@ type Connection = TokioIo<Upgraded>;
 /// Interrupts after which the command line gives up on its container, as Docker's does.
 const PATIENCE: u32 = 3;
 
+/// Attempts to come back to a container, after each of which its daemon was lost once more.
+const RECONNECTS: u32 = 10;
+
 /// How a session ended.
 #[derive(Debug)]
 pub enum End {
@@ -89,8 +92,8 @@ impl Session {
                         state.position[1],
                         self.stdin
                     );
-                    connection = match self.client.upgrade(&path, &()).await {
-                        Ok((connection, _)) => connection,
+                    connection = match self.again(&path).await {
+                        Ok(connection) => connection,
                         Err(Error::Api(body))
                             if body.kind == ErrorKind::NoSuchContainer && !state.started =>
                         {
@@ -101,6 +104,18 @@ impl Session {
                     };
                     state.input.rewind();
                 }
+            }
+        }
+    }
+
+    /// A new connection for one that was lost. A daemon that is being killed may still seem to listen while its connections
+    /// break, so that is tried again; attaching twice does no harm.
+    async fn again(&self, path: &str) -> Result<Connection> {
+        let mut attempts = RECONNECTS;
+        loop {
+            match self.client.upgrade(path, &()).await {
+                Err(Error::Connection(_)) if attempts > 0 => attempts -= 1,
+                other => return other.map(|(connection, _)| connection),
             }
         }
     }

@@ -15,6 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{
     AttachQuery, Container, CreateContainer, Created, ErrorKind, Exec, Exit, KillQuery, ListQuery, LogsQuery,
@@ -56,7 +57,9 @@ pub async fn inspect(
 
 /// `POST /v1/containers`: makes and starts one; answers when its command runs.
 pub async fn create(State(daemon): State<Shared>, body: Bytes) -> Result<(StatusCode, Json<Created>)> {
-    let (record, live) = life::create(&daemon, json(&body)?).await?;
+    let request = json(&body)?;
+    // A task of its own, as in `run`: this handler is dropped when the client goes.
+    let (record, live) = tokio::spawn(async move { life::create(&daemon, request).await }).await??;
     match live.started().await {
         Phase::Failed(error) => Err(error),
         _ => Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name }))),
@@ -68,16 +71,29 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
     let (upgrade, body) = upgrade(request).await?;
     let request: CreateContainer = json(&body)?;
     let (stdin, timing) = (request.stdin, request.timing);
-    let (record, live) = life::create(&daemon, request).await?;
     let attach = Attach { start: Position::default(), stdin, owner: true, timing };
+    let (answer, answered) = oneshot::channel();
+    // This handler is dropped when the client goes, and a container that was noted by then would never be started nor given up.
     tokio::spawn(async move {
+        let live = match life::create(&daemon, request).await {
+            Ok((record, live)) => match answer.send(Ok(record.id)) {
+                Ok(()) => live,
+                Err(_) => return live.cancel(),
+            },
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
         match upgrade.await {
             Ok(connection) => streams::attach(TokioIo::new(connection), live, attach).await,
             // The client went before the answer.
             Err(_) => live.cancel(),
         }
     });
-    Ok(switching(record.id.as_str()))
+    let gone = |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it made the container");
+    let id = answered.await.map_err(gone)??;
+    Ok(switching(id.as_str()))
 }
 
 /// `POST /v1/containers/{id}/attach`
