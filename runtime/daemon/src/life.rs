@@ -6,6 +6,7 @@
 use crate::error::{ApiError, Result};
 use crate::live::{Live, Phase};
 use crate::names;
+use crate::paths::named;
 use crate::recovery::vm_ended;
 use crate::state::Shared;
 use crate::store::{Record, StoreError};
@@ -75,7 +76,12 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record
         started_ms: None,
         finished_ms: None,
     };
-    let log = OutputLog::open(&daemon.paths.log(id.as_str()), false)?;
+    let log_dir = daemon.paths.log(id.as_str());
+    let log = OutputLog::open(&log_dir, false).map_err(|error| {
+        // Its folder may have found room, and what goes into it not.
+        remove_log(daemon, &id);
+        named(error, "make the container's log", &log_dir)
+    })?;
     // While the row is on its way to the disk. A layer or log without a row is swept at the next start.
     let (uppers, layer_id, disk) =
         (daemon.uppers.clone(), id.clone(), request.disk.unwrap_or(upper::DEFAULT_SIZE));

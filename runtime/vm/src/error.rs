@@ -78,7 +78,9 @@ pub enum Error {
         exit: Box<VmExit>,
     },
     /// Time ran out.
-    #[error("{what} did not happen within {within:?}")]
+    #[error(
+        "{what} did not come within {within:?}: the guest hangs, or this machine is overloaded (the daemon's log has the guest's last words)"
+    )]
     TimedOut {
         /// What was waited for.
         what: &'static str,
