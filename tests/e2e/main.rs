@@ -1,5 +1,6 @@
 //! End-to-end tests on a host whose KVM boots Linux.
 
+mod bad_guests;
 mod bad_input;
 mod containers;
 mod hostile_container;
