@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,14 @@ pub enum FileError {
         /// errno.
         #[source]
         source: io::Error,
+    },
+    /// A folder, a named pipe, a socket, a character device.
+    #[error("{what} must be a regular file or a block device, and {name} is not")]
+    NotData {
+        /// What it is for.
+        what: String,
+        /// Path or descriptor.
+        name: String,
     },
     /// A descriptor is not open.
     #[error(
@@ -138,11 +147,28 @@ pub fn check_inherited(config: &VmConfig, kvm: Option<RawFd>) -> Result<(), File
 fn open(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, FileError> {
     match source {
         FileSource::Fd { fd } => inherited(what, *fd),
-        FileSource::Path(path) => options.open(path).map_err(|source| FileError::Open {
-            what: what.into(),
-            path: path.clone(),
-            source,
-        }),
+        // Not blocking: signals are taken by the event loop, which does not run yet, so a named pipe without a peer would hold the
+        // process for ever. Regular files and block devices know no difference.
+        FileSource::Path(path) => options
+            .clone()
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|source| FileError::Open { what: what.into(), path: path.clone(), source }),
+    }
+}
+
+/// Opens what is read at offsets: a regular file or a block device.
+fn open_data(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, FileError> {
+    let file = open(what, source, options)?;
+    let metadata = file.metadata();
+    let usable = metadata.as_ref().is_ok_and(|data| data.is_file() || data.file_type().is_block_device());
+    if usable { Ok(file) } else { Err(FileError::NotData { what: what.into(), name: name_of(source) }) }
+}
+
+fn name_of(source: &FileSource) -> String {
+    match source {
+        FileSource::Path(path) => format!("{path:?}"),
+        FileSource::Fd { fd } => format!("descriptor {fd}"),
     }
 }
 
@@ -198,8 +224,12 @@ impl Files {
     pub fn open(config: &VmConfig) -> Result<Self, FileError> {
         let boot = &config.boot_source;
         Ok(Self {
-            kernel: open("the kernel", &boot.kernel_image_path, &read_only())?,
-            initrd: optional("the initrd", boot.initrd_path.as_ref(), &read_only())?,
+            kernel: open_data("the kernel", &boot.kernel_image_path, &read_only())?,
+            initrd: boot
+                .initrd_path
+                .as_ref()
+                .map(|source| open_data("the initrd", source, &read_only()))
+                .transpose()?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
             taps: config
                 .network_interfaces
@@ -236,7 +266,7 @@ fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> {
     let what = format!("drive {:?}", drive.drive_id);
     let mut options = read_only();
     options.write(!drive.is_read_only && drive.concat.is_empty());
-    drive.path_on_host.iter().chain(&drive.concat).map(|source| open(&what, source, &options)).collect()
+    drive.path_on_host.iter().chain(&drive.concat).map(|source| open_data(&what, source, &options)).collect()
 }
 
 fn tap(source: &FileSource) -> Result<File, FileError> {

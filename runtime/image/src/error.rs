@@ -29,6 +29,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A device, a named pipe or a socket.
+    #[error("{0:?} is neither a file nor a folder; what comes from a pipe can be given as standard input")]
+    NeitherFileNorFolder(PathBuf),
     /// The disk is full, or nearly.
     #[error(
         "no space left for images in {store:?} ({free} bytes free, {reserve} stay reserved): remove images or enlarge the disk",
@@ -157,7 +160,8 @@ impl Error {
             Error::NotFound(_) => ErrorKind::NotFound,
             Error::InUse { .. } | Error::SeveralNames { .. } => ErrorKind::Conflict,
             Error::NoSpace { .. } => ErrorKind::NoSpace,
-            Error::Archive { .. }
+            Error::NeitherFileNorFolder(_)
+            | Error::Archive { .. }
             | Error::Stream { .. }
             | Error::Layer { .. }
             | Error::Merge { .. }

@@ -130,3 +130,16 @@ fn something_else_than_kvm_is_noticed() {
     assert_eq!(output.status.code(), Some(ExitReason::InternalError.code()));
     assert!(String::from_utf8(output.stderr).unwrap().contains("is not /dev/kvm"));
 }
+
+#[test]
+fn a_named_pipe_without_a_writer_is_refused_instead_of_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for pointer in ["/boot-source/kernel_image_path", "/boot-source/initrd_path"] {
+        let message = refusal(|vm| set(vm, pointer, json!(pipe)));
+        assert!(message.contains("regular file"), "{message}");
+    }
+    let message = refusal(|vm| set(vm, "/drives", json!([{"drive_id": "a", "path_on_host": pipe}])));
+    assert!(message.contains("regular file"), "{message}");
+}

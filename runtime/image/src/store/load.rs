@@ -1,7 +1,8 @@
 //! Brings images into the store: from archives, and as single layers from `import`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -74,8 +75,10 @@ pub enum Progress {
 impl ImageStore {
     /// Loads all images of an archive that are for this machine. Images before a broken one stay.
     pub fn load(&self, source: LoadSource, progress: &mut dyn FnMut(Progress)) -> Result<Vec<LoadedImage>> {
+        // A source may be slow or stall, and others must not wait for it: the lock is taken when all of it is at hand.
+        let (archive, origin, fallback) =
+            self.open_archive(source, progress).map_err(|error| self.or_no_space(error))?;
         self.write_locked(|| {
-            let (archive, origin, fallback) = self.open_archive(source, progress)?;
             let wrong = |source| Error::Archive { origin: origin.clone(), source };
             let images = archive.images(fallback.as_deref()).map_err(wrong)?;
             images.iter().map(|image| self.load_image(&archive, image, &origin, progress)).collect()
@@ -103,10 +106,15 @@ impl ImageStore {
             // The first error is the one to report; what can't be swept now is at the next open.
             let _ = self.collect_garbage();
         }
-        result.map_err(|error| match error.is_full() {
+        result.map_err(|error| self.or_no_space(error))
+    }
+
+    /// Whatever failed for want of space is told as that.
+    fn or_no_space(&self, error: Error) -> Error {
+        match error.is_full() {
             true => Error::NoSpace { store: self.dir.clone(), free: self.free().unwrap_or(0) },
             false => error,
-        })
+        }
     }
 
     fn free(&self) -> io::Result<u64> {
@@ -127,18 +135,21 @@ impl ImageStore {
             LoadSource::Path(path) => {
                 let origin = path.display().to_string();
                 let fallback = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-                let metadata = path.metadata().map_err(Error::io("opening", &path))?;
+                // Not blocking, so that a named pipe without a writer can't hold us.
+                let mut options = OpenOptions::new();
+                options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+                let mut file = options.open(&path).map_err(Error::io("opening", &path))?;
+                let metadata = file.metadata().map_err(Error::io("opening", &path))?;
                 if metadata.is_dir() {
                     let members = Members::folder(&path).map_err(Error::io("opening", &path))?;
                     return Ok((Archive::new(members), origin, fallback));
                 }
-                let mut file = File::open(&path).map_err(Error::io("opening", &path))?;
-                let plain = metadata.is_file() && {
-                    let mut start = [0; 4];
-                    let count = std::os::unix::fs::FileExt::read_at(&file, &mut start, 0)
-                        .map_err(Error::io("reading", &path))?;
-                    Compression::of(&start[..count]) == Compression::None
-                };
+                if !metadata.is_file() {
+                    return Err(Error::NeitherFileNorFolder(path));
+                }
+                let mut start = [0; 4];
+                let count = file.read_at(&mut start, 0).map_err(Error::io("reading", &path))?;
+                let plain = Compression::of(&start[..count]) == Compression::None;
                 let file = if plain { file } else { self.spool(&mut file, &origin, progress)? };
                 (file, origin, fallback)
             }

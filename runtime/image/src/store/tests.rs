@@ -338,3 +338,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_named_pipe_without_a_writer_is_refused_and_holds_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path().join("store")).unwrap();
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    let error = store.load(LoadSource::Path(pipe), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::NeitherFileNorFolder(_)), "{error}");
+}
+
+#[test]
+fn a_source_that_stalls_does_not_keep_others_from_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path().join("store")).unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    std::thread::scope(|scope| {
+        let (begun, begin) = std::sync::mpsc::channel();
+        scope.spawn(|| {
+            let mut begun = Some(begun);
+            let result = store.load(LoadSource::Reader(Box::new(reader)), &mut |_| {
+                // The first bytes are in, so the load is under way; only the first report counts.
+                begun.take().map(|begun| begun.send(()));
+            });
+            assert!(result.is_err(), "what came is no archive");
+        });
+        std::io::Write::write_all(&mut writer, &[0; 1 << 20]).unwrap();
+        begin.recv().unwrap();
+        store.load(LoadSource::Reader(Box::new(&include_bytes!("tests.rs")[..])), &mut |_| {}).unwrap_err();
+        drop(writer);
+    });
+}
