@@ -85,14 +85,7 @@ impl Session {
                 }
                 Cut::Lost => {
                     // The daemon is gone, the container is not: a new daemon has its output, from where this one was cut.
-                    let path = format!(
-                        "/containers/{}/attach?stdout={}&stderr={}&stdin={}",
-                        escape(&self.container),
-                        state.position[0],
-                        state.position[1],
-                        self.stdin
-                    );
-                    connection = match self.again(&path).await {
+                    connection = match self.attach(state.position).await {
                         Ok(connection) => connection,
                         Err(Error::Api(body))
                             if body.kind == ErrorKind::NoSuchContainer && !state.started =>
@@ -108,12 +101,22 @@ impl Session {
         }
     }
 
-    /// A new connection for one that was lost. A daemon that is being killed may still seem to listen while its connections
-    /// break, so that is tried again; attaching twice does no harm.
-    async fn again(&self, path: &str) -> Result<Connection> {
+    /// A new connection for one that was lost, from these bytes of standard output and error on. A daemon that is being killed may
+    /// still seem to listen while its connections break, so that is tried again; attaching twice does no harm.
+    ///
+    /// # Errors
+    /// When there is no daemon to be had, or it does not know the container.
+    pub async fn attach(&self, position: [u64; 2]) -> Result<Connection> {
+        let path = format!(
+            "/containers/{}/attach?stdout={}&stderr={}&stdin={}",
+            escape(&self.container),
+            position[0],
+            position[1],
+            self.stdin
+        );
         let mut attempts = RECONNECTS;
         loop {
-            match self.client.upgrade(path, &()).await {
+            match self.client.upgrade(&path, &()).await {
                 Err(Error::Connection(_)) if attempts > 0 => attempts -= 1,
                 other => return other.map(|(connection, _)| connection),
             }

@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::signals::Signals;
 use crate::streams::{End, Session, Timing};
 use crate::units::table;
-use std::time::Instant;
-use vial_api::{CreateContainer, Created, Exec};
+use hyper::Method;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use vial_api::{Container, CreateContainer, Created, ErrorKind, Exec};
 
 /// Runs a command in a new container; its exit status is the answer.
 ///
@@ -19,21 +20,78 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
     let timing = args.timing;
     let detach = args.detach;
     let request = request(args)?;
+    let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     if detach {
-        let created: Created = client.post("/containers", &request).await?;
-        say(&created.id)?;
+        let id = match client.post::<Created>("/containers", &request).await {
+            Ok(created) => created.id,
+            Err(Error::Connection(_)) => started(made_anyway(client, &request, since_ms).await?)?,
+            Err(error) => return Err(error),
+        };
+        say(&id)?;
         return Ok(0);
     }
     client.start_daemon()?;
     let signals = Signals::watch()?;
-    let (connection, container) = client.upgrade("/containers/run", &request).await?;
-    let session =
-        Session { client: client.clone(), container, stdin: request.stdin, proxy: true, resume: true };
+    let session = |container| Session {
+        client: client.clone(),
+        container,
+        stdin: request.stdin,
+        proxy: true,
+        resume: true,
+    };
+    let (connection, session) = match client.upgrade("/containers/run", &request).await {
+        Ok((connection, container)) => (connection, session(container)),
+        Err(Error::Connection(_)) => {
+            let session = session(made_anyway(client, &request, since_ms).await?.id);
+            (session.attach([0, 0]).await?, session)
+        }
+        Err(error) => return Err(error),
+    };
     let (end, steps) = session.run(connection, signals).await?;
     if timing {
         print_timing(&steps, begin);
     }
     finish(end)
+}
+
+/// The container that a daemon made which was lost before it could answer, as its successor knows it. Only a name can tell: others may
+/// have asked for a container of the same image at the same time.
+async fn made_anyway(client: &Client, request: &CreateContainer, since_ms: u64) -> Result<Container> {
+    let Some(name) = &request.name else {
+        let words = "the daemon was lost before it told the new container's name; vial ps -a lists it if it was made, \
+                     and with --name it would have been found again";
+        return Err(Error::Message(words.into()));
+    };
+    let lost = || {
+        let words = format!(
+            "the daemon was lost before the command of {name} ran; nothing is left of the start, try again"
+        );
+        Error::Message(words)
+    };
+    match client.json::<Container>(Method::GET, &format!("/containers/{}", escape(name))).await {
+        Ok(container) if is_answer(&container, request, since_ms) => Ok(container),
+        Ok(_) => Err(lost()),
+        Err(Error::Api(body)) if body.kind == ErrorKind::NoSuchContainer => Err(lost()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this container is what was asked for, and not an older one that has the name, or another's whose id begins so.
+fn is_answer(container: &Container, request: &CreateContainer, since_ms: u64) -> bool {
+    Some(&container.name) == request.name.as_ref()
+        && container.image == request.image
+        && container.created_ms >= since_ms
+}
+
+/// The id of a container whose command has been started.
+fn started(container: Container) -> Result<String> {
+    match (container.started_ms, container.exit) {
+        (None, Some(exit)) => {
+            let reason = exit.reason.unwrap_or_else(|| "the command could not be started".into());
+            Err(Error::Message(reason))
+        }
+        _ => Ok(container.id),
+    }
 }
 
 fn finish(end: End) -> Result<i32> {
@@ -144,5 +202,29 @@ mod tests {
         assert_eq!(lines, ["A=1", "B=x y # not a comment", "PATH"]);
         assert_eq!(with_value("VIAL_SURELY_NOT_SET".into()), None);
         assert_eq!(with_value("A=".into()), Some("A=".into()));
+    }
+
+    #[test]
+    fn only_the_container_that_was_asked_for_is_taken_up() {
+        let request = CreateContainer {
+            image: "busybox".into(),
+            name: Some("kd".into()),
+            ..CreateContainer::default()
+        };
+        let container = |name: &str, image: &str, created_ms: u64| -> Container {
+            serde_json::from_value(serde_json::json!({
+                "id": "ab".repeat(32), "name": name, "pod": "p", "image": image, "image_id": "i", "command": ["sh"],
+                "state": "exited", "exit": { "code": 125, "reason": "never started" }, "created_ms": created_ms,
+                "memory": 1, "milli_cpus": 1000, "auto_remove": false,
+            }))
+            .unwrap()
+        };
+        assert!(is_answer(&container("kd", "busybox", 50), &request, 50));
+        assert!(!is_answer(&container("kd", "busybox", 49), &request, 50), "an older one");
+        assert!(!is_answer(&container("kd", "debian", 50), &request, 50));
+        assert!(!is_answer(&container("other", "busybox", 50), &request, 50));
+        assert!(started(container("kd", "busybox", 50)).unwrap_err().to_string().contains("never started"));
+        let ran = Container { started_ms: Some(51), ..container("kd", "busybox", 50) };
+        assert_eq!(started(ran).unwrap(), "ab".repeat(32));
     }
 }
