@@ -31,8 +31,8 @@ pub enum End {
     Failed(vial_api::ErrorBody),
     /// A signal came before its command ran, so the start was given up.
     Interrupted(i32),
-    /// The user insisted on leaving; the container goes on.
-    Left,
+    /// The user insisted on leaving, with this signal; the container goes on.
+    Left(i32),
 }
 
 /// What is attached to.
@@ -186,7 +186,7 @@ impl Session {
                 "vial: leaving; the container goes on. End it with: vial kill {}",
                 &self.container[..12.min(self.container.len())]
             );
-            return Some(End::Left);
+            return Some(End::Left(number));
         }
         state.signal = Some(number);
         let path = format!("/containers/{}/kill?signal={number}", escape(&self.container));

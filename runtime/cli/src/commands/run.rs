@@ -106,8 +106,7 @@ fn finish(end: End) -> Result<i32> {
             Ok(exit.code)
         }
         End::Failed(body) => Err(Error::Api(body)),
-        End::Interrupted(number) => Ok(128 + number),
-        End::Left => Ok(1),
+        End::Interrupted(number) | End::Left(number) => Ok(128 + number),
     }
 }
 
