@@ -27,7 +27,9 @@ fn main() {
             // Printing to a closed pipe is nobody's loss.
             let _ = error.print();
             // Docker's `run` answers 125 to an option that it does not know; the other commands 1, as is usual.
-            let run = std::env::args().nth(1).is_some_and(|word| word == "run" || word == "exec");
+            let words: Vec<_> = std::env::args_os().skip(1).take(2).collect();
+            let run =
+                words.first().is_some_and(|word| word == "run" || word == "exec") || words == ["vm", "run"];
             std::process::exit(if !error.use_stderr() {
                 0
             } else if run {
