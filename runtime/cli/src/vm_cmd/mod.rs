@@ -89,9 +89,22 @@ pub fn run(args: VmArgs) -> i32 {
         VmCommand::Inspect { json, name } => (manage::inspect(&name, json), 1),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vial: {error}");
+        eprintln!("vial: {error}{}", advice(&error));
         failure
     })
+}
+
+/// What to do about a failure that this user can do something about.
+fn advice(error: &Error) -> &'static str {
+    match error {
+        Error::File { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied
+                && !rustix::process::geteuid().is_root() =>
+        {
+            "; run it as root (try sudo), or set VIAL_RUN_DIR to a folder of your own"
+        }
+        _ => "",
+    }
 }
 
 /// Label of VMs that were started with `-d`: they stay listed when they end by themselves.
