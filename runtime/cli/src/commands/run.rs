@@ -10,6 +10,8 @@ use crate::units::table;
 use hyper::Method;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use vial_api::{Container, CreateContainer, Created, ErrorKind, Exec};
+use vial_vm::EndReason;
+use vial_vm::exit::ExitReason;
 
 /// Runs a command in a new container; its exit status is the answer.
 ///
@@ -52,6 +54,12 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         print_timing(&steps, begin);
     }
     finish(end)
+}
+
+/// Where to look when a container's VM failed. The API has only words for that; they are the VM crate's own.
+fn advice(reason: &str) -> &'static str {
+    let failed = EndReason::Exit(ExitReason::InternalError).to_string();
+    if reason.contains(&failed) { crate::vm_cmd::SEE_DOCTOR } else { "" }
 }
 
 /// The container that a daemon made which was lost before it could answer, as its successor knows it. Only a name can tell: others may
@@ -98,14 +106,17 @@ fn finish(end: End) -> Result<i32> {
     match end {
         End::Exit(exit) => {
             if let Some(reason) = &exit.reason {
-                eprintln!("vial: {reason}");
+                eprintln!("vial: {reason}{}", advice(reason));
             }
             if exit.oom {
                 eprintln!("vial: it ran out of memory; give it more with --memory");
             }
             Ok(exit.code)
         }
-        End::Failed(body) => Err(Error::Api(body)),
+        End::Failed(mut body) => {
+            body.message.push_str(advice(&body.message));
+            Err(Error::Api(body))
+        }
         End::Interrupted(number) | End::Left(number) => Ok(128 + number),
     }
 }
@@ -201,6 +212,12 @@ mod tests {
         assert_eq!(lines, ["A=1", "B=x y # not a comment", "PATH"]);
         assert_eq!(with_value("VIAL_SURELY_NOT_SET".into()), None);
         assert_eq!(with_value("A=".into()), Some("A=".into()));
+    }
+
+    #[test]
+    fn a_failed_vm_process_leads_to_the_doctor() {
+        assert!(advice("its VM ended: the VM process failed: KVM cannot emulate it").contains("vial doctor"));
+        assert_eq!(advice("its VM ended: killed"), "");
     }
 
     #[test]

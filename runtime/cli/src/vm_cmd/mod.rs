@@ -8,7 +8,8 @@ mod terminal;
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
-use vial_vm::{Error, Registry};
+use vial_vm::exit::ExitReason;
+use vial_vm::{EndReason, Error, Registry};
 
 /// `vial vm`
 #[derive(Debug, Args)]
@@ -103,9 +104,13 @@ fn advice(error: &Error) -> &'static str {
         {
             "; run it as root (try sudo), or set VIAL_RUN_DIR to a folder of your own"
         }
+        Error::Ended { exit, .. } if exit.reason == EndReason::Exit(ExitReason::InternalError) => SEE_DOCTOR,
         _ => "",
     }
 }
+
+/// Where to look when a VM process failed: most often the host's KVM can't do what a guest needs.
+pub const SEE_DOCTOR: &str = "; see: vial doctor";
 
 /// Label of VMs that were started with `-d`: they stay listed when they end by themselves.
 const DETACHED: &str = "detached";

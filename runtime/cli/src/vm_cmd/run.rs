@@ -3,7 +3,7 @@
 use super::escape::{Escape, Key};
 use super::spec::RunArgs;
 use super::terminal::Raw;
-use super::{DETACHED, registry, runtime};
+use super::{DETACHED, SEE_DOCTOR, registry, runtime};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use vial_vm::exit::ExitReason;
 use vial_vm::spec::OWNER_VM;
 use vial_vm::{ConsoleSpec, EndReason, Error, Launcher, Parts, Registry, Vm, VmExit, VmId, VmSpec, VmState};
 
@@ -254,7 +255,8 @@ async fn print(mut from_guest: pipe::Receiver, keys: tokio::sync::mpsc::Sender<K
 /// Says how it ended, unless that was in order; gives the exit status.
 fn report(vm: &Vm, exit: &VmExit) -> i32 {
     if !exit.reason.is_clean() {
-        eprintln!("vial: VM {}: {exit}", vm.id());
+        let failed = exit.reason == EndReason::Exit(ExitReason::InternalError);
+        eprintln!("vial: VM {}: {exit}{}", vm.id(), if failed { SEE_DOCTOR } else { "" });
         let log = log_tail(vm).unwrap_or_default();
         if !log.trim().is_empty() {
             eprintln!("{}", log.trim_end());
