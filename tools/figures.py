@@ -12,6 +12,8 @@ import tempfile
 import time
 
 dist, fixtures, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+# What is measured so far stays readable when a run is cut short.
+sys.stdout.reconfigure(line_buffering=True)
 vial = f"{dist}/bin/vial"
 vmm, kernel, initrd = (f"{dist}/lib/vial/{name}" for name in ("vial-vmm", "vmlinux", "initrd.cpio"))
 busybox_initrd = f"{fixtures}/busybox.cpio"
