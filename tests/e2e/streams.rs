@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::Stdio;
-use vial_tests::host::Vial;
+use vial_tests::host::{Ran, Vial};
 
 /// A sequence that never repeats within the test and needs no dependency (xorshift64*).
 fn noise(len: usize) -> Vec<u8> {
@@ -26,14 +26,19 @@ fn two_hundred_megabytes_through_a_pod_arrive_intact() {
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let mut stdout = child.stdout.take().expect("stdout is a pipe");
     let mut received = Vec::with_capacity(sent.len());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            stdin.write_all(&sent).expect("the pod takes its input");
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let written = stdin.write_all(&sent);
             drop(stdin);
+            written
         });
         stdout.read_to_end(&mut received).expect("the pod's output can be read");
+        writing.join().expect("writing does not panic")
     });
-    assert_eq!(child.wait().expect("the command ends").code(), Some(0));
+    // A command that failed says why; a broken pipe alone says nothing.
+    let ran = Ran::from(child.wait_with_output().expect("the command ends"));
+    assert_eq!(ran.code, 0, "after {} bytes ({written:?}): {}", received.len(), ran.stderr);
+    written.expect("the pod takes its input");
     assert_eq!(received.len(), sent.len());
     assert!(received == sent, "the bytes differ");
     vial.leaves_nothing();
