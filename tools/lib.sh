@@ -45,9 +45,17 @@ ensure_packages() {
     [[ ${#missing[@]} -gt 0 ]] || return 0
     apt_update_once
     log "Installing Debian packages: ${missing[*]}"
-    # Two scripts may need packages at once: wait for the lock instead of failing.
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "${missing[@]}" >&2 ||
+    # Two scripts may need packages at once: wait for the lock instead of failing. Of what apt says its troubles are passed
+    # on, and for the rest a count.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null 2>&1 |
+        awk -v tty="$([[ -t 2 ]] && echo 1)" '
+            / newly installed, / { total = $3 }
+            /^Get:[0-9]+ / { got++ }
+            /^Setting up / { done++ }
+            /^(E:|Err:|dpkg: error|Waiting for cache lock)/ { print }
+            tty && (got || done) { printf "\r    fetched %d, set up %d of %d packages ", got, done, total; fflush() }
+            END { if (tty && (got || done)) print "" }' >&2 ||
         die "apt-get could not install: ${missing[*]}"
 }
 
