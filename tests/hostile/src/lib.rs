@@ -1,0 +1,40 @@
+//! What hostile bytes must not do, one function per parser: [`TARGETS`] is the list.
+//!
+//! Each function takes any bytes, gives them to a parser in the shape that it gets them in, and panics when a promise is
+//! broken: the parser panics, or what it accepted is out of its bounds. The fuzz targets (`tests/fuzz`) search for such
+//! bytes, and `tests/replay.rs` here gives every function the inputs that were kept, on every run of the tests.
+//!
+//! It must never know more of a parser than its public interface. `docs/fuzzing.md` tells how to add one.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "this crate is a test: what fails here has failed")]
+
+pub mod agent;
+pub mod devices;
+pub mod frames;
+pub mod images;
+pub mod machine;
+mod tarball;
+
+/// A parser's function.
+pub type Target = fn(&[u8]);
+
+/// Every function by name; `tests/fuzz/<name>/` holds its inputs and `tests/fuzz/targets/<name>.rs` calls it.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("tar", images::tar),
+    ("pax", images::pax),
+    ("layer", images::layer),
+    ("erofs", images::erofs),
+    ("archive", images::archive),
+    ("manifests", images::manifests),
+    ("reference", images::reference),
+    ("agent_frames", frames::agent),
+    ("api_frames", frames::api),
+    ("agent_client", agent::client),
+    ("agent_stream", agent::stream),
+    ("chain", devices::chain),
+    ("block", devices::block),
+    ("console", devices::console),
+    ("vsock", devices::vsock),
+    ("kernel", machine::kernel),
+    ("vm_config", machine::config),
+];
