@@ -1,7 +1,8 @@
 //! Which system calls Docker's default profile allows, as data.
 //!
-//! The calls are those of moby's published default seccomp profile for x86_64 (its variants for other processors left out), grouped
-//! here by purpose. io_uring is not among them: it can open sockets that the filter never sees.
+//! Equal, call by call, to `seccomp/default.json` of github.com/moby/profiles at commit 02e898b137ae for x86_64 (other processors
+//! and the 32-bit calls left out), grouped here by purpose. io_uring is not among them: it can open sockets that the filter never
+//! sees.
 
 use crate::capabilities::*;
 use libc::*;
@@ -13,6 +14,20 @@ pub const ALWAYS: &[&[i64]] =
 /// Allowed to everyone with one of these values of the first argument: PER_LINUX, PER_LINUX32, both with
 /// UNAME26, and the query.
 pub const PERSONALITIES: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// Families of sockets that may be opened, first to last. Not among them are retired ones (DECnet, Econet, ATM SVC, IrDA, WANPIPE,
+/// mISDN, CAIF), AF_ALG, whose kernel code was a way to root, and AF_VSOCK.
+pub const SOCKET_FAMILIES: [(i32, i32); 8] = [
+    (AF_UNSPEC, AF_ROSE),
+    (AF_NETBEUI, AF_ASH),
+    (AF_RDS, AF_SNA),
+    (AF_PPPOX, AF_PPPOX),
+    (AF_LLC, AF_RXRPC),
+    (AF_PHONET, AF_IEEE802154),
+    (AF_NFC, AF_NFC),
+    // To AF_MCTP, which not every libc names.
+    (AF_VSOCK + 1, 45),
+];
 
 /// The flags of clone that make namespaces; allowed only when all are clear.
 pub const NAMESPACE_FLAGS: u32 = (CLONE_NEWNS
@@ -38,6 +53,9 @@ pub const WITH_CAPABILITY: &[(CapMask, &[i64])] = &[
             SYS_fsopen,
             SYS_fspick,
             SYS_lookup_dcookie,
+            LSM_GET_SELF_ATTR,
+            LSM_SET_SELF_ATTR,
+            LSM_LIST_MODULES,
             SYS_mount,
             SYS_mount_setattr,
             SYS_move_mount,
@@ -57,6 +75,7 @@ pub const WITH_CAPABILITY: &[(CapMask, &[i64])] = &[
     (CAP_SYS_CHROOT, &[SYS_chroot]),
     (CAP_SYS_MODULE, &[SYS_delete_module, SYS_finit_module, SYS_init_module]),
     (CAP_SYS_PACCT, &[SYS_acct]),
+    // With it Docker also allows ptrace and process_vm_*, which this list allows to all, as Docker does from Linux 4.8 on.
     (CAP_SYS_PTRACE, &[SYS_kcmp, SYS_pidfd_getfd, SYS_process_madvise]),
     (CAP_SYS_RAWIO, &[SYS_ioperm, SYS_iopl]),
     (CAP_SYS_TIME, &[SYS_clock_settime, SYS_settimeofday]),
@@ -68,11 +87,16 @@ pub const WITH_CAPABILITY: &[(CapMask, &[i64])] = &[
 ];
 
 /// The newest call that this list was made with; what comes later does not exist for containers.
-pub const NEWEST: i64 = SYS_mseal;
+pub const NEWEST: i64 = 466; // removexattrat
 
-/// Calls whose numbers the libc crate does not name: io_pgetevents, cachestat, map_shadow_stack, futex_wake, futex_wait,
-/// futex_requeue (arch/x86/entry/syscalls/syscall_64.tbl).
-const NAMELESS: &[i64] = &[333, 451, 453, 454, 455, 456];
+/// arch/x86/entry/syscalls/syscall_64.tbl; not in the libc crate.
+const LSM_GET_SELF_ATTR: i64 = 459;
+const LSM_SET_SELF_ATTR: i64 = 460;
+const LSM_LIST_MODULES: i64 = 461;
+
+/// More such calls: io_pgetevents, uretprobe, cachestat, map_shadow_stack, futex_wake, futex_wait, futex_requeue, statmount,
+/// listmount, setxattrat, getxattrat, listxattrat, removexattrat.
+const NAMELESS: &[i64] = &[333, 335, 451, 453, 454, 455, 456, 457, 458, 463, 464, 465, 466];
 
 const FILES: &[i64] = &[
     SYS_access,

@@ -1,7 +1,7 @@
-//! The system-call filter of every container: Docker's default profile, and no AF_VSOCK.
+//! The system-call filter of every container: Docker's default profile.
 //!
 //! Two programs are installed. The first is the allow list; what it does not name answers EPERM. The second knows only numbers:
-//! calls that are newer than the profile, and clone3, whose arguments no filter can see, answer ENOSYS, so that libraries fall
+//! calls that are newer than the profile's newest, and clone3, whose arguments no filter can see, answer ENOSYS, so that libraries fall
 //! back to older calls. Where both answer with an error, the kernel takes the one of the program installed last.
 //!
 //! Only the native system-call table is served: a 32-bit call ends the process, because `socketcall` would open AF_VSOCK behind
@@ -50,7 +50,13 @@ fn rules(capabilities: CapMask) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secco
         let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?;
         Ok(SeccompRule::new(vec![condition])?)
     };
-    rules.insert(libc::SYS_socket, vec![condition(0, SeccompCmpOp::Ne, libc::AF_VSOCK as u64)?]);
+    let families = docker::SOCKET_FAMILIES.iter().map(|&(first, last)| {
+        let bound = |operator, value: i32| {
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, u64::from(value.unsigned_abs()))
+        };
+        SeccompRule::new(vec![bound(SeccompCmpOp::Ge, first)?, bound(SeccompCmpOp::Le, last)?])
+    });
+    rules.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
     rules.insert(
         libc::SYS_personality,
         docker::PERSONALITIES
@@ -151,6 +157,20 @@ mod tests {
             assert_eq!(answer(caps, libc::SYS_socket, libc::AF_VSOCK as u64).1, EPERM);
             // The kernel takes the family as an int: bits above do not hide it.
             assert_eq!(answer(caps, libc::SYS_socket, 0xffff_0000_0000_0028).1, EPERM);
+        }
+    }
+
+    #[test]
+    fn socket_families_are_dockers() {
+        // From the profile's own list: everything below 12, and these.
+        let listed = [
+            13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44,
+            45,
+        ];
+        for family in 0..100 {
+            let allowed = family < 12 || listed.contains(&family);
+            let expected = if allowed { ALLOW } else { EPERM };
+            assert_eq!(answer(u64::MAX, libc::SYS_socket, family).1, expected, "family {family}");
         }
     }
 
