@@ -13,10 +13,13 @@ use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tap::Tap;
 pub use tap::TapError;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+};
 use worker::NetWorker;
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
@@ -35,6 +38,8 @@ pub struct Net {
     name: String,
     tap: Arc<Tap>,
     mac: [u8; 6],
+    /// Until the TAP is deleted; no new one ever takes its place.
+    link: Arc<AtomicBool>,
     worker: WorkerSlot<NetWorker>,
 }
 
@@ -50,7 +55,8 @@ impl Net {
     fn with_tap(tap: Tap, mac: [u8; 6]) -> Self {
         let [a, b, c, d, e, f] = mac;
         let name = format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        Self { name, tap: Arc::new(tap), mac, worker: WorkerSlot::new() }
+        let link = Arc::new(AtomicBool::new(true));
+        Self { name, tap: Arc::new(tap), mac, link, worker: WorkerSlot::new() }
     }
 }
 
@@ -68,16 +74,22 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MRG_RXBUF | self.tap.features()
+        1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_NET_F_STATUS | self.tap.features()
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        super::read_space(&self.mac, offset, data);
+        // struct virtio_net_config: the address, then the status (section 5.1.4).
+        let up = self.link.load(Ordering::Relaxed);
+        let status = if up { VIRTIO_NET_S_LINK_UP as u16 } else { 0 }.to_le_bytes();
+        let mut space = [0; 8];
+        space[..6].copy_from_slice(&self.mac);
+        space[6..].copy_from_slice(&status);
+        super::read_space(&space, offset, data);
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let tap = Arc::clone(&self.tap);
-        self.worker.start(&self.name, context, |context| Ok(NetWorker::new(context, tap)))
+        let (tap, link) = (Arc::clone(&self.tap), Arc::clone(&self.link));
+        self.worker.start(&self.name, context, |context| Ok(NetWorker::new(context, tap, link)))
     }
 
     fn reset(&mut self) {

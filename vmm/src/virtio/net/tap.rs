@@ -1,12 +1,13 @@
 //! The host's end: a TAP with `struct virtio_net_hdr_v1` in front of every frame.
 
-use crate::virtio::io::{ioctl_int, ioctl_ulong, set_nonblocking, tap_flags};
+use crate::virtio::io::{ioctl_int, ioctl_ulong, readv, set_nonblocking, tap_flags};
 use std::fs::File;
 use std::io;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
 };
+use vm_memory::VolatileSlice;
 
 /// Bytes of the header that modern drivers use always (section 5.1.6).
 pub(super) const HEADER: usize = 12;
@@ -46,6 +47,17 @@ pub enum TapError {
     },
 }
 
+/// What came of asking for a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// One of this length, header included.
+    Frame(usize),
+    /// None for now, or a TAP that is down: its next event tells.
+    Nothing,
+    /// Never one again: the TAP was deleted.
+    Gone,
+}
+
 /// An attached TAP that does not block.
 pub(super) struct Tap {
     file: File,
@@ -77,6 +89,18 @@ impl Tap {
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Takes a frame, if there is one.
+    pub(super) fn receive(&self, into: &[VolatileSlice<'_>]) -> Received {
+        match readv(&self.file, into) {
+            Ok(len) if len >= HEADER => Received::Frame(len),
+            Ok(1..) => Received::Nothing,
+            // No frame is empty; this is how sockets say it.
+            Ok(0) => Received::Gone,
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Received::Gone,
+            Err(_) => Received::Nothing,
+        }
     }
 
     /// The feature bits that come of what the TAP can do.

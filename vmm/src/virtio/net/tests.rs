@@ -54,7 +54,7 @@ fn received(guest: &mut Guest, buffers: &[Buffer]) -> Option<Vec<u8>> {
 
 #[test]
 fn the_address_can_be_read() {
-    assert_eq!(guest(0).0.config(0), MAC);
+    assert_eq!(guest(0).0.config::<6>(0), MAC);
 }
 
 #[test]
@@ -145,6 +145,25 @@ fn buffers_without_room_for_a_header_end_the_vm() {
         guest.send(queue, &[small]);
         assert!(guest.is_broken());
     }
+}
+
+#[test]
+fn a_tap_that_is_deleted_takes_the_link_down_and_keeps_nobody_awake() {
+    let (mut guest, wire) = guest(0);
+    give(&mut guest, 1526);
+    assert_eq!(guest.config(6), [1, 0]);
+    while guest.interrupted() {}
+    drop(wire);
+    // Ends when nothing is ready any more.
+    guest.run();
+    assert_eq!(guest.config(6), [0, 0]);
+    assert!(guest.interrupted());
+    let data = guest.data(&frame(100));
+    guest.send(1, &[data]);
+    assert!(guest.used(1).is_some(), "frames go nowhere, as on any wire");
+    let buffer = give(&mut guest, 1526);
+    assert_eq!(received(&mut guest, &[buffer]), None);
+    assert!(guest.faults().is_empty());
 }
 
 proptest! {

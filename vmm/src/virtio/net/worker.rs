@@ -1,13 +1,14 @@
 //! Frames in and out.
 
-use super::tap::{HEADER, Tap};
-use crate::virtio::io::{readv, writev};
+use super::tap::{HEADER, Received, Tap};
+use crate::virtio::io::writev;
 use crate::virtio::queue::drain;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use event_manager::EventSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 const RECEIVE: u32 = 0;
@@ -34,10 +35,12 @@ pub(super) struct NetWorker {
     room: u64,
     configured: bool,
     watching: bool,
+    // Shared with the device, whose configuration space shows it.
+    link: Arc<AtomicBool>,
 }
 
 impl NetWorker {
-    pub(super) fn new(mut context: ActivateContext, tap: Arc<Tap>) -> Self {
+    pub(super) fn new(mut context: ActivateContext, tap: Arc<Tap>, link: Arc<AtomicBool>) -> Self {
         Self {
             receive: context.take_queue(),
             transmit: context.take_queue(),
@@ -50,7 +53,9 @@ impl NetWorker {
             spare: Vec::new(),
             room: 0,
             configured: false,
-            watching: true,
+            // What is gone would be ready for ever.
+            watching: link.load(Ordering::Relaxed),
+            link,
         }
     }
 
@@ -82,6 +87,9 @@ impl NetWorker {
 
     /// Moves frames from the TAP into the guest: a queueful at most; the TAP stays readable if there are more.
     fn receive_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        if !self.link.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut budget = self.receive.size();
         let mut starved = false;
         while budget > 0 {
@@ -94,22 +102,29 @@ impl NetWorker {
                 starved = true;
                 break;
             }
-            if !self.receive_frame()? {
-                break;
+            match self.receive_frame()? {
+                Received::Frame(_) => {}
+                Received::Nothing => break,
+                Received::Gone => {
+                    self.link.store(false, Ordering::Relaxed);
+                    self.interrupt.config();
+                    break;
+                }
             }
         }
         self.receive.signal(&self.memory, self.interrupt.as_ref())?;
-        match (starved, self.watching) {
-            (true, true) => interest.ignore(self.tap.file()),
-            (false, false) => interest.watch(self.tap.file(), TAP, EventSet::IN),
+        // A TAP that is gone reports an error without end, whatever it is watched for.
+        let watch = !starved && self.link.load(Ordering::Relaxed);
+        match (watch, self.watching) {
+            (false, true) => interest.ignore(self.tap.file()),
+            (true, false) => interest.watch(self.tap.file(), TAP, EventSet::IN),
             _ => {}
         }
-        self.watching = !starved;
+        self.watching = watch;
         Ok(())
     }
 
-    /// False if there is no frame.
-    fn receive_frame(&mut self) -> Result<bool, RingError> {
+    fn receive_frame(&mut self) -> Result<Received, RingError> {
         let chains = if self.merges() { self.ready.len() } else { 1 };
         let mut slices = Vec::with_capacity(chains);
         let mut left = MAX_FRAME;
@@ -120,11 +135,8 @@ impl NetWorker {
                 break;
             }
         }
-        // No frame, or a TAP that is down: its next event calls again.
-        let Ok(len) = readv(self.tap.file(), &slices) else { return Ok(false) };
-        if len < HEADER {
-            return Ok(false);
-        }
+        let received = self.tap.receive(&slices);
+        let Received::Frame(len) = received else { return Ok(received) };
         let (mut rest, mut used) = (len as u64, 0u16);
         for chain in &self.ready {
             if rest == 0 {
@@ -145,7 +157,7 @@ impl NetWorker {
             (rest, self.room) = (rest - part, self.room - u64::from(size));
             self.spare.push(chain);
         }
-        Ok(true)
+        Ok(received)
     }
 
     fn transmit_frames(&mut self) -> Result<(), RingError> {

@@ -15,6 +15,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Connections and handshakes at a time. With a full buffer each, a guest costs 128 MiB.
 pub const MAX_CONNECTIONS: usize = 1024;
+/// Host programs that have connected and not said which port they want. One more, and the one that has waited longest goes:
+/// honest ones say it at once.
+pub const MAX_HANDSHAKES: usize = 64;
 /// Resets that wait for the guest to take them; beyond that it is not listened to.
 const MAX_RESETS: usize = 256;
 /// Host programs that are let in at a time, before others get their turn.
@@ -33,6 +36,8 @@ pub struct Muxer {
     // Sockets by the number that they have in the epoll set; a number is never used again.
     sockets: HashMap<u64, Socket>,
     by_key: HashMap<Key, u64>,
+    // Oldest first; some may have become something else since.
+    handshakes: VecDeque<u64>,
     next_id: u64,
     next_host_port: u32,
     // Those that have something to say, in the order in which they may.
@@ -62,6 +67,7 @@ impl Muxer {
             connect,
             sockets: HashMap::new(),
             by_key: HashMap::new(),
+            handshakes: VecDeque::new(),
             next_id: LISTENER + 1,
             next_host_port: FIRST_HOST_PORT,
             turns: VecDeque::new(),
@@ -162,6 +168,7 @@ impl Muxer {
         for _ in 0..MAX_ACCEPTS {
             // Nobody there, or no descriptors left; the listener stays readable if someone waits.
             let Ok((stream, _)) = self.listener.accept() else { return };
+            self.make_room_for_handshake();
             // Too many: closing says so.
             if self.sockets.len() >= MAX_CONNECTIONS || set_nonblocking(&stream).is_err() {
                 continue;
@@ -170,7 +177,22 @@ impl Muxer {
             self.next_id += 1;
             if self.watch(&stream, id) {
                 self.sockets.insert(id, Socket::Handshake(Handshake::new(stream)));
+                self.handshakes.push_back(id);
             }
+        }
+    }
+
+    fn make_room_for_handshake(&mut self) {
+        let sockets = &self.sockets;
+        self.handshakes.retain(|id| matches!(sockets.get(id), Some(Socket::Handshake(_))));
+        if self.handshakes.len() < MAX_HANDSHAKES {
+            return;
+        }
+        let Some(oldest) = self.handshakes.pop_front() else { return };
+        // Its line may have come and wait to be read.
+        self.socket_event(oldest, EventSet::IN);
+        if let Some(Socket::Handshake(_)) = self.sockets.get(&oldest) {
+            self.sockets.remove(&oldest);
         }
     }
 

@@ -1,3 +1,4 @@
+use super::muxer::MAX_HANDSHAKES;
 use super::packet::{
     HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
 };
@@ -377,18 +378,39 @@ fn a_flood_without_receive_buffers_is_not_listened_to() {
 }
 
 #[test]
-fn connections_are_bounded() {
+fn those_that_never_say_a_port_make_room_for_others() {
     let mut pair = Pair::new();
-    let mut streams: Vec<UnixStream> = Vec::new();
-    // The test process may have few descriptors; each connection takes two.
-    for _ in 0..100 {
-        streams.push(pair.dial());
+    let mut silent: Vec<UnixStream> = Vec::new();
+    for _ in 0..MAX_HANDSHAKES {
+        silent.push(pair.dial());
         pair.guest.run();
     }
-    assert!(streams.iter_mut().all(|stream| !is_closed(stream)));
-    drop(streams);
+    assert!(silent.iter_mut().all(|stream| !is_closed(stream)));
+    let (mut served, _) = pair.host_connects(1);
+    let mut more = [pair.dial(), pair.dial()];
     pair.guest.run();
-    let (_stream, _) = pair.host_connects(1);
+    let closed = silent.iter_mut().filter_map(|stream| is_closed(stream).then_some(())).count();
+    // One for him who was served and one for the last; where he was is room for the other.
+    assert_eq!(closed, 2);
+    assert!(silent[..2].iter_mut().all(is_closed));
+    assert!(!is_closed(&mut served) && more.iter_mut().all(|stream| !is_closed(stream)));
+}
+
+#[test]
+fn many_that_say_their_port_at_once_are_all_served() {
+    let mut pair = Pair::new();
+    // More at once than may be undecided, let in before the first line is read.
+    let mut streams: Vec<UnixStream> = (0..2 * MAX_HANDSHAKES).map(|_| pair.dial()).collect();
+    for stream in &mut streams {
+        stream.write_all(b"CONNECT 9\n").unwrap();
+    }
+    let mut asked = 0;
+    while let Some(operation) = pair.hear_operation() {
+        assert_eq!(operation, Operation::Request);
+        asked += 1;
+    }
+    assert_eq!(asked, streams.len());
+    assert!(streams.iter_mut().all(|stream| !is_closed(stream)));
 }
 
 #[test]
