@@ -49,6 +49,9 @@ pub enum Command {
     Vm(crate::vm_cmd::VmArgs),
     /// Print the versions of the command line and of the daemon, if one runs
     Version,
+    /// Make VM processes for a daemon, which calls this itself
+    #[command(hide = true)]
+    Launcher,
 }
 
 /// `vial run`

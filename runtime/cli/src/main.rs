@@ -41,6 +41,7 @@ fn main() {
     };
     let code = match cli.command {
         Command::Daemon(args::DaemonArgs { detached, action: None }) => commands::daemon::run(detached),
+        Command::Launcher => vial_daemon::launcher(),
         Command::Vm(args) => vm_cmd::run(args),
         Command::Doctor(args) => doctor_cmd::run(args),
         command => {

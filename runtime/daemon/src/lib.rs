@@ -24,6 +24,14 @@ pub use paths::Paths;
 
 use vial_vm::Launcher;
 
+/// The arguments with which a program calls [`launcher`]: the daemon executes its own file so when its launcher was killed.
+pub const LAUNCHER: &[&str] = &["launcher"];
+
+/// Lives as a daemon's launcher. Must be called before this process has made a thread.
+pub fn launcher() -> ! {
+    Launcher::serve()
+}
+
 /// The daemon as a process: its exit status. Must be called before this process has made a thread.
 ///
 /// `detached`: it was started by a command line, which waits on standard output for a word.
@@ -45,7 +53,7 @@ fn start(paths: Paths, detached: bool) -> Result<(), ApiError> {
         detach::leave_caller()?;
     }
     // First of all: it forks, and that is safe in a process of one thread only.
-    let launcher = Launcher::start()?;
+    let launcher = Launcher::start_replaceable(LAUNCHER)?;
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("VIAL_LOG").unwrap_or_else(|_| "info".into()),
@@ -53,6 +61,15 @@ fn start(paths: Paths, detached: bool) -> Result<(), ApiError> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    let isolation = launcher.isolation();
+    match &isolation.missing {
+        None => tracing::info!(pid = launcher.helper_pid(), ?isolation, "the launcher is ready"),
+        Some(missing) => tracing::warn!(
+            pid = launcher.helper_pid(),
+            ?isolation,
+            "VM processes will be less isolated than they could be: {missing}"
+        ),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ready = move || if detached { detach::say_ready() } else { Ok(()) };
     let ended = runtime.block_on(server::run(paths, launcher, detached, ready));

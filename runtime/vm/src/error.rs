@@ -33,7 +33,7 @@ pub enum Error {
     LauncherTooLate(usize),
     /// The helper process that makes VM processes is gone.
     #[error(
-        "the launcher process is gone, so no VM can be started; restart this program (running VMs are unharmed)"
+        "the launcher process died while it started the VM, so nothing of that VM is kept; try again (running VMs are unharmed)"
     )]
     LauncherGone,
     /// The helper could not make the VM process.
@@ -61,6 +61,9 @@ pub enum Error {
     /// The description of the VM makes no sense.
     #[error("the VM cannot be made so: {0}")]
     Spec(String),
+    /// This VM is not to be treated so.
+    #[error("{0}")]
+    Refused(String),
     /// An installed part is missing.
     #[error("{what} is missing at {path}; run the build, or set VIAL_LIB_DIR to the folder that has it", path = path.display())]
     PartMissing {

@@ -13,8 +13,14 @@ use std::time::Duration;
 use vial_vm::{EndReason, Error, Launcher, Parts, Registry, Vm, VmId, VmSpec, VmState};
 use vmm::api::status::ExitReason;
 
+/// What makes this program a launcher's successor.
+const SUCCESSOR: &[&str] = &["be-the-launcher"];
+
 fn main() {
-    let launcher = Launcher::start().expect("nothing runs before this");
+    if std::env::args().nth(1).as_deref() == Some(SUCCESSOR[0]) {
+        Launcher::serve();
+    }
+    let launcher = Launcher::start_replaceable(SUCCESSOR).expect("nothing runs before this");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let args: Vec<String> = std::env::args().collect();
     if let [_, word, folder, tied] = args.as_slice()
@@ -33,6 +39,7 @@ fn main() {
         world.is_alone().await;
         world.sees_every_end().await;
         world.stops().await;
+        world.replaces_a_killed_launcher().await;
         world.leaves_nothing_of_failures().await;
         world.survives_its_program(dir.path()).await;
         world.dies_with_its_program_when_tied(dir.path()).await;
@@ -153,6 +160,31 @@ impl World {
         let cgroup = vm.meta().cgroup.clone();
         vm.remove().await.unwrap();
         assert!(cgroup.is_none_or(|path| !path.exists()));
+    }
+
+    async fn replaces_a_killed_launcher(&self) {
+        println!("a killed launcher is replaced, and VMs do not notice");
+        let before = self.launch("before", "stay").await.unwrap();
+        let (old, isolation) = (self.launcher.helper_pid(), self.launcher.isolation());
+        for _ in 0..2 {
+            let pid = rustix::process::Pid::from_raw(self.launcher.helper_pid()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+                .expect("not reaped yet");
+            rustix::event::poll(
+                &mut [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)],
+                None,
+            )
+            .unwrap();
+            self.is_alone().await;
+            assert_ne!(self.launcher.helper_pid(), pid.as_raw_nonzero().get());
+        }
+        assert_eq!(self.launcher.isolation(), isolation);
+        assert!(!Path::new(&format!("/proc/{old}")).exists(), "a zombie was left");
+        assert_eq!(before.info().unwrap().state, VmState::Running);
+        before.kill().unwrap();
+        before.wait_exit().await;
+        before.remove().await.unwrap();
     }
 
     async fn leaves_nothing_of_failures(&self) {

@@ -33,7 +33,9 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Inspect(args) => inspect::inspect(client, &args.names).await,
         Command::Daemon(args) => daemon::act(client, args.action).await,
         Command::Version => daemon::version(client).await,
-        Command::Vm(_) | Command::Doctor(_) => Err(Error::Message("this needs no daemon".into())),
+        Command::Vm(_) | Command::Doctor(_) | Command::Launcher => {
+            Err(Error::Message("this needs no daemon".into()))
+        }
     }
 }
 

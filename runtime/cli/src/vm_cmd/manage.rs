@@ -103,12 +103,12 @@ fn each(names: &[String], end: impl AsyncFn(&Vm) -> Result<(), Error>) -> Result
             let id: VmId = name.parse()?;
             let info = registry.info(&id)?;
             if info.owner != OWNER_VM {
-                return Err(Error::Spec(format!(
-                    "VM {id} belongs to a pod; use vial stop, vial kill or vial rm"
+                return Err(Error::Refused(format!(
+                    "VM {id} is a pod's, and its container is the daemon's to end; see vial ps, then use vial stop, vial kill or vial rm"
                 )));
             }
             if info.state == VmState::Starting {
-                return Err(Error::Spec(format!("VM {id} is being started; try again when it runs")));
+                return Err(Error::Refused(format!("VM {id} is being started; try again when it runs")));
             }
             let vm = registry.attach(&id).await?;
             end(&vm).await?;

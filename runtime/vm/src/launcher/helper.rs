@@ -50,11 +50,17 @@ fn prepare(socket: OwnedFd) -> io::Result<(OwnedFd, Helper)> {
     sys::ignore_signal(libc::SIGCHLD, true)?;
     sys::ignore_signal(libc::SIGPIPE, true)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    // First of all: a program that was executed to be a helper has its socket among the numbers that change now.
+    let high = sys::copy_above(&socket, SOCKET + 1)?;
+    let null = {
+        let high = sys::copy_above(&null, SOCKET + 1)?;
+        std::mem::forget(null);
+        high
+    };
     for number in 0..SOCKET {
         // SAFETY: this copy of the program never touches its standard streams again.
         unsafe { sys::place_fd(&null, number)? };
     }
-    let high = sys::copy_above(&socket, SOCKET + 1)?;
     // SAFETY: `socket` and whatever else the program had open belongs to code that never runs again in this process.
     unsafe { sys::place_fd(&high, SOCKET)? };
     // Its destructor would close a number that may be `SOCKET` by now.

@@ -3,18 +3,20 @@
 //! The helper lives in a tree of its own with nothing in it and holds no descriptor but its socket, so what it clones
 //! starts out with nothing; a new mount namespace costs it one mount instead of the host's dozens. The program and its
 //! helper talk over a SOCK_SEQPACKET pair. When the program ends, the helper ends too and the VMs live on, except those
-//! that are tied to it. docs/launcher.md tells the rest.
+//! that are tied to it. A helper that is gone is replaced at the next launch, by a program that knows how.
+//! docs/launcher.md tells the rest.
 
 mod child;
 mod helper;
 mod jail;
+mod remote;
 mod wire;
 
 use crate::{Error, sys};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use remote::Remote;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use wire::Isolation;
 pub(crate) use wire::{Order, Tie};
@@ -25,8 +27,9 @@ pub struct Launcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    socket: Mutex<OwnedFd>,
-    isolation: Isolation,
+    remote: Mutex<Remote>,
+    /// The words that make this program a helper of [`Launcher::serve`].
+    successor: Option<&'static [&'static str]>,
 }
 
 /// The descriptors that go with an [`Order`].
@@ -52,30 +55,43 @@ impl Launcher {
     /// # Errors
     /// [`Error::LauncherTooLate`] when this process has more than one thread; [`Error::System`] when the helper can't be made.
     pub fn start() -> Result<Self, Error> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|e| Error::System { what: "make the launcher's socket", source: e.into() })?;
-        match sys::fork_single_threaded() {
-            Ok(None) => {
-                drop(ours);
-                helper::run(theirs)
-            }
-            Ok(Some(_)) => {}
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-                return Err(Error::LauncherTooLate(sys::thread_count().unwrap_or(0)));
-            }
-            Err(e) => return Err(Error::system("fork the launcher")(e)),
+        Self::start_with(None)
+    }
+
+    /// The same for a program that lives long: should the helper be killed, the next launch executes the program's own file again
+    /// with these arguments, and that must call [`Launcher::serve`] before it does anything else.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_replaceable(successor: &'static [&'static str]) -> Result<Self, Error> {
+        Self::start_with(Some(successor))
+    }
+
+    fn start_with(successor: Option<&'static [&'static str]>) -> Result<Self, Error> {
+        let remote = Remote::fork()?;
+        Ok(Self(Arc::new(Inner { remote: Mutex::new(remote), successor })))
+    }
+
+    /// Lives as the helper of the program that executed this one, whose socket is standard input. Needs a process with one thread.
+    pub fn serve() -> ! {
+        match rustix::io::dup(io::stdin()) {
+            Ok(socket) => helper::run(socket),
+            Err(_) => sys::exit_now(1),
         }
-        drop(theirs);
-        let (isolation, _) = wire::receive(ours.as_fd())
-            .map_err(Error::system("start the launcher"))?
-            .ok_or(Error::LauncherGone)?;
-        Ok(Self(Arc::new(Inner { socket: Mutex::new(ours), isolation })))
+    }
+
+    fn remote(&self) -> MutexGuard<'_, Remote> {
+        self.0.remote.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far this launcher can take its VMs apart from the host.
-    pub fn isolation(&self) -> &Isolation {
-        &self.0.isolation
+    pub fn isolation(&self) -> Isolation {
+        self.remote().isolation.clone()
+    }
+
+    /// Process id of the helper.
+    pub fn helper_pid(&self) -> i32 {
+        self.remote().pid()
     }
 
     /// Has a process made and returns its pidfd. Blocks for the few milliseconds that it takes.
@@ -84,13 +100,16 @@ impl Launcher {
         fds.extend(cargo.cgroup);
         fds.extend(cargo.folder);
         fds.extend(&cargo.table);
-        let socket = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = |e: io::Error| match e.raw_os_error() {
-            Some(libc::EPIPE | libc::ECONNRESET) => Error::LauncherGone,
-            _ => Error::System { what: "talk to the launcher", source: e },
-        };
-        wire::send(socket.as_fd(), order, &fds).map_err(gone)?;
-        let (answer, mut fds) = wire::receive(socket.as_fd()).map_err(gone)?.ok_or(Error::LauncherGone)?;
+        let mut remote = self.remote();
+        if let Some(words) = self.0.successor
+            && remote.is_gone()
+        {
+            tracing::warn!(pid = remote.pid(), "the launcher was killed; it gets a successor");
+            remote.replace(words)?;
+            tracing::info!(pid = remote.pid(), isolation = ?remote.isolation, "a new launcher is ready");
+        }
+        // From here on nobody knows whether a helper that dies had made the process: the caller undoes it, and no second is made.
+        let (answer, mut fds) = remote.ask(order, &fds)?;
         match (answer, fds.pop()) {
             (wire::Answer::Started, Some(pidfd)) => Ok(pidfd),
             (wire::Answer::Failed { stage, errno }, _) => {
