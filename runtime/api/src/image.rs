@@ -16,21 +16,6 @@ pub struct ImageSummary {
     pub size: u64,
 }
 
-/// Answer of `GET /v1/images/{name}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ImageInspect {
-    /// `sha256:…` of the image's configuration.
-    pub id: String,
-    /// Its names.
-    pub names: Vec<String>,
-    /// Bytes on the host's disk.
-    pub size: u64,
-    /// Files that make up its disk, in order.
-    pub disk: Vec<String>,
-    /// The image's OCI configuration as it is.
-    pub config: serde_json::Value,
-}
-
 /// Query of `POST /v1/images/load`; without a path the archive is the request's body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadQuery {
@@ -62,6 +47,11 @@ pub enum LoadEvent {
         /// Of how many, when that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         total: Option<u64>,
+    },
+    /// Something was left out, but not what was asked for.
+    Warning {
+        /// What, for people.
+        message: String,
     },
     /// One image is in the store.
     Loaded {

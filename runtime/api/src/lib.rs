@@ -4,7 +4,8 @@
 //! It must never know how either side works: no sockets, no files, no processes; types and their encoding only.
 //!
 //! Every path begins with [`PREFIX`]. Additions keep the version; whatever an older client would misread gets a new one.
-//! Errors are answered with a status of [`ErrorKind::http_status`] and an [`ErrorBody`].
+//! Errors are answered with a status of [`ErrorKind::http_status`] and an [`ErrorBody`]; what HTTP itself refuses (no such path, no such
+//! method, a query that makes no sense, a body too long) with HTTP's status (404, 405, 400, 413) and an [`ErrorBody`] too.
 #![forbid(unsafe_code)]
 
 pub mod container;

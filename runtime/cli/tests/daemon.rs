@@ -126,6 +126,9 @@ fn errors_say_what_and_what_next() {
     home.fails(&["run", "--rm", "tniy", "true"], 125, "did you mean tiny?");
     home.fails(&["rmi", "tniy"], 1, "did you mean tiny?");
     home.fails(&["run", "--memory", "1k", "tiny", "true"], 125, "6 MiB");
+    home.fails(&["run", "--memory", "1000g", "tiny", "true"], 125, "this machine has");
+    home.fails(&["run", "--memory", "9999g", "tiny", "true"], 125, "1 TiB");
+    home.fails(&["run", "tiny", ""], 125, "the command is an empty text");
     home.fails(&["run", "--cpus", "64", "tiny", "true"], 125, "0.01 to 32");
     home.fails(&["run", "-w", "tmp", "tiny", "true"], 125, "absolute");
     home.fails(&["run", "--name", "-", "tiny"], 125, "not possible as a name");
@@ -149,4 +152,72 @@ fn a_daemon_that_cannot_start_says_why() {
     std::fs::create_dir_all(home.path("data")).unwrap();
     std::fs::write(home.path("data/vial.db"), b"this is no database, and longer than a header of one hundred bytes, which is what SQLite looks at first of all").unwrap();
     home.fails(&["images"], 1, "the store does not work");
+}
+
+/// An answer of the API to a request as it is on the wire: status and body.
+fn asked(home: &Home, request: &str) -> (u16, serde_json::Value) {
+    use std::io::{Read, Write};
+    let mut socket = std::os::unix::net::UnixStream::connect(home.path("run/vial.sock")).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {request:?}: {answer}")))
+}
+
+#[test]
+fn every_error_of_the_api_is_json() {
+    let home = Home::new();
+    home.ok(&["images"]);
+    let end = "HTTP/1.1\r\nHost: vial\r\nConnection: close\r\n";
+    let long = "x".repeat(1 << 20);
+    let too_long = format!("POST /v1/containers {end}Content-Length: {}\r\n\r\n\"{long}\"", long.len() + 2);
+    for (request, status, kind, says) in [
+        (format!("GET /v1/containers?all=perhaps {end}\r\n"), 400, "invalid_argument", "all"),
+        (format!("GET /v1/nothing {end}\r\n"), 404, "invalid_argument", "no such path"),
+        (format!("GET /v2/containers {end}\r\n"), 404, "invalid_argument", "no such path"),
+        (format!("PUT /v1/containers {end}Content-Length: 0\r\n\r\n"), 405, "invalid_argument", "method"),
+        (too_long, 413, "invalid_argument", "length limit"),
+        (format!("POST /v1/containers {end}Content-Length: 2\r\n\r\n[]"), 400, "invalid_argument", "body"),
+        (
+            format!("POST /v1/containers/run {end}Content-Length: 0\r\n\r\n"),
+            400,
+            "invalid_argument",
+            "upgrade",
+        ),
+        (format!("GET /v1/containers/web {end}\r\n"), 404, "no_such_container", "web"),
+        (format!("GET /v1/images/%ff {end}\r\n"), 400, "invalid_argument", "UTF-8"),
+        (
+            format!("POST /v1/images/load?path=etc {end}Content-Length: 0\r\n\r\n"),
+            400,
+            "invalid_argument",
+            "not absolute",
+        ),
+        (format!("POST /v1/images/import {end}Content-Length: 0\r\n\r\n"), 400, "invalid_argument", "name"),
+    ] {
+        let (found, body) = asked(&home, &request);
+        let line = request.lines().next().unwrap();
+        assert_eq!(found, status, "{line}: {body}");
+        assert_eq!(body["kind"], kind, "{line}: {body}");
+        assert!(body["message"].as_str().unwrap().contains(says), "{line}: {body}");
+    }
+}
+
+#[test]
+fn inspect_has_dockers_names() {
+    let home = Home::new();
+    let tar = home.path("root.tar");
+    tiny_tar(&tar);
+    home.ok(&["import", "-c", "CMD sh", "-c", "ENV A=b", tar.to_str().unwrap(), "tiny"]);
+    let shown: serde_json::Value = serde_json::from_str(&home.ok(&["inspect", "tiny"])).unwrap();
+    let image = &shown[0];
+    assert_eq!(image["RepoTags"], serde_json::json!(["tiny:latest"]));
+    assert_eq!(image["Config"]["Env"], serde_json::json!(["A=b"]));
+    assert_eq!(image["Os"], "linux");
+    assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 1);
+    assert!(image["Id"].as_str().unwrap().starts_with("sha256:"));
+    for name in image.as_object().unwrap().keys() {
+        assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name}");
+    }
 }

@@ -40,19 +40,7 @@ pub async fn inspect(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>> {
     let record = daemon.find(&id)?;
-    let mut value = serde_json::to_value(daemon.describe(&record))
-        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
-    // As `docker inspect` has it, for scripts that read it.
-    let exit = record.exit.clone().unwrap_or_default();
-    value["State"] = serde_json::json!({
-        "Status": record.state.as_str(),
-        "Running": record.state == vial_api::State::Running,
-        "ExitCode": exit.code,
-        "OOMKilled": exit.oom,
-        "Error": exit.reason.unwrap_or_default(),
-    });
-    value["spec"] = record.spec;
-    Ok(Json(value))
+    Ok(Json(crate::inspect::container(&record, &daemon.describe(&record))))
 }
 
 /// `POST /v1/containers`: makes and starts one; answers when its command runs.
@@ -142,13 +130,28 @@ pub async fn exec(
         spec::ExecOptions { command: exec.command, env: exec.env, workdir: exec.workdir, user: exec.user };
     let process = spec::exec(&record.spec, &options)?;
     let pod = life::running(&daemon, &record).await?;
-    let streams = pod.exec(&process, exec.stdin).await?;
+    let id = record.id.clone();
+    let (answer, answered) = oneshot::channel();
+    // As in `run`: this handler is dropped when the client goes, and a process that was asked for by then would have nobody who
+    // reads its output and hears of its end.
     tokio::spawn(async move {
-        if let Ok(connection) = upgrade.await {
+        let opened = pod.exec(&process, exec.stdin).await;
+        let streams = match opened {
+            Ok(streams) => streams,
+            Err(error) => return drop(answer.send(Err(ApiError::from(error)))),
+        };
+        if answer.send(Ok(())).is_ok()
+            && let Ok(connection) = upgrade.await
+        {
             streams::exec(TokioIo::new(connection), streams).await;
+        } else {
+            streams::abandon(streams).await;
         }
     });
-    Ok(switching(record.id.as_str()))
+    let gone =
+        |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it started the command");
+    answered.await.map_err(gone)??;
+    Ok(switching(id.as_str()))
 }
 
 /// `GET /v1/containers/{id}/logs`: a body of frames.

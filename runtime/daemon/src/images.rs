@@ -11,9 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::io::Read;
 use tokio::sync::mpsc;
-use vial_api::{
-    ErrorKind, ImageInspect, ImageSummary, ImportQuery, LoadEvent, LoadQuery, RemoveImageQuery, RemovedImage,
-};
+use vial_api::{ErrorKind, ImageSummary, ImportQuery, LoadEvent, LoadQuery, RemoveImageQuery, RemovedImage};
 use vial_image::{Error, ImageStore, ImportConfig, LoadSource, LoadedImage, Progress};
 
 impl From<Error> for ApiError {
@@ -79,18 +77,15 @@ pub async fn list(State(daemon): State<Shared>) -> Result<Json<Vec<ImageSummary>
 }
 
 /// `GET /v1/images/{name}`
-pub async fn inspect(State(daemon): State<Shared>, Path(name): Path<String>) -> Result<Json<ImageInspect>> {
+pub async fn inspect(
+    State(daemon): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Json<serde_json::Value>> {
     let image = resolve(&daemon, &name).await?;
     let config = serde_json::from_str(&image.config_json).map_err(|error| {
         ApiError::new(ErrorKind::Internal, format!("the image's configuration is damaged: {error}"))
     })?;
-    Ok(Json(ImageInspect {
-        id: image.id.to_string(),
-        names: image.names,
-        size: image.size,
-        disk: image.disk.iter().map(|path| path.display().to_string()).collect(),
-        config,
-    }))
+    Ok(Json(crate::inspect::image(&image, &config)))
 }
 
 /// `DELETE /v1/images/{name}`
@@ -116,16 +111,29 @@ pub async fn remove(
 }
 
 /// `POST /v1/images/load`
-pub async fn load(State(daemon): State<Shared>, Query(query): Query<LoadQuery>, body: Body) -> Response {
+pub async fn load(
+    State(daemon): State<Shared>,
+    Query(query): Query<LoadQuery>,
+    body: Body,
+) -> Result<Response> {
     let store = daemon.images.clone();
     let source = match query.path {
+        // The daemon's working folder is nobody's business.
+        Some(path) if !path.starts_with('/') => {
+            return Err(ApiError::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "path={path:?} is not absolute; begin it with /, or send the archive as the request's body"
+                ),
+            ));
+        }
         Some(path) => LoadSource::Path(path.into()),
         None => LoadSource::Reader(Box::new(reader(body))),
     };
-    events(move |say| {
+    Ok(events(move |say| {
         store.load(source, &mut |progress| say(event(progress)))?;
         Ok(())
-    })
+    }))
 }
 
 /// `POST /v1/images/import`
@@ -154,6 +162,7 @@ fn event(progress: Progress) -> LoadEvent {
         Progress::LayerDone { number, count, reused, .. } => {
             plain(format!("layer {number} of {count} {}", if reused { "was there" } else { "done" }), 0)
         }
+        Progress::Warning(message) => LoadEvent::Warning { message },
         Progress::Done(LoadedImage { id, names }) => LoadEvent::Loaded { id: id.to_string(), names },
         _ => plain("working".into(), 0),
     }

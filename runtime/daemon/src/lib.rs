@@ -9,6 +9,7 @@ mod containers;
 pub mod detach;
 mod error;
 mod images;
+mod inspect;
 mod life;
 mod live;
 mod names;

@@ -54,7 +54,9 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record
         milli_cpus: request.milli_cpus.unwrap_or(sizing::DEFAULT_MILLI_CPUS),
     };
     let made = spec::container(id.as_str(), &image.config, &options)?;
-    let size = sizing::vm_size(options.memory, options.milli_cpus).map_err(spec::SpecError::from)?;
+    let size = sizing::vm_size(options.memory, options.milli_cpus)
+        .and_then(|size| size.fits(vial_vm::host_memory_mib()))
+        .map_err(spec::SpecError::from)?;
     let host = daemon.host()?;
 
     let record = Record {

@@ -9,13 +9,16 @@ use crate::store::Store;
 use crate::{containers, images, recovery};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use vial_api::{ErrorKind, PREFIX, Version};
+use vial_api::{ErrorBody, ErrorKind, PREFIX, Version};
 use vial_image::ImageStore;
 use vial_sandbox::upper::Uppers;
 use vial_vm::{Launcher, Registry};
@@ -48,13 +51,37 @@ pub fn router(daemon: Shared) -> Router {
     Router::new()
         .nest(PREFIX, api)
         .fallback(async || {
-            ApiError::new(
-                ErrorKind::InvalidArgument,
+            (
+                StatusCode::NOT_FOUND,
                 "this daemon knows no such path; are vial and its daemon of the same version?",
             )
         })
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, "this path does not know this method")
+        })
         .layer(DefaultBodyLimit::max(vial_api::MAX_BODY))
+        // Around all of it: what the framework refuses by itself (queries, lengths, methods) is told as our own errors are.
+        .layer(axum::middleware::map_response(errors_as_json))
         .with_state(daemon)
+}
+
+/// Upper bound of what is kept of a refusal's text, in bytes.
+const MAX_REFUSAL: usize = 4096;
+
+/// An error that is no [`ErrorBody`] yet becomes one, with the status that it has.
+async fn errors_as_json(response: Response) -> Response {
+    let status = response.status();
+    let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if !(status.is_client_error() || status.is_server_error()) || json {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MAX_REFUSAL).await.unwrap_or_default();
+    let kind = if status.is_client_error() { ErrorKind::InvalidArgument } else { ErrorKind::Internal };
+    let message = match String::from_utf8_lossy(&text).trim() {
+        "" => format!("the request can't be served: {status}"),
+        text => format!("the request can't be served: {text}"),
+    };
+    (status, axum::Json(ErrorBody::new(kind, message))).into_response()
 }
 
 async fn version(State(daemon): State<Shared>) -> axum::Json<Version> {

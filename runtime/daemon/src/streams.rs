@@ -233,6 +233,25 @@ pub async fn exec(connection: Connection, streams: ExecStreams) {
     finish(served.await);
 }
 
+/// Looks after an exec whose client went before it could be told: the process goes on without input, and its output is dropped.
+pub async fn abandon(streams: ExecStreams) {
+    let ExecStreams { stdout, stderr, stdin, exit: _ } = streams;
+    if let Some(mut stdin) = stdin {
+        // A process that has ended needs no end of input.
+        let _ = stdin.finish().await;
+    }
+    tokio::join!(drain(stdout), drain(stderr));
+}
+
+async fn drain(mut stream: OutputStream) {
+    while let Ok(Some(_)) = stream.next().await {
+        let safe = stream.offset();
+        if stream.ack(safe).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Passes one stream of an exec on. When the client is gone the rest is read and dropped, or the process would hang.
 async fn exec_output(kind: Kind, mut stream: OutputStream, frames: Frames) {
     let mut there = true;

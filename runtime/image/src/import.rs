@@ -77,8 +77,15 @@ impl ImportConfig {
         }
         let needed = || if argument.is_empty() { Err(wrong("it is empty")) } else { Ok(argument.to_owned()) };
         match instruction.as_str() {
-            "CMD" => self.cmd = Some(command(argument)),
-            "ENTRYPOINT" => self.entrypoint = Some(command(argument)),
+            "CMD" | "ENTRYPOINT" => {
+                let words = command(argument);
+                // JSON can write what a line can't.
+                if words.iter().any(|word| word.contains('\0')) {
+                    return Err(wrong("it has a NUL"));
+                }
+                let place = if instruction == "CMD" { &mut self.cmd } else { &mut self.entrypoint };
+                *place = Some(words);
+            }
             "ENV" => {
                 for (name, value) in
                     pairs(argument).ok_or_else(|| wrong("expected NAME=value or NAME value"))?
@@ -197,8 +204,8 @@ pub fn configuration(changes: &ImportConfig, diff_id: Digest, now: SystemTime) -
     document.to_string()
 }
 
-/// UTC, whole seconds. Days to date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-fn rfc3339(time: SystemTime) -> String {
+/// A time as images' configurations have it: RFC 3339 in UTC, whole seconds. Days to date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -26,7 +26,7 @@ pub mod tree;
 
 pub use digest::{Digest, ImageId};
 pub use error::{Error, ErrorKind, Result};
-pub use import::{ChangeError, ImportConfig};
+pub use import::{ChangeError, ImportConfig, rfc3339};
 pub use reference::{ImageName, NameError};
 pub use store::{Image, ImageStore, ImageSummary, LoadSource, LoadedImage, Progress, RemoveReport};
 

@@ -70,3 +70,6 @@ pub const DISK_RESERVE: u64 = 64 << 20;
 
 /// Log2 of the largest zstd window (128 MiB), the zstd command's own default.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Texts that an archive gives as names of one image and that are none: so many are told.
+pub const MAX_BAD_NAMES: usize = 8;

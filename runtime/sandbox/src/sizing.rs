@@ -36,6 +36,16 @@ pub enum SizeError {
         "{0} bytes of memory are not possible: a container gets from 6 MiB to 1 TiB; give --memory as in 512m or 2g"
     )]
     Memory(u64),
+    /// More than the machine has.
+    #[error(
+        "its VM would have {wanted_mib} MiB of memory, and this machine has {host_mib} MiB in all; give less with --memory"
+    )]
+    Host {
+        /// For the container and the guest.
+        wanted_mib: u64,
+        /// All of the machine's.
+        host_mib: u64,
+    },
     /// Outside 0.01 to 32.
     #[error("{} processors are not possible: a container gets from 0.01 to {MAX_VCPUS}", f64::from(*.0) / 1000.0)]
     Cpus(u32),
@@ -58,6 +68,19 @@ pub fn vm_size(memory: u64, milli_cpus: u32) -> Result<VmSize, SizeError> {
     Ok(VmSize { memory_mib: total >> 20, vcpus })
 }
 
+impl VmSize {
+    /// Whether a machine with so much memory can ever hold it; how much is free changes from one moment to the next.
+    ///
+    /// # Errors
+    /// When it can't.
+    pub fn fits(self, host_mib: u64) -> Result<Self, SizeError> {
+        if self.memory_mib > host_mib {
+            return Err(SizeError::Host { wanted_mib: self.memory_mib, host_mib });
+        }
+        Ok(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +101,13 @@ mod tests {
             assert_eq!(size.memory_mib % 2, 0);
             assert_eq!(size.vcpus, 32);
         }
+    }
+
+    #[test]
+    fn what_no_machine_like_this_holds_is_refused() {
+        let size = vm_size(1 << 30, 1000).unwrap();
+        assert_eq!(size.fits(1120), Ok(size));
+        assert_eq!(size.fits(1119), Err(SizeError::Host { wanted_mib: 1120, host_mib: 1119 }));
     }
 
     #[test]

@@ -38,4 +38,4 @@ pub use launcher::{Isolation, Launcher};
 pub use parts::Parts;
 pub use registry::{Registry, VmInfo, VmState};
 pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, Limits, NetSpec, VmSpec};
-pub use vm::Vm;
+pub use vm::{Vm, host_memory_mib};

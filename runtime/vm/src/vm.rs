@@ -19,6 +19,8 @@ use vmm::api::control::{Reply, Request};
 
 mod launch;
 
+pub use launch::host_memory_mib;
+
 /// How long a VMM may take to end in order after SIGTERM, before it is killed.
 const TERM_WITHIN: Duration = Duration::from_secs(2);
 

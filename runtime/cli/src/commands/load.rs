@@ -80,6 +80,10 @@ async fn follow(client: &Client, path: String, body: Body, quiet: bool) -> Resul
             let line: Vec<u8> = buffer.drain(..=end).collect();
             match serde_json::from_slice(&line)? {
                 LoadEvent::Progress { what, done, total } => progress.show(&what, done, total),
+                LoadEvent::Warning { message } => {
+                    progress.clear();
+                    eprintln!("vial: warning: {message}");
+                }
                 LoadEvent::Loaded { .. } if quiet => {}
                 LoadEvent::Loaded { id, names } => {
                     progress.clear();

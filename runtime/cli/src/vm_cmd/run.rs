@@ -258,7 +258,9 @@ fn report(vm: &Vm, exit: &VmExit) -> i32 {
         let failed = exit.reason == EndReason::Exit(ExitReason::InternalError);
         eprintln!("vial: VM {}: {exit}{}", vm.id(), if failed { SEE_DOCTOR } else { "" });
         let log = log_tail(vm).unwrap_or_default();
-        if !log.trim().is_empty() {
+        // The process says its reason on standard error too, for those who run it without us.
+        let said = format!("vial-vmm: error: {}", exit.detail);
+        if !log.trim().is_empty() && log.trim() != said {
             eprintln!("{}", log.trim_end());
         }
     }

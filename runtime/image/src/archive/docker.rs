@@ -42,8 +42,9 @@ fn image(members: &Members, item: Item) -> Result<ArchiveImage, ArchiveError> {
         (member, digest)
     });
     let layers = layers(&item.config, &config, blobs.collect())?;
-    let names = item.repo_tags.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
-    Ok(ArchiveImage { names, config, layers })
+    let tags = item.repo_tags.unwrap_or_default();
+    let (names, bad_names) = super::sort_names(tags.iter().map(String::as_str));
+    Ok(ArchiveImage { names, bad_names, config, layers })
 }
 
 /// Configurations are called by their digest: `<hex>.json` of old, `blobs/sha256/<hex>` now.

@@ -62,8 +62,10 @@ pub enum ArchiveError {
 /// One image of an archive.
 #[derive(Debug, Clone)]
 pub struct ArchiveImage {
-    /// Names that the archive gives it; those that are no names are left out.
+    /// Names that the archive gives it.
     pub names: Vec<ImageName>,
+    /// What the archive gives as names and is none; at most [`limits::MAX_BAD_NAMES`], each cut to what fits on a line.
+    pub bad_names: Vec<String>,
     /// The configuration, byte for byte: its digest is the image's ID.
     pub config: Vec<u8>,
     /// Layers, lowest first.
@@ -109,6 +111,19 @@ impl Archive {
     pub fn layer(&self, layer: &LayerBlob) -> Result<Section, ArchiveError> {
         self.members.open(&layer.member)
     }
+}
+
+/// Sorts what an archive gives as names.
+fn sort_names<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<ImageName>, Vec<String>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.parse() {
+            Ok(name) => good.push(name),
+            Err(_) if bad.len() < limits::MAX_BAD_NAMES => bad.push(text.chars().take(100).collect()),
+            Err(_) => {}
+        }
+    }
+    (good, bad)
 }
 
 /// Pairs layers with the diff_ids of the configuration.

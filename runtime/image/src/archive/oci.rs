@@ -68,7 +68,7 @@ struct Manifest {
 pub fn images(members: &Members, fallback: Option<&str>) -> Result<Vec<ArchiveImage>, ArchiveError> {
     let index: Index = parse(INDEX, &members.small(INDEX)?)?;
     let mut walk = Walk { members, fallback, found: Vec::new(), visited: 0 };
-    walk.index(index, &[], 0)?;
+    walk.index(index, &Names::default(), 0)?;
     if walk.found.is_empty() { Err(ArchiveError::NoImage(host_architecture())) } else { Ok(walk.found) }
 }
 
@@ -81,7 +81,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn index(&mut self, index: Index, inherited: &[ImageName], depth: usize) -> Result<(), ArchiveError> {
+    fn index(&mut self, index: Index, inherited: &Names, depth: usize) -> Result<(), ArchiveError> {
         if depth > limits::MAX_INDEX_DEPTH {
             return Err(ArchiveError::TooMany("indexes within each other", limits::MAX_INDEX_DEPTH));
         }
@@ -91,9 +91,10 @@ impl Walk<'_> {
                 return Err(ArchiveError::TooMany("images and indexes", limits::MAX_ARCHIVE_IMAGES));
             }
             let mut names = names(descriptor, self.fallback);
-            if names.is_empty() {
-                names = inherited.to_vec();
+            if names.0.is_empty() {
+                names.0.clone_from(&inherited.0);
             }
+            names.1.extend(inherited.1.iter().cloned());
             let (member, bytes) = small_blob(self.members, descriptor)?;
             if INDEX_TYPES.contains(&descriptor.media_type.as_str()) {
                 self.index(parse(&member, &bytes)?, &names, depth + 1)?;
@@ -107,7 +108,7 @@ impl Walk<'_> {
     }
 }
 
-fn image(members: &Members, manifest: Manifest, names: Vec<ImageName>) -> Result<ArchiveImage, ArchiveError> {
+fn image(members: &Members, manifest: Manifest, names: Names) -> Result<ArchiveImage, ArchiveError> {
     let (config_name, config) = small_blob(members, &manifest.config)?;
     expect_type(&config_name, &manifest.config, &CONFIG_TYPES)?;
     if manifest.layers.len() > limits::MAX_LAYERS {
@@ -123,7 +124,7 @@ fn image(members: &Members, manifest: Manifest, names: Vec<ImageName>) -> Result
         blobs.push((member, Some(digest)));
     }
     let layers = layers(&config_name, &config, blobs)?;
-    Ok(ArchiveImage { names, config, layers })
+    Ok(ArchiveImage { names: names.0, bad_names: names.1, config, layers })
 }
 
 /// Attestations have the platform unknown/unknown; descriptors without a platform are judged by configuration.
@@ -131,18 +132,24 @@ fn is_for_us(descriptor: &Descriptor) -> bool {
     descriptor.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == host_architecture())
 }
 
-fn names(descriptor: &Descriptor, fallback: Option<&str>) -> Vec<ImageName> {
-    let Some(annotations) = &descriptor.annotations else { return Vec::new() };
-    let full = annotations.get(CONTAINERD_NAME).and_then(|name| name.parse().ok());
-    let by_reference = || {
-        let reference = annotations.get(REF_NAME)?;
-        if reference.contains(['/', ':']) {
-            return reference.parse().ok();
-        }
-        // A bare tag: the folder or file is all that names the repository.
-        format!("{}:{reference}", fallback?).parse().ok()
-    };
-    full.or_else(by_reference).into_iter().collect()
+/// Names, and what is none.
+type Names = (Vec<ImageName>, Vec<String>);
+
+fn names(descriptor: &Descriptor, fallback: Option<&str>) -> Names {
+    let Some(annotations) = &descriptor.annotations else { return Names::default() };
+    let (mut good, mut bad) =
+        super::sort_names(annotations.get(CONTAINERD_NAME).map(String::as_str).into_iter());
+    let reference = annotations.get(REF_NAME).filter(|_| good.is_empty());
+    // A bare tag: the folder or file is all that names the repository, and need not be able to.
+    let tag = reference.filter(|text| !text.contains(['/', ':']));
+    if let Some(tag) = tag {
+        good.extend(fallback.and_then(|repository| format!("{repository}:{tag}").parse().ok()));
+    } else {
+        let more = super::sort_names(reference.map(String::as_str).into_iter());
+        good.extend(more.0);
+        bad.extend(more.1);
+    }
+    (good, bad)
 }
 
 fn expect_type(member: &str, descriptor: &Descriptor, known: &[&str]) -> Result<(), ArchiveError> {

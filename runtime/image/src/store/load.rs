@@ -70,6 +70,8 @@ pub enum Progress {
     },
     /// An image is complete.
     Done(LoadedImage),
+    /// Something of the archive was left out; for people.
+    Warning(String),
 }
 
 impl ImageStore {
@@ -91,8 +93,11 @@ impl ImageStore {
         let progress: &mut dyn FnMut(Progress) = &mut |_| {};
         let parsed: ImageName =
             name.parse().map_err(|source| Error::Name { name: name.to_owned(), source })?;
+        // As in `load`: whoever sends the tar may stall, so the lock is taken when the layer is whole.
+        let written = self.write_layer(reader, name, (1, 1), None, progress);
+        let (new, diff_id) = written.map_err(|error| self.or_no_space(error))?;
         self.write_locked(|| {
-            let diff_id = self.add_layer(reader, name, (1, 1), None, progress)?;
+            self.commit_layer(new, diff_id)?;
             let config = import::configuration(&changes, diff_id, SystemTime::now());
             self.commit_image(&config, &[diff_id], std::slice::from_ref(&parsed), name, progress)
         })
@@ -204,6 +209,12 @@ impl ImageStore {
             }
             progress(Progress::LayerDone { number, count, diff_id: blob.diff_id, reused });
         }
+        for name in &image.bad_names {
+            // No control characters: it comes from outside and goes to a terminal.
+            progress(Progress::Warning(format!(
+                "{shown}: the archive also calls it {name:?}, which is no valid image name"
+            )));
+        }
         let diff_ids: Vec<Digest> = image.layers.iter().map(|blob| blob.diff_id).collect();
         let config = std::str::from_utf8(&image.config).map_err(|_| Error::Archive {
             origin: origin.to_owned(),
@@ -212,15 +223,34 @@ impl ImageStore {
         self.commit_image(config, &diff_ids, &image.names, &shown, progress)
     }
 
-    /// Reads one layer into the store, and checks its digests where the image says what they must be.
+    /// Reads one layer into the store.
     fn add_layer(
+        &self,
+        source: impl Read + Send,
+        image: &str,
+        place: (usize, usize),
+        expected: Option<&LayerBlob>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let (new, diff_id) = self.write_layer(source, image, place, expected, progress)?;
+        self.commit_layer(new, diff_id)
+    }
+
+    /// Gives a written layer its name, under the lock.
+    fn commit_layer(&self, new: NewFile, diff_id: Digest) -> Result<()> {
+        let target = self.layer_path(diff_id, FORMAT_VERSION);
+        if target.exists() { Ok(()) } else { new.commit(&target).map(drop) }
+    }
+
+    /// Writes one layer to a file without its name yet, and checks its digests where the image says what they must be.
+    fn write_layer(
         &self,
         source: impl Read + Send,
         image: &str,
         (number, count): (usize, usize),
         expected: Option<&LayerBlob>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Digest> {
+    ) -> Result<(NewFile, Digest)> {
         let diff_id = expected.map(|blob| blob.diff_id);
         let wrong = |source: LayerError| Error::Layer {
             image: image.to_owned(),
@@ -236,12 +266,7 @@ impl ImageStore {
         };
         check("digest", expected.and_then(|blob| blob.digest), written.totals.digest)?;
         check("diff_id", diff_id, written.totals.diff_id)?;
-        let diff_id = written.totals.diff_id;
-        let target = self.layer_path(diff_id, FORMAT_VERSION);
-        if !target.exists() {
-            new.commit(&target)?;
-        }
-        Ok(diff_id)
+        Ok((new, written.totals.diff_id))
     }
 
     /// Writes the merged image where it is missing, then the record, then the names.

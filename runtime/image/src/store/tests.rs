@@ -371,3 +371,59 @@ fn a_source_that_stalls_does_not_keep_others_from_the_store() {
         drop(writer);
     });
 }
+
+#[test]
+fn an_import_that_stalls_does_not_keep_others_from_the_store() {
+    let (_dir, store) = store();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (tar, half) = (simple(&[7; 4096]), 1024);
+    std::thread::scope(|scope| {
+        let (begun, begin) = std::sync::mpsc::channel();
+        let importing = scope.spawn(|| {
+            let told = std::cell::Cell::new(Some(begun));
+            let told_reader = TellingReader { inner: &mut reader, told };
+            store.import(told_reader, "slow", ImportConfig::default())
+        });
+        std::io::Write::write_all(&mut writer, &tar[..half]).unwrap();
+        begin.recv().unwrap();
+        load(&store, docker_archive("quick", &[simple(b"1")])).unwrap();
+        store.remove("quick", NEVER, false).unwrap();
+        std::io::Write::write_all(&mut writer, &tar[half..]).unwrap();
+        drop(writer);
+        importing.join().unwrap().unwrap();
+    });
+    // Neither the load nor the removal took anything of it for rubbish.
+    assert_eq!(store.resolve("slow").unwrap().disk.len(), 2);
+}
+
+/// Says when it is first read.
+struct TellingReader<'a> {
+    inner: &'a mut std::io::PipeReader,
+    told: std::cell::Cell<Option<std::sync::mpsc::Sender<()>>>,
+}
+
+impl std::io::Read for TellingReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(told) = self.told.take() {
+            told.send(()).unwrap();
+        }
+        self.inner.read(buffer)
+    }
+}
+
+#[test]
+fn names_that_are_none_are_told() {
+    let (_dir, store) = store();
+    let archive = docker_archive("Not A Name\u{1b}[2J", &[simple(b"1")]);
+    let mut warnings = Vec::new();
+    let loaded = store
+        .load(LoadSource::Reader(Box::new(Cursor::new(archive))), &mut |progress| {
+            if let Progress::Warning(text) = progress {
+                warnings.push(text);
+            }
+        })
+        .unwrap();
+    assert_eq!(loaded[0].names, Vec::<String>::new());
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("Not A Name") && !warnings[0].contains('\u{1b}'), "{warnings:?}");
+}

@@ -42,6 +42,11 @@ pub enum SpecError {
     /// Neither the run nor the image names a command.
     #[error("no command: the image has neither ENTRYPOINT nor CMD; say what to run after the image's name")]
     NoCommand,
+    /// It names one without a name.
+    #[error(
+        "the command is an empty text; say what to run after the image's name, or nothing for the image's own command"
+    )]
+    EmptyCommand,
     /// Something holds a NUL byte, which no process can be given.
     #[error("{0} holds a NUL byte")]
     Nul(&'static str),
@@ -84,10 +89,7 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
         options.entrypoint.as_deref(),
         &options.command,
     );
-    // Docker too takes an empty first word for no command at all.
-    if args.first().is_none_or(String::is_empty) {
-        return Err(SpecError::NoCommand);
-    }
+    check_command(&args)?;
     let user = pick(options.user.as_deref(), config.and_then(|c| c.user().as_deref())).unwrap_or_default();
     let cwd =
         pick(options.workdir.as_deref(), config.and_then(|c| c.working_dir().as_deref())).unwrap_or("/");
@@ -148,9 +150,7 @@ pub struct ExecOptions {
 /// When there is no command, or an option is not possible.
 pub fn exec(container: &Value, options: &ExecOptions) -> Result<Value, SpecError> {
     let base = &container["process"];
-    if options.command.first().is_none_or(String::is_empty) {
-        return Err(SpecError::NoCommand);
-    }
+    check_command(&options.command)?;
     let own_user = base["user"]["username"].as_str().unwrap_or_default();
     let user = options.user.as_deref().unwrap_or(own_user);
     let cwd = options.workdir.as_deref().or(base["cwd"].as_str()).unwrap_or("/");
@@ -202,6 +202,14 @@ fn resources(options: &Options) -> Value {
 
 fn pick<'a>(own: Option<&'a str>, image: Option<&'a str>) -> Option<&'a str> {
     own.or(image).filter(|text| !text.is_empty())
+}
+
+fn check_command(args: &[String]) -> Result<(), SpecError> {
+    match args.first() {
+        None => Err(SpecError::NoCommand),
+        Some(command) if command.is_empty() => Err(SpecError::EmptyCommand),
+        Some(_) => Ok(()),
+    }
 }
 
 fn check_hostname(name: &str) -> Result<(), SpecError> {

@@ -20,6 +20,11 @@ pub const MAX_TABLE: usize = 240;
 /// Context id that every guest has; sockets are not shared between VMs, so one number serves all.
 const GUEST_CID: u32 = 3;
 
+/// COMMAND_LINE_SIZE of Linux on x86, without the NUL.
+const MAX_COMMAND_LINE: usize = 2047;
+/// Length of ` root=/dev/vda rw`, which the VMM adds.
+const ROOT_ARGUMENTS: usize = 17;
+
 /// What is behind an entry of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opening {
@@ -204,6 +209,14 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
         if !ok {
             return fail(format!("{:?} is not the name of a TAP device", net.tap));
         }
+    }
+    let root = if spec.disks.iter().any(|disk| disk.root) { ROOT_ARGUMENTS } else { 0 };
+    let most = MAX_COMMAND_LINE - root;
+    if spec.cmdline.len() > most {
+        return fail(format!(
+            "the kernel command line has {} bytes, and {most} are possible; shorten it",
+            spec.cmdline.len()
+        ));
     }
     if spec.cmdline.contains(['\0', '\n']) {
         return fail("the kernel command line contains a line break or a zero".into());

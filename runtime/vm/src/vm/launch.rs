@@ -74,6 +74,14 @@ fn launch_blocking(
     mut spec: VmSpec,
 ) -> Result<New, Error> {
     let plan = plan(&spec)?;
+    let host = host_memory_mib();
+    if spec.memory_mib > host {
+        // The kernel may promise it all the same, and kill something when the guest uses it.
+        return Err(Error::Spec(format!(
+            "it would have {} MiB of memory, and this machine has {host} MiB in all; give it less",
+            spec.memory_mib
+        )));
+    }
     let maker = ProcessRecord::current().map_err(Error::system("read /proc"))?;
     let boot_id = maker.boot_id.clone();
     let mount = cgroup::mount_point().filter(|_| !launcher.isolation().user_namespace);
@@ -139,6 +147,12 @@ fn launch_blocking(
             Err(error)
         }
     }
+}
+
+/// All of this machine's memory, in MiB.
+pub fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram * u64::from(info.mem_unit)) >> 20
 }
 
 fn monotonic_us() -> u64 {

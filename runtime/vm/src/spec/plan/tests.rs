@@ -99,6 +99,7 @@ fn nonsense_is_refused() {
         ("root", |s| s.disks.iter_mut().for_each(|d| d.root = true)),
         ("TAP", |s| s.nets[0].tap = "a/b".into()),
         ("TAP", |s| s.nets[0].tap = "x".repeat(16)),
+        ("2048 bytes", |s| s.cmdline = "x".repeat(2048)),
         ("line break", |s| s.cmdline = "a\nb".into()),
         ("files", |s| s.disks[0].source = DiskSource::Concat(vec!["/x".into(); MAX_TABLE])),
     ];
@@ -107,5 +108,21 @@ fn nonsense_is_refused() {
         change(&mut spec);
         let error = plan(&spec).unwrap_err().to_string();
         assert!(error.contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
+fn the_longest_command_line_is_one_that_the_vmm_takes() {
+    for root in [true, false] {
+        let mut spec = pod();
+        spec.disks[0].root = root;
+        spec.cmdline = "x".repeat(if root { 2030 } else { 2047 });
+        let made = plan(&spec).unwrap();
+        assert!(vmm::validate::command_line(&made.config).is_ok());
+        spec.cmdline.push('x');
+        plan(&spec).unwrap_err();
+        let mut config = made.config;
+        config.boot_source.boot_args = Some(spec.cmdline);
+        assert!(vmm::validate::command_line(&config).is_err());
     }
 }
