@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use vial_tests::fixtures;
 use vial_tests::host::{Ran, Vial, path};
 
@@ -43,7 +43,7 @@ impl Parts {
     fn run(&self, vial: &Vial, args: &[&str], seconds: &str) -> Ran {
         let mut command = vial.command(args);
         command.env("VIAL_LIB_DIR", self.0.path()).env("VIAL_START_TIMEOUT_S", seconds);
-        command.stdin(Stdio::null()).output().expect("the program of the install tree can be run").into()
+        vial.output(command)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One container's life, by the commands that a person uses.
 
-use vial_tests::host::Vial;
+use vial_tests::host::{Vial, path};
+use vial_tests::talk::Talk;
 
 #[test]
 fn run_prints_the_guests_kernel_and_leaves_nothing() {
@@ -29,6 +30,39 @@ fn options_of_run_reach_the_process() {
     let args = ["run", "--rm", "-e", "GREETING=hello", "-w", "/tmp", "-u", "7:8", "--hostname", "vessel"];
     let out = vial.run(args.into_iter().chain(["busybox", "sh", "-c", script])).ok();
     assert_eq!(out, "hello\n/tmp\n7\n8\nvessel\n");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_file_of_variables_reaches_the_process() {
+    let vial = Vial::with_busybox();
+    let file = vial.data().join("variables");
+    std::fs::write(&file, "# a comment\nA=from the file\n\nB=replaced\nC=a=b\n")
+        .expect("a file can be written");
+    let args = ["run", "--rm", "--env-file", path(&file), "-e", "B=by an option", "busybox", "sh", "-c"];
+    let out = vial.run(args.into_iter().chain(["echo $A; echo $B; echo $C"])).ok();
+    assert_eq!(out, "from the file\nby an option\na=b\n");
+    vial.run(["run", "--rm", "--env-file", "/no/such/file", "busybox", "true"]).fails(125, "/no/such/file");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn logs_are_followed_to_the_containers_end() {
+    let vial = Vial::with_busybox();
+    let script = "mkfifo /go; echo one; read line < /go; echo $line; read line < /go; echo $line; exit 4";
+    vial.run(["run", "-d", "--name", "teller", "busybox", "sh", "-c", script]).ok();
+    let mut follow = Talk::start(&vial, &["logs", "-f", "teller"]);
+    follow.says("one\n");
+    vial.run(["exec", "teller", "sh", "-c", "echo two > /go"]).ok();
+    follow.says("two\n");
+    // Without -f it ends where the log does so far.
+    assert_eq!(vial.run(["logs", "teller"]).ok(), "one\ntwo\n");
+    vial.run(["exec", "teller", "sh", "-c", "echo three > /go"]).ok();
+    let followed = follow.ended();
+    assert_eq!((followed.code, followed.stdout.as_str()), (0, "one\ntwo\nthree\n"));
+    assert_eq!(vial.run(["wait", "teller"]).ok(), "4\n");
+    // Of one that has ended there is nothing to wait for.
+    assert_eq!(vial.run(["logs", "-f", "teller"]).ok(), followed.stdout);
     vial.leaves_nothing();
 }
 

@@ -5,29 +5,11 @@
 //! and the next container must run.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 use vial_tests::fixtures;
 use vial_tests::host::{Ran, Vial, path, signal};
-
-/// Nothing here takes a tenth of it; what does has hung.
-const BOUND: Duration = Duration::from_secs(90);
-
-/// Waits for a fact, without a sleep that would let it pass.
-#[track_caller]
-fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = fact() {
-            return found;
-        }
-        assert!(begin.elapsed() < BOUND, "it never came to this: {what}");
-        std::thread::yield_now();
-    }
-}
+use vial_tests::talk::{Talk, until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
@@ -119,67 +101,10 @@ const ROWS: &[Row] = &[
 /// Says when it runs, ends by an interrupt or by the end of its input, and says so last.
 const SCRIPT: &str = "trap 'exit 3' INT; echo ready; read line; echo bye; exit 7";
 
-/// A command in the background whose output can be waited for.
-struct Command {
-    child: Child,
-    output: Receiver<u8>,
-    seen: Vec<u8>,
-}
-
-impl Command {
-    fn start(vial: &Vial, args: &[&str]) -> Self {
-        let mut child = vial.spawn(args, Stdio::piped());
-        let mut stdout = child.stdout.take().expect("stdout is a pipe");
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut byte = [0];
-            while stdout.read(&mut byte).is_ok_and(|count| count == 1) {
-                // The test may have seen enough.
-                let _ = sender.send(byte[0]);
-            }
-        });
-        Self { child, output, seen: Vec::new() }
-    }
-
-    fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("process ids fit")
-    }
-
-    /// Waits until its output ends in this.
-    #[track_caller]
-    fn says(&mut self, words: &str) {
-        while !self.seen.ends_with(words.as_bytes()) {
-            let byte = self.output.recv_timeout(BOUND);
-            let seen = String::from_utf8_lossy(&self.seen);
-            self.seen.push(byte.unwrap_or_else(|e| panic!("{e}: it never said {words:?} but {seen:?}")));
-        }
-    }
-
-    fn end_input(&mut self) {
-        self.child.stdin.take();
-    }
-
-    /// Its end.
-    #[track_caller]
-    fn ended(mut self) -> Ran {
-        self.end_input();
-        loop {
-            match self.output.recv_timeout(BOUND) {
-                Ok(byte) => self.seen.push(byte),
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(error) => panic!("{error}: {:?} does not end", self.child),
-            }
-        }
-        let mut ran = Ran::from(self.child.wait_with_output().expect("a child can be waited for"));
-        ran.stdout = String::from_utf8_lossy(&self.seen).into_owned();
-        ran
-    }
-}
-
 /// A command to its end, which must come.
 #[track_caller]
 fn ask<const N: usize>(vial: &Vial, args: [&str; N]) -> Ran {
-    Command::start(vial, &args).ended()
+    Talk::start(vial, &args).ended()
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
@@ -206,7 +131,7 @@ fn says(folder: &Path, file: &str, word: &str) -> bool {
 
 /// Waits for a stage; the VMM's process id, if there is one by then.
 #[track_caller]
-fn reach(vial: &Vial, stage: Stage, run: &mut Command) -> Option<i32> {
+fn reach(vial: &Vial, stage: Stage, run: &mut Talk) -> Option<i32> {
     let what = format!("{stage:?}");
     let any_vm =
         |fact: &dyn Fn(&Path) -> bool| vm_folders(vial).iter().any(|folder| fact(folder)).then_some(());
@@ -278,7 +203,7 @@ fn strike_a_run(vial: &Vial, number: usize, row: &Row) {
     let mut args = vec!["run", "-i", "--name", &name];
     args.extend(rm.then_some("--rm"));
     args.extend(["busybox", "sh", "-c", SCRIPT]);
-    let mut run = Command::start(vial, &args);
+    let mut run = Talk::start(vial, &args);
     let vmm = reach(vial, stage, &mut run);
     strike(blow, run.pid(), daemon, vmm);
     if blow == KillDaemon && stage == Running {
@@ -317,8 +242,8 @@ fn strike_a_run(vial: &Vial, number: usize, row: &Row) {
 
 /// The end of a command that is to come by its signal alone.
 #[track_caller]
-fn wait_without_end_of_input(mut run: Command) -> Ran {
-    let stdin = run.child.stdin.take();
+fn wait_without_end_of_input(mut run: Talk) -> Ran {
+    let stdin = run.take_input();
     let ran = run.ended();
     drop(stdin);
     ran
@@ -341,7 +266,7 @@ fn a_removal_that_loses_its_daemon_or_its_user_is_finished_or_was_never_begun() 
     for blow in [KillCommand, KillDaemon] {
         ask(&vial, ["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
         let daemon = vial.daemon_pid().expect("the daemon runs");
-        let removal = Command::start(&vial, &["rm", "-f", "one"]);
+        let removal = Talk::start(&vial, &["rm", "-f", "one"]);
         until("the VM is ended", || {
             let alive = |pid: &i32| Path::new("/proc").join(pid.to_string()).exists();
             (!vial.vmm_pids().iter().any(alive)).then_some(())
@@ -404,8 +329,8 @@ fn kills_in_the_middle_of_a_load_leave_no_image() {
         for blow in [KillCommand, InterruptCommand, KillDaemon] {
             let context = format!("{args:?}, {blow:?}");
             let daemon = vial.daemon_pid().expect("the daemon runs");
-            let mut load = Command::start(&vial, args);
-            let stdin = load.child.stdin.as_mut().expect("stdin is a pipe");
+            let mut load = Talk::start(&vial, args);
+            let stdin = load.input();
             stdin.write_all(&input[..input.len() / 2]).expect("the command takes its input");
             if args[0] == "import" {
                 until("a layer is written", || {
@@ -449,7 +374,7 @@ fn a_load_from_a_file_survives_its_user_and_not_its_daemon() {
     for blow in [KillDaemon, KillCommand] {
         ask(&vial, ["ps"]).ok();
         let daemon = vial.daemon_pid().expect("the daemon runs");
-        let load = Command::start(&vial, &["load", "-q", "-i", path(&archive)]);
+        let load = Talk::start(&vial, &["load", "-q", "-i", path(&archive)]);
         until("a layer is written", || {
             let files = tmp_files(&vial);
             files.iter().any(|file| file.metadata().is_ok_and(|m| m.len() > 0)).then_some(())

@@ -5,6 +5,7 @@ mod bad_input;
 mod containers;
 mod hostile_container;
 mod image_tree;
+mod images;
 mod kills;
 mod recovery;
 mod streams;

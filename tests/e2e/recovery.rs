@@ -43,3 +43,21 @@ fn a_pod_that_ended_without_a_daemon_is_told_truthfully() {
     assert_eq!(vial.run(["wait", "one"]).ok(), "137\n");
     vial.leaves_nothing();
 }
+
+#[test]
+fn a_killed_launcher_is_replaced_and_running_containers_do_not_notice() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "before", "busybox", "sleep", "1000"]).ok();
+    for _ in 0..2 {
+        signal(vial.launcher_pid().expect("the daemon has a launcher"), libc::SIGKILL);
+        assert_eq!(vial.run(["run", "--rm", "busybox", "echo", "after"]).ok(), "after\n");
+    }
+    assert_eq!(vial.run(["exec", "before", "echo", "still here"]).ok(), "still here\n");
+    let log = std::fs::read_to_string(vial.run_dir().join("daemon.log")).expect("the daemon has a log");
+    assert_eq!(log.matches("the launcher was killed").count(), 2, "{log}");
+    // A new daemon has a launcher of its own; the old one's successor goes with the old one.
+    signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+    assert_eq!(vial.run(["run", "--rm", "busybox", "echo", "again"]).ok(), "again\n");
+    vial.run(["rm", "-f", "before"]).ok();
+    vial.leaves_nothing();
+}

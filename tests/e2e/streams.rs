@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::Stdio;
-use vial_tests::host::{Ran, Vial};
+use vial_tests::host::Vial;
 
 /// A sequence that never repeats within the test and needs no dependency (xorshift64*).
 fn noise(len: usize) -> Vec<u8> {
@@ -26,17 +26,20 @@ fn two_hundred_megabytes_through_a_pod_arrive_intact() {
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let mut stdout = child.stdout.take().expect("stdout is a pipe");
     let mut received = Vec::with_capacity(sent.len());
-    let written = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| {
-            let written = stdin.write_all(&sent);
-            drop(stdin);
-            written
-        });
-        stdout.read_to_end(&mut received).expect("the pod's output can be read");
-        writing.join().expect("writing does not panic")
+    let pid = i32::try_from(child.id()).expect("process ids fit");
+    let written = vial.within_limit(pid, || {
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let written = stdin.write_all(&sent);
+                drop(stdin);
+                written
+            });
+            stdout.read_to_end(&mut received).expect("the pod's output can be read");
+            writing.join().expect("writing does not panic")
+        })
     });
     // A command that failed says why; a broken pipe alone says nothing.
-    let ran = Ran::from(child.wait_with_output().expect("the command ends"));
+    let ran = vial.wait(child);
     assert_eq!(ran.code, 0, "after {} bytes ({written:?}): {}", received.len(), ran.stderr);
     written.expect("the pod takes its input");
     assert_eq!(received.len(), sent.len());

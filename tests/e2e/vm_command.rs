@@ -1,8 +1,8 @@
 //! `vial vm`: a kernel, an initrd, a disk, a console; no daemon.
 
-use std::process::Stdio;
 use vial_tests::fixtures;
-use vial_tests::host::{Vial, path};
+use vial_tests::host::{Vial, path, signal};
+use vial_tests::talk::Talk;
 
 /// Boots busybox's shell script from the fixtures' initrd: the rest of the command line after `--` is its script.
 fn boot(vial: &Vial, script: &str, more: &[&str]) -> vial_tests::host::Ran {
@@ -72,8 +72,65 @@ fn a_disk_is_seen_written_and_kept() {
     let initrd = fixtures::busybox_initrd();
     let append = "console=hvc0 quiet panic=-1 script=echo${IFS}hello>/dev/vda;sync;poweroff${IFS}-f";
     let args = ["vm", "run", "--initrd", path(&initrd), "--append", append, "--disk", path(&disk)];
-    let output = vial.command(args).stdin(Stdio::null()).output().expect("vial runs");
-    assert!(output.status.success(), "{output:?}");
+    vial.run(args).ok();
     assert!(std::fs::read(&disk).expect("the disk can be read").starts_with(b"hello\n"));
     vial.leaves_nothing();
+}
+
+#[test]
+fn debian_boots_from_a_disk_to_a_login_and_goes_by_the_power_button() {
+    let vial = Vial::new();
+    let disk = vial.data().join("debian.ext4");
+    let copied = std::process::Command::new("cp")
+        .arg("--sparse=always")
+        .args([fixtures::debian_disk(), disk.clone()])
+        .status();
+    assert!(copied.expect("cp can be run").success());
+    let mut guest = Talk::start(
+        &vial,
+        &[
+            "vm",
+            "run",
+            "--name",
+            "bottle",
+            "--disk",
+            path(&disk),
+            "--memory",
+            "512m",
+            "--append",
+            "quiet systemd.show_status=0",
+        ],
+    );
+    guest.says("bottle login: ");
+    let typed = std::io::Write::write_all(guest.input(), b"root\n");
+    typed.expect("the console takes keys");
+    guest.says("# ");
+    std::io::Write::write_all(guest.input(), b"cat /proc/1/comm; mount -t ext4\n")
+        .expect("the console takes keys");
+    guest.says("/dev/vda on / type ext4 (rw,relatime)\r\n");
+    vial.run(["vm", "stop", "--time", "60", "bottle"]).ok();
+    let ended = guest.ended();
+    assert!(ended.stdout.contains("systemd\r\n"), "{ended:?}");
+    // 0 is a guest that powered off by itself; one that must be ended has another status.
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let checked =
+        std::process::Command::new("e2fsck").args(["-fn", path(&disk)]).output().expect("e2fsck can be run");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_vm_goes_with_its_command_whatever_ends_that() {
+    for (number, code) in [(libc::SIGINT, 13), (libc::SIGTERM, 13), (libc::SIGKILL, 137)] {
+        let vial = Vial::new();
+        let initrd = fixtures::busybox_initrd();
+        let append = "quiet panic=-1 script=echo${IFS}ready;sleep${IFS}1000";
+        let mut guest = Talk::start(&vial, &["vm", "run", "--initrd", path(&initrd), "--append", append]);
+        guest.says("ready\r\n");
+        signal(guest.pid(), number);
+        let ended = guest.ended();
+        // The shell in it knows no power button, so the VM was ended.
+        assert_eq!(ended.code, code, "{ended:?}");
+        vial.comes_to_leave_nothing();
+    }
 }

@@ -34,3 +34,13 @@ pub fn lister() -> PathBuf {
 pub fn busybox_initrd() -> PathBuf {
     folder().join("busybox.cpio")
 }
+
+/// [`busybox`] as an OCI layout in a folder, whose only name is the tag `layout`.
+pub fn busybox_layout() -> PathBuf {
+    folder().join("busybox-oci")
+}
+
+/// A raw disk with Debian 12 and systemd, on which root logs in without a password. Not to be written to: copy it.
+pub fn debian_disk() -> PathBuf {
+    folder().join("debian.ext4")
+}

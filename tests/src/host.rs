@@ -1,12 +1,18 @@
 //! One test's own Vial: folders, daemon, and the commands on it.
 
 use crate::leftovers::Picture;
+use crate::story;
 use std::ffi::OsStr;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// No command takes a tenth of it on an idle machine; what does on a busy one has hung.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A Vial with folders of its own; its end checks that nothing is left.
 pub struct Vial {
@@ -104,12 +110,20 @@ impl Vial {
     }
 
     /// Runs a command to its end, without input.
+    #[track_caller]
     pub fn run<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I) -> Ran {
-        let output = self.command(args).stdin(Stdio::null()).output();
-        output.expect("the program of the install tree can be run").into()
+        self.output(self.command(args))
+    }
+
+    /// Runs such a command to its end, without input.
+    #[track_caller]
+    pub fn output(&self, mut command: Command) -> Ran {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.wait(start(command))
     }
 
     /// Runs a command with this input.
+    #[track_caller]
     pub fn run_with<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I, input: &[u8]) -> Ran {
         let mut child = self.spawn(args, Stdio::piped());
         let mut stdin = child.stdin.take().expect("stdin is a pipe");
@@ -118,15 +132,48 @@ impl Vial {
                 // The command may rightly end before it has read all.
                 let _ = stdin.write_all(input);
             });
-            child.wait_with_output().expect("a child can be waited for").into()
+            self.wait(child)
         })
     }
 
-    /// Starts a command with both outputs piped.
+    /// Starts a command with both outputs piped. It leads a process group of its own.
     pub fn spawn<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I, stdin: Stdio) -> Child {
         let mut command = self.command(args);
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("the program of the install tree can be run")
+        start(command)
+    }
+
+    /// Waits for the end of a command that [`Self::spawn`] started.
+    #[track_caller]
+    pub fn wait(&self, child: Child) -> Ran {
+        let group = -i32::try_from(child.id()).expect("process ids fit");
+        self.within_limit(group, || child.wait_with_output().expect("a child can be waited for").into())
+    }
+
+    /// Does what waits for a process (or its group, if negative) and must not wait for ever: at the limit, the process is killed, and the test
+    /// fails; what was seen until then is printed when this Vial goes.
+    #[track_caller]
+    pub fn within_limit<T>(&self, process: i32, wait: impl FnOnce() -> T) -> T {
+        let (done, end) = channel::<()>();
+        let (value, hung) = std::thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let hung = end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout);
+                if hung {
+                    // Before the kill, which changes what there is to be seen.
+                    eprintln!("{}", story::tell(self.run_dir()));
+                    signal(process, libc::SIGKILL);
+                }
+                hung
+            });
+            let value = wait();
+            drop(done);
+            (value, watch.join().expect("the watch does not panic"))
+        });
+        assert!(
+            !hung,
+            "the command did not end within {LIMIT:?} and was killed; see above for what ran then"
+        );
+        value
     }
 
     /// The daemon's process id, if one runs.
@@ -134,6 +181,21 @@ impl Vial {
         let status = self.run(["daemon", "status"]).stdout;
         let (_, after) = status.split_once("pid ")?;
         after.split(',').next()?.parse().ok()
+    }
+
+    /// The process id of the daemon's launcher: its child of that name that lives.
+    pub fn launcher_pid(&self) -> Option<i32> {
+        let daemon = self.daemon_pid()?;
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.find(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // pid (name) state parent …
+            let Some((name, rest)) = stat.rsplit_once(')') else { return false };
+            let mut rest = rest.split_ascii_whitespace();
+            let (state, parent) = (rest.next(), rest.next());
+            name.ends_with("(vial-launcher") && state != Some("Z") && parent == Some(&daemon.to_string())
+        })
     }
 
     /// The process ids of the VMs of this Vial, from its records.
@@ -158,6 +220,20 @@ impl Vial {
         Picture::take(&folders).since(&self.before)
     }
 
+    /// [`Self::leaves_nothing`] for what is cleaned away behind the back of a command that was killed: waits for it.
+    #[track_caller]
+    pub fn comes_to_leave_nothing(self) {
+        let vms = self.run_dir().join("vms");
+        let left = || Picture::take(&[]).since(&self.before);
+        let empty = || {
+            std::fs::read_dir(&vms)
+                .map_or(0, |entries| entries.flatten().filter(|e| e.path().is_dir()).count())
+                == 0
+        };
+        crate::talk::until("nothing is left over", || (empty() && left().is_empty()).then_some(()));
+        self.leaves_nothing();
+    }
+
     /// The end of a test: nothing may be left.
     #[track_caller]
     pub fn leaves_nothing(mut self) {
@@ -172,10 +248,17 @@ impl Vial {
 
 impl Drop for Vial {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", story::tell(self.run_dir()));
+        }
         if !self.checked {
             self.clean_up();
         }
     }
+}
+
+fn start(mut command: Command) -> Child {
+    command.process_group(0).spawn().expect("the program of the install tree can be run")
 }
 
 /// A path as text; the tests' own paths are always UTF-8.

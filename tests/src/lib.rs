@@ -6,3 +6,5 @@
 pub mod fixtures;
 pub mod host;
 pub mod leftovers;
+pub mod story;
+pub mod talk;
