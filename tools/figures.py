@@ -140,6 +140,43 @@ def boots():
     table("Spawn of vial-vmm to the agent's Ready on the host, ms", ready, "kernel read")
 
 
+def agent_stats(socket_path, token):
+    """Asks an agent what it and its guest use, over a control connection of its own that wants no events."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(60)
+        control.connect(socket_path)
+        control.sendall(b"CONNECT 1024\n")
+        # Not a byte more than the line: what follows it is the agent's.
+        while control.recv(1) != b"\n":
+            pass
+
+        def say(message):
+            body = json.dumps(message).encode()
+            control.sendall(struct.pack("<I", len(body)) + body)
+
+        def hear():
+            length, = struct.unpack("<I", control.recv(4, socket.MSG_WAITALL))
+            return json.loads(control.recv(length, socket.MSG_WAITALL))
+
+        say({"hello": {"protocol": 1, "protocol_min": 1, "token": token, "events": False}})
+        hear()["hello"]["Ok"]
+        say({"request": {"id": 1, "request": "sandbox_stats"}})
+        return hear()["response"]["result"]["Ok"]["sandbox_stats"]
+
+
+def agent_bytes():
+    """Size of /init in the initrd, a cpio archive of the "newc" kind."""
+    with open(initrd, "rb") as file:
+        while True:
+            header = file.read(110)
+            size, name_size = int(header[54:62], 16), int(header[94:102], 16)
+            name = file.read(name_size)[:-1]
+            file.seek(-file.tell() % 4, os.SEEK_CUR)
+            if name in (b"init", b"TRAILER!!!"):
+                return size
+            file.seek(size + -size % 4, os.SEEK_CUR)
+
+
 def memory(pid, guest_bytes):
     """Sums of smaps in KiB: (anonymous outside guest memory, PSS outside, PSS of all)."""
     anonymous = outside = whole = 0
@@ -173,10 +210,18 @@ def sizes():
         if os.path.exists(record):
             with open(record) as file:
                 # The guest of a pod is larger than this, and nothing else in the process is.
-                _, _, whole = memory(json.load(file)["pid"], 64 << 20)
+                _, outside, whole = memory(json.load(file)["pid"], 64 << 20)
             print(f"{'idle pod (busybox sleep): PSS of VMM and guest':44}{whole:10}")
+            print(f"{'  of which the guest':44}{whole - outside:10}")
+            with open(f"{work}/run/vms/{folder}/token") as file:
+                stats = agent_stats(f"{work}/run/vms/{folder}/vsock.sock", file.read().strip())
+            print(f"{'agent in the idle pod, resident (VmRSS)':44}{stats['agent_resident_bytes'] // 1024:10}")
+            print(f"{'  of which is not its program':44}{stats['agent_anonymous_bytes'] // 1024:10}")
+            print(f"{'guest: MemTotal':44}{stats['memory_total_bytes'] // 1024:10}")
+            print(f"{'guest: MemAvailable':44}{stats['memory_available_bytes'] // 1024:10}")
     quiet([vial, "rm", "-f", "idle"])
     print("\nSizes, bytes")
+    print(f"{'vial-agent':44}{agent_bytes():10}")
     for name, path in (("vial-vmm", vmm), ("initrd with the agent", initrd), ("vmlinux", kernel), ("vial", vial)):
         print(f"{name:44}{os.path.getsize(path):10}")
 

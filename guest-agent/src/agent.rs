@@ -6,6 +6,7 @@ use crate::errors::{internal, invalid};
 use crate::events::Events;
 use crate::init;
 use crate::inside::Inside;
+use crate::own_stats;
 use crate::reaper::{Ended, Reaper};
 use crate::rootfs::Mounted;
 use crate::runtime::{Plan, Runtime};
@@ -83,6 +84,7 @@ impl Agent {
             Request::Exec(exec) => self.exec(exec).await,
             Request::Signal { container, exec, signal } => self.signal(&container, exec.as_deref(), signal),
             Request::Stats { container } => Ok(Response::Stats(self.container(&container)?.cgroup.stats())),
+            Request::SandboxStats => Ok(Response::SandboxStats(own_stats::read())),
             Request::Delete { container } => self.delete(&container).await,
             Request::Shutdown => Err(invalid("a shutdown is carried out by its connection")),
         }

@@ -19,6 +19,7 @@ mod frames;
 mod init;
 mod inside;
 mod listen;
+mod own_stats;
 mod reaper;
 mod rootfs;
 mod runtime;

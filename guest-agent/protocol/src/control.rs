@@ -122,6 +122,8 @@ pub enum Request {
         /// Which container.
         container: String,
     },
+    /// What the VM and the agent itself use now, containers aside.
+    SandboxStats,
     /// Kill what is left of a container, unmount its root, forget it and its streams.
     Delete {
         /// Which container.
@@ -207,6 +209,21 @@ pub enum Response {
     },
     /// What a container uses.
     Stats(Stats),
+    /// What the VM and the agent use.
+    SandboxStats(SandboxStats),
+}
+
+/// What the VM and the agent use, as the guest's kernel tells it: what a container can't see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxStats {
+    /// The agent's own memory, resident (VmRSS), bytes.
+    pub agent_resident_bytes: u64,
+    /// The part of it that is not pages of its program (RssAnon), bytes.
+    pub agent_anonymous_bytes: u64,
+    /// Memory that the guest's kernel has to give (MemTotal), bytes: what the VM has without the kernel's own.
+    pub memory_total_bytes: u64,
+    /// What could be given to programs without swapping (MemAvailable), bytes.
+    pub memory_available_bytes: u64,
 }
 
 /// What a container uses, read from its cgroup.

@@ -1,7 +1,7 @@
 //! How fast and with how much memory a layer tar becomes a layer file, beside `mkfs.erofs` on the unpacked tree:
-//! `cargo run --release -p vial-image --example erofs_bench [-- TAR]`. Without TAR it makes one of 500 MB.
+//! `cargo run --release -p vial-image --example erofs_bench [-- [--runs N] [TAR]]`. Without TAR it makes one of 500 MB.
 //!
-//! One warm-up and ten runs of each, alternating, sources in the page cache. Ours includes both digests. "Synced"
+//! One warm-up and N (10) runs of each, alternating, sources in the page cache. Ours includes both digests. "Synced"
 //! adds the fsync with which the store makes a layer last; mkfs.erofs does none.
 
 use std::error::Error;
@@ -13,17 +13,21 @@ use std::time::{Duration, Instant};
 
 use vial_image::layer;
 
-const RUNS: usize = 10;
-
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
-    let first = arguments.next();
+    let mut first = arguments.next();
     if first.as_deref() == Some("--once".as_ref()) {
         // The child whose memory is measured.
         let [tar, out] =
             [arguments.next(), arguments.next()].map(|path| PathBuf::from(path.unwrap_or_default()));
         convert(&tar, &out)?;
         return Ok(());
+    }
+    let mut runs = 10;
+    if first.as_deref() == Some("--runs".as_ref()) {
+        runs =
+            arguments.next().and_then(|text| text.to_str()?.parse().ok()).ok_or("--runs needs a number")?;
+        first = arguments.next();
     }
     let work = tempfile::tempdir()?;
     let tar = match first {
@@ -36,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = work.path().join("layer.erofs");
     let rival = has("mkfs.erofs");
     let (mut ours, mut synced, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..=RUNS {
+    for _ in 0..=runs {
         let started = Instant::now();
         let file = convert(&tar, &out)?;
         ours.push(started.elapsed());
@@ -49,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             theirs.push(started.elapsed());
         }
     }
-    println!("{}: {} bytes, {RUNS} runs after one warm-up", tar.display(), fs::metadata(&tar)?.len());
+    println!("{}: {} bytes, {runs} runs after one warm-up", tar.display(), fs::metadata(&tar)?.len());
     print_row("vial: tar, streamed, with SHA-256", &ours);
     print_row("vial: the same, synced", &synced);
     let peak = peak_memory(Command::new(std::env::current_exe()?).arg("--once").arg(&tar).arg(&out));
