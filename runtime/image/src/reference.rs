@@ -61,7 +61,10 @@ impl ImageName {
     pub fn familiar_repository(&self) -> String {
         match (self.domain.as_str(), self.path.strip_prefix(OFFICIAL)) {
             (DEFAULT_DOMAIN, Some(path)) if !path.contains('/') => path.to_owned(),
-            (DEFAULT_DOMAIN, _) => self.path.clone(),
+            // `docker.io/example.com/app` without its domain would name an image of another registry.
+            (DEFAULT_DOMAIN, _) if !self.path.split('/').next().is_some_and(is_meant_as_domain) => {
+                self.path.clone()
+            }
             _ => format!("{}/{}", self.domain, self.path),
         }
     }
@@ -91,13 +94,7 @@ impl FromStr for ImageName {
         };
         // The first part is a domain only if it can't be a repository on Docker Hub.
         let (domain, path) = match name.split_once('/') {
-            Some((first, rest))
-                if first.contains(['.', ':'])
-                    || first == "localhost"
-                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-            {
-                (first, rest)
-            }
+            Some((first, rest)) if is_meant_as_domain(first) => (first, rest),
             _ => (DEFAULT_DOMAIN, name),
         };
         let domain = if domain == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { domain };
@@ -139,6 +136,11 @@ impl From<ImageName> for String {
     }
 }
 
+/// Whether the part before a name's first slash is a registry rather than a part of a repository on Docker Hub.
+fn is_meant_as_domain(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
 fn is_domain(text: &str) -> bool {
     let (host, port) = text.split_once(':').unwrap_or((text, "0"));
     let label = |label: &str| {
@@ -178,6 +180,8 @@ mod tests {
             ("busybox:1.36", "docker.io/library/busybox:1.36", "busybox:1.36"),
             ("docker.io/library/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("index.docker.io/a/b", "docker.io/a/b:latest", "a/b:latest"),
+            ("docker.io/a.io/b", "docker.io/a.io/b:latest", "docker.io/a.io/b:latest"),
+            ("docker.io/localhost/b", "docker.io/localhost/b:latest", "docker.io/localhost/b:latest"),
             ("user/app:v1", "docker.io/user/app:v1", "user/app:v1"),
             ("localhost:5000/app", "localhost:5000/app:latest", "localhost:5000/app:latest"),
             ("ghcr.io/x/y__z:a.b", "ghcr.io/x/y__z:a.b", "ghcr.io/x/y__z:a.b"),
