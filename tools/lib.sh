@@ -49,14 +49,23 @@ ensure_packages() {
     # on, and for the rest a count.
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
         -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null 2>&1 |
-        awk -v tty="$([[ -t 2 ]] && echo 1)" '
-            / newly installed, / { total = $3 }
-            /^Get:[0-9]+ / { got++ }
-            /^Setting up / { done++ }
-            /^(E:|Err:|dpkg: error|Waiting for cache lock)/ { print }
-            tty && (got || done) { printf "\r    fetched %d, set up %d of %d packages ", got, done, total; fflush() }
-            END { if (tty && (got || done)) print "" }' >&2 ||
-        die "apt-get could not install: ${missing[*]}"
+        apt_steps || die "apt-get could not install: ${missing[*]}"
+}
+
+# Reads what apt says, and passes on its troubles and, to a terminal, how far it is. Not awk, which waits for a whole buffer of lines.
+apt_steps() {
+    local line total='?' fetched=0 ready=0
+    while IFS= read -r line; do
+        case $line in
+            *' newly installed, '*) total=${line#* upgraded, } total=${total%% *} ;;
+            Get:*) fetched=$((fetched + 1)) ;;
+            'Setting up '*) ready=$((ready + 1)) ;;
+            E:* | Err:* | 'dpkg: error'* | 'Waiting for cache lock'*) printf '%s\n' "$line" >&2 ;;
+            *) continue ;;
+        esac
+        [[ ! -t 2 ]] || printf '\r    fetched %d, set up %d of %s packages ' "$fetched" "$ready" "$total" >&2
+    done
+    [[ ! -t 2 || $fetched$ready == 00 ]] || echo >&2
 }
 
 # usage: fetch_deb PACKAGE DESTINATION — unpacks a Debian package into a folder without installing it.
