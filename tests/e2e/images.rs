@@ -1,6 +1,5 @@
 //! Images by every way in.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use vial_tests::fixtures;
@@ -36,10 +35,16 @@ fn an_oci_layout_is_loaded_from_its_folder_and_from_standard_input() {
 
 /// The layer of the busybox archive: a whole root file system.
 fn root_tar(scratch: &Path) -> PathBuf {
-    tar(&["-C", path(scratch), "-xf", path(&fixtures::busybox())]);
-    let layer = fs::read_dir(scratch).expect("a folder").flatten().map(|entry| entry.path());
-    let layer = layer.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
-    layer.max_by_key(|path| path.metadata().map_or(0, |m| m.len())).expect("the archive has a layer")
+    tar(&[
+        "-C",
+        path(scratch),
+        "--strip-components=1",
+        "-xf",
+        path(&fixtures::busybox()),
+        "--wildcards",
+        "*/layer.tar",
+    ]);
+    scratch.join("layer.tar")
 }
 
 #[test]
