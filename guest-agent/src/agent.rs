@@ -11,7 +11,7 @@ use crate::reaper::{Ended, Reaper};
 use crate::rootfs::Mounted;
 use crate::runtime::{Plan, Runtime};
 use crate::spec;
-use crate::streams::{self, PumpEnds, Streams};
+use crate::streams::{self, Pumps, Size, Streams, Wish};
 use crate::sys;
 use agent_protocol::{
     AgentError, CreateContainer, ErrorKind, Event, Exec, ExitStatus, Request, Response, Sandbox,
@@ -83,6 +83,9 @@ impl Agent {
             Request::Start { container } => self.start(&container).await,
             Request::Exec(exec) => self.exec(exec).await,
             Request::Signal { container, exec, signal } => self.signal(&container, exec.as_deref(), signal),
+            Request::Resize { container, exec, cols, rows } => {
+                self.resize(&container, exec.as_deref(), Size { cols, rows })
+            }
             Request::Stats { container } => Ok(Response::Stats(self.container(&container)?.cgroup.stats())),
             Request::SandboxStats => Ok(Response::SandboxStats(own_stats::read())),
             Request::Delete { container } => self.delete(&container).await,
@@ -154,9 +157,14 @@ impl Agent {
             init::set_network(name, value).map_err(|error| invalid(error.to_string()))?;
         }
         prepared.spec.save(base.join("config.json")).map_err(internal("the spec can't be written"))?;
-        let (uid, gid) = (prepared.identity.uid, prepared.identity.gid);
-        let (streams, ends, pumps) =
-            streams::make(request.stdin, uid, gid).map_err(internal("the standard streams can't be made"))?;
+        let wish = Wish {
+            stdin: request.stdin,
+            terminal: prepared.terminal,
+            uid: prepared.identity.uid,
+            gid: prepared.identity.gid,
+        };
+        let (streams, ends, source) =
+            streams::make(&wish).map_err(internal("the standard streams can't be made"))?;
         let cgroup = Cgroup::create(id, &prepared.devices).map_err(internal("the cgroup can't be made"))?;
         let container = Rc::new(Container {
             base: base.clone(),
@@ -169,10 +177,10 @@ impl Agent {
         let plan = Plan { container: id.to_owned(), document: base, ends, caps: prepared.caps };
         let launching = self.reaper.launching();
         let made = match self.runtime.create(plan) {
-            Ok(launch) => launch.made(&self.reaper).await,
+            Ok(launch) => source.connect(&container.process.streams, launch.made(&self.reaper)).await,
             Err(error) => Err(internal("a helper can't be started")(error)),
         };
-        let (pid, verdict) = match made {
+        let ((pid, verdict), pumps) = match made {
             Ok(made) => made,
             Err(error) => {
                 self.discard(&container).await;
@@ -213,9 +221,8 @@ impl Agent {
         container: Rc<Container>,
         process: Rc<Process>,
         ended: impl Future<Output = Ended>,
-        pumps: PumpEnds,
+        pumps: Pumps,
     ) {
-        let [stdout, stderr] = pumps;
         let end = async {
             let ended = ended.await;
             if exec.is_none() {
@@ -226,8 +233,7 @@ impl Agent {
             process.streams.process_over();
             ended
         };
-        let ((), (), ended) =
-            tokio::join!(process.streams.stdout.pump(stdout), process.streams.stderr.pump(stderr), end);
+        let ((), ended) = tokio::join!(process.streams.pump(pumps), end);
         let oom = container.cgroup.oom_kills() > process.oom_before.get();
         let status = ExitStatus { code: ended.code, signal: ended.signal, oom };
         let stage = process.decided().await;
@@ -285,8 +291,14 @@ impl Agent {
         let place = container.base.join(format!("exec-{}.json", request.exec));
         let json = serde_json::to_vec(&document).map_err(internal("the process can't be written"))?;
         fs::write(&place, json).map_err(internal("the process can't be written"))?;
-        let (streams, ends, pumps) = streams::make(request.stdin, identity.uid, identity.gid)
-            .map_err(internal("the standard streams can't be made"))?;
+        let wish = Wish {
+            stdin: request.stdin,
+            terminal: spec::terminal(&document),
+            uid: identity.uid,
+            gid: identity.gid,
+        };
+        let (streams, ends, source) =
+            streams::make(&wish).map_err(internal("the standard streams can't be made"))?;
         let process = Process::new(streams);
         process.oom_before.set(container.cgroup.oom_kills());
         container.execs.borrow_mut().insert(request.exec.clone(), Rc::clone(&process));
@@ -294,11 +306,14 @@ impl Agent {
         let plan = Plan { container: request.container.clone(), document: place.clone(), ends, caps };
         let launching = self.reaper.launching();
         let made = match self.runtime.exec(plan) {
-            Ok(launch) => launch.made(&self.reaper).await,
+            Ok(launch) => source.connect(&process.streams, launch.made(&self.reaper)).await,
             Err(error) => Err(internal("a helper can't be started")(error)),
         };
         let _ = fs::remove_file(place);
-        let (pid, verdict) = match made {
+        if wish.terminal.is_some() {
+            self.runtime.forget_consoles(&request.container);
+        }
+        let ((pid, verdict), pumps) = match made {
             Ok(made) => made,
             Err(error) => {
                 container.execs.borrow_mut().remove(&request.exec);
@@ -360,6 +375,14 @@ impl Agent {
             return Err(wrong_state("the process is not running"));
         }
         sys::process::kill(pid, signal).map_err(internal("the signal can't be sent"))?;
+        Ok(Response::Done)
+    }
+
+    fn resize(&self, id: &str, exec: Option<&str>, size: Size) -> Result<Response, AgentError> {
+        let process = self.container(id)?.process(exec)?;
+        let terminal =
+            process.streams.terminal.as_ref().ok_or_else(|| invalid("the process has no terminal"))?;
+        terminal.resize(size).map_err(|error| wrong_state(error.to_string()))?;
         Ok(Response::Done)
     }
 

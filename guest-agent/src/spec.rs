@@ -8,8 +8,9 @@ use crate::cgroup::Cgroup;
 use crate::devices::{self, Rule};
 use crate::errors::{internal, invalid};
 use crate::inside::Inside;
+use crate::streams::Size;
 use crate::users::{self, Identity};
-use agent_protocol::{AgentError, ErrorKind};
+use agent_protocol::AgentError;
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxNamespaceType, Process, RootBuilder, Spec,
 };
@@ -40,6 +41,8 @@ pub struct Container {
     pub devices: Vec<Rule>,
     /// Who its process is.
     pub identity: Identity,
+    /// The size of its terminal, if it wants one.
+    pub terminal: Option<Size>,
     /// Settings of the network, which is the whole VM's: name (with dots) and value.
     pub network_settings: Vec<(String, String)>,
 }
@@ -47,13 +50,14 @@ pub struct Container {
 /// Prepares a container's spec.
 ///
 /// # Errors
-/// When it is no OCI spec, lacks a part that isolation needs, asks for a terminal, or names an unknown user.
+/// When it is no OCI spec, lacks a part that isolation needs, or names an unknown user.
 pub fn container(json: &str, id: &str, rootfs: &Path) -> Result<Container, AgentError> {
     let mut spec: Spec = serde_json::from_str(json)
         .map_err(|error| invalid(format!("the runtime spec can't be read: {error}")))?;
     let mut process = spec.process().clone().ok_or_else(|| invalid("the runtime spec has no process"))?;
     let inside = Inside::open(rootfs).map_err(internal("the container's root can't be opened"))?;
     let (caps, identity) = prepare(&mut process, &inside)?;
+    let terminal = terminal(&process);
     inside
         .make_directories(process.cwd())
         .map_err(|error| invalid(format!("working directory {}: {error}", process.cwd().display())))?;
@@ -93,6 +97,7 @@ pub fn container(json: &str, id: &str, rootfs: &Path) -> Result<Container, Agent
         caps,
         devices: devices::rules(&wished),
         identity,
+        terminal,
         network_settings: network.into_iter().collect(),
     })
 }
@@ -108,13 +113,16 @@ pub fn exec(json: &str, inside: &Inside) -> Result<(Process, FinalCaps, Identity
     Ok((process, caps, identity))
 }
 
+/// The size of the terminal that a process wants. The spec has it in wider numbers than the kernel.
+pub fn terminal(process: &Process) -> Option<Size> {
+    process.terminal().unwrap_or(false).then(|| {
+        let narrow = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+        let size = process.console_size();
+        size.map_or(Size { cols: 0, rows: 0 }, |b| Size { cols: narrow(b.width()), rows: narrow(b.height()) })
+    })
+}
+
 fn prepare(process: &mut Process, inside: &Inside) -> Result<(FinalCaps, Identity), AgentError> {
-    if process.terminal().unwrap_or(false) {
-        return Err(AgentError::new(
-            ErrorKind::Unsupported,
-            "terminals are not supported yet; use plain streams",
-        ));
-    }
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(invalid("no command: neither the image nor the caller names one"));
     }
@@ -192,6 +200,7 @@ fn widen(process: &mut Process) -> FinalCaps {
 mod tests {
     use super::*;
     use crate::capabilities;
+    use agent_protocol::ErrorKind;
 
     const SPEC: &str = r#"{
         "ociVersion": "1.1.0",
@@ -254,13 +263,24 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_has_the_specs_size_or_none() {
+        let root = root();
+        let terminal =
+            |with: &str| container(&SPEC.replace("\"args\"", with), "c1", root.path()).unwrap().terminal;
+        assert_eq!(terminal("\"args\""), None);
+        assert_eq!(terminal("\"terminal\": true, \"args\""), Some(Size { cols: 0, rows: 0 }));
+        let sized =
+            terminal("\"terminal\": true, \"consoleSize\": {\"width\": 80, \"height\": 99999}, \"args\"");
+        assert_eq!(sized, Some(Size { cols: 80, rows: u16::MAX }));
+    }
+
+    #[test]
     fn what_can_not_be_isolated_is_refused() {
         let root = root();
         let kind = |json: &str| container(json, "c1", root.path()).unwrap_err().kind;
         assert_eq!(kind("[]"), ErrorKind::InvalidArgument);
         assert_eq!(kind(&SPEC.replace("\"mount\"", "\"uts\"")), ErrorKind::InvalidArgument);
         assert_eq!(kind(&SPEC.replace("[\"sh\"]", "[]")), ErrorKind::InvalidArgument);
-        assert_eq!(kind(&SPEC.replace("\"args\"", "\"terminal\": true, \"args\"")), ErrorKind::Unsupported);
         assert_eq!(kind(&SPEC.replace("\"app\"", "\"ghost\"")), ErrorKind::UserNotFound);
     }
 }

@@ -9,4 +9,5 @@ mod images;
 mod kills;
 mod recovery;
 mod streams;
+mod terminal;
 mod vm_command;

@@ -271,3 +271,16 @@ pub fn signal(pid: i32, signal: i32) {
     // SAFETY: kill(2) takes two integers and touches no memory of ours.
     unsafe { libc::kill(pid, signal) };
 }
+
+/// The process ids of the installed program's commands whose words contain this.
+pub fn pids_of(words: &str) -> Vec<i32> {
+    let program = path(&Vial::program()).to_owned();
+    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
+    let is_it = |pid: &i32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        command.starts_with(&program) && command.contains(words)
+    };
+    numbers.filter(is_it).collect()
+}

@@ -6,5 +6,6 @@
 pub mod fixtures;
 pub mod host;
 pub mod leftovers;
+pub mod screen;
 pub mod story;
 pub mod talk;

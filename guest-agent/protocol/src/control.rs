@@ -117,6 +117,17 @@ pub enum Request {
         /// Signal number, 1 to 64.
         signal: i32,
     },
+    /// Give a process's terminal another size. Its foreground processes get SIGWINCH when that changes something.
+    Resize {
+        /// Which container.
+        container: String,
+        /// Which exec; none is the container's own process.
+        exec: Option<String>,
+        /// Characters in a line; 0 is unknown.
+        cols: u16,
+        /// Lines; 0 is unknown.
+        rows: u16,
+    },
     /// What a container uses now.
     Stats {
         /// Which container.

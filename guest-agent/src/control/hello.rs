@@ -3,7 +3,7 @@
 use agent_protocol::{AgentError, ClientHello, ErrorKind, PROTOCOL, PROTOCOL_MIN, ServerHello};
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 3] = ["exec", "streams-resume", "sandbox-stats"];
+const FEATURES: [&str; 4] = ["exec", "streams-resume", "sandbox-stats", "terminal"];
 
 /// The agent's answer to a hello.
 ///

@@ -25,6 +25,8 @@ pub struct Launcher {
     pub caps: FinalCaps,
     /// Where to say why the command can't run.
     pub verdict: Rc<OwnedFd>,
+    /// With a terminal: a byte comes when it has its size and its owner.
+    pub go: Option<Rc<OwnedFd>>,
 }
 
 impl Launcher {
@@ -54,6 +56,11 @@ impl Launcher {
             })
         };
         let (args, env) = (strings(process.args())?, strings(process.env())?);
+        if let Some(go) = &self.go
+            && rustix::io::read(go, &mut [0]) != Ok(1)
+        {
+            return Err(error("no terminal", &"the agent gave it up"));
+        }
         for program in [&self.filter.allow, &self.filter.unknown] {
             sys::seccomp::install(program)
                 .map_err(|e| error("the system-call filter can't be installed", &e))?;

@@ -23,7 +23,7 @@ pub struct Plan {
     pub container: String,
     /// Create: the folder with `config.json`. Exec: the file with the OCI process.
     pub document: PathBuf,
-    /// The process's standard streams.
+    /// The process's standard streams, or where its terminal is to be sent.
     pub ends: ProcessEnds,
     /// What its command may do.
     pub caps: FinalCaps,
@@ -68,6 +68,9 @@ pub trait Runtime {
     /// # Errors
     /// As [`Runtime::create`].
     fn exec(&self, plan: Plan) -> io::Result<Launch>;
+
+    /// Forgets what was needed to hand over the terminals that have arrived.
+    fn forget_consoles(&self, container: &str);
 
     /// Forgets a container whose processes are all dead.
     fn forget(&self, container: &str);

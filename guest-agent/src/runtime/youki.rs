@@ -8,6 +8,7 @@ use super::launcher::Launcher;
 use super::{LONGEST_WORD, Launch, Outcome, Plan, Runtime};
 use crate::errors::internal;
 use crate::seccomp;
+use crate::streams::ProcessEnds;
 use crate::sys::process::fork;
 use agent_protocol::AgentError;
 use libcontainer::container::Container;
@@ -20,6 +21,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// How the names begin of the links to console sockets that libcontainer leaves in a container's state.
+const TERMINAL_LINK: &[u8] = b"tenant-tty-";
 
 /// libcontainer as the agent's runtime.
 #[derive(Debug)]
@@ -45,17 +49,24 @@ impl Youki {
             rustix::io::ioctl_fionbio(end, true)?;
         }
         let filter = seccomp::compile(plan.caps.bounding).map_err(io::Error::other)?;
-        let mut keep: Vec<_> = plan.ends.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut keep: Vec<_> = match &plan.ends {
+            ProcessEnds::Pipes(pipes) => pipes.iter().map(AsRawFd::as_raw_fd).collect(),
+            ProcessEnds::Console(console) => vec![console.go.as_raw_fd()],
+        };
         keep.extend([say_outcome.as_raw_fd(), say_verdict.as_raw_fd()]);
         let helper = fork(&keep, || {
-            let launcher =
-                Launcher { filter: Rc::new(filter), caps: plan.caps, verdict: Rc::new(say_verdict) };
-            let [stdin, stdout, stderr] = plan.ends;
-            let made = ContainerBuilder::new(plan.container, SyscallType::default())
-                .with_executor(launcher)
-                .with_stdin(stdin)
-                .with_stdout(stdout)
-                .with_stderr(stderr)
+            let builder = ContainerBuilder::new(plan.container, SyscallType::default());
+            let (builder, go) = match plan.ends {
+                ProcessEnds::Pipes([stdin, stdout, stderr]) => {
+                    (builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr), None)
+                }
+                ProcessEnds::Console(console) => {
+                    (builder.with_console_socket(Some(console.socket)), Some(Rc::new(console.go)))
+                }
+            };
+            let (filter, verdict) = (Rc::new(filter), Rc::new(say_verdict));
+            let made = builder
+                .with_executor(Launcher { filter, caps: plan.caps, verdict, go })
                 .with_root_path(&self.state)
                 .and_then(|builder| build(builder, &plan.document));
             let (word, code) = match made {
@@ -111,6 +122,16 @@ impl Runtime for Youki {
                 .build()?;
             Ok(pid.as_raw())
         })
+    }
+
+    fn forget_consoles(&self, container: &str) {
+        let folder = fs::read_dir(self.state.join(container));
+        for entry in folder.into_iter().flatten().flatten() {
+            // The target is gone as soon as the terminal has arrived; another exec may be just connecting through its own.
+            if entry.file_name().as_encoded_bytes().starts_with(TERMINAL_LINK) && !entry.path().exists() {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn forget(&self, container: &str) {

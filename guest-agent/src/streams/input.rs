@@ -1,4 +1,4 @@
-//! stdin: from the newest connection into the process's pipe, with an explicit end.
+//! stdin: from the newest connection into the process's pipe, with an explicit end; or into its terminal, which has none.
 
 use super::wire;
 use crate::sys::watch::watch;
@@ -11,11 +11,23 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
+/// Where bytes go.
+#[derive(Debug, Clone)]
+enum Sink {
+    /// The terminal is still being made.
+    Awaited,
+    /// A pipe's writing end, or a terminal's master.
+    Open(Rc<AsyncFd<OwnedFd>>),
+    /// The input has ended or nobody reads it any more.
+    Closed,
+}
+
 /// A process's standard input. It outlives connections.
 #[derive(Debug)]
 pub struct Input {
-    /// The pipe's writing end; none once the input has ended or nobody reads it any more.
-    pipe: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    sink: RefCell<Sink>,
+    /// An end from the host is not the end of a terminal: whoever typed has gone, and may come back.
+    endless: bool,
     /// Bytes that the process's side has taken.
     taken: Cell<u64>,
     /// Woken when a newer connection takes over or the process is over.
@@ -29,12 +41,33 @@ impl Input {
     /// # Errors
     /// When the descriptor can't be watched.
     pub fn new(pipe: OwnedFd) -> io::Result<Rc<Self>> {
-        Ok(Rc::new(Self {
-            pipe: RefCell::new(Some(Rc::new(watch(pipe)?))),
+        let sink = Sink::Open(Rc::new(watch(pipe)?));
+        Ok(Self::with(sink, false))
+    }
+
+    /// An input that will write to a terminal, which comes with [`Input::open`].
+    pub fn of_terminal() -> Rc<Self> {
+        Self::with(Sink::Awaited, true)
+    }
+
+    fn with(sink: Sink, endless: bool) -> Rc<Self> {
+        Rc::new(Self {
+            sink: RefCell::new(sink),
+            endless,
             taken: Cell::new(0),
             news: Notify::new(),
             newest: Cell::new(0),
-        }))
+        })
+    }
+
+    /// The terminal has come; its master must be non-blocking.
+    ///
+    /// # Errors
+    /// When the descriptor can't be watched.
+    pub fn open(&self, master: OwnedFd) -> io::Result<()> {
+        self.sink.replace(Sink::Open(Rc::new(watch(master)?)));
+        self.news.notify_waiters();
+        Ok(())
     }
 
     /// How many bytes the process's side has taken.
@@ -44,7 +77,7 @@ impl Input {
 
     /// Ends the input: the process reads its end after what was written.
     pub fn close(&self) {
-        self.pipe.borrow_mut().take();
+        self.sink.replace(Sink::Closed);
         self.news.notify_waiters();
     }
 
@@ -80,7 +113,9 @@ impl Input {
             read.read_exact(&mut prefix).await?;
             let length = wire::length(prefix)?;
             if length == 0 {
-                self.close();
+                if !self.endless {
+                    self.close();
+                }
                 return Ok(());
             }
             buffer.resize(length.min(MAX_CHUNK), 0);
@@ -93,10 +128,17 @@ impl Input {
     /// Writes everything to the process, or drops it when the process no longer reads: the host's progress must not depend on it.
     async fn pass_on(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let pipe = self.pipe.borrow().clone();
-            let Some(pipe) = pipe else {
-                self.taken.set(self.taken.get() + bytes.len() as u64);
-                return Ok(());
+            let sink = self.sink.borrow().clone();
+            let pipe = match sink {
+                Sink::Open(pipe) => pipe,
+                Sink::Awaited => {
+                    self.news.notified().await;
+                    continue;
+                }
+                Sink::Closed => {
+                    self.taken.set(self.taken.get() + bytes.len() as u64);
+                    return Ok(());
+                }
             };
             let mut guard = tokio::select! {
                 guard = pipe.writable() => guard?,
@@ -110,7 +152,7 @@ impl Input {
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(_nobody_reads)) => {
-                    self.pipe.borrow_mut().take();
+                    self.sink.replace(Sink::Closed);
                 }
                 Err(_would_block) => {}
             }
@@ -171,6 +213,29 @@ mod tests {
             let mut all = String::new();
             process.read_to_string(&mut all).unwrap();
             assert_eq!(all, "hello world");
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_not_the_end_of_a_terminal() {
+        run(async {
+            let input = Input::of_terminal();
+            let mut first = connect(&input);
+            first.write_all(b"\x02\0\0\0hi\0\0\0\0").await.unwrap();
+            tokio::task::yield_now().await;
+            // A pipe stands for the terminal that comes late.
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            rustix::io::ioctl_fionbio(&write, true).unwrap();
+            input.open(write).unwrap();
+            assert_eq!(first.read_u64_le().await.unwrap(), 2);
+            assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
+            let mut second = connect(&input);
+            second.write_all(b"\x01\0\0\0!").await.unwrap();
+            assert_eq!(second.read_u64_le().await.unwrap(), 3);
+            input.close();
+            let mut all = String::new();
+            std::fs::File::from(read).read_to_string(&mut all).unwrap();
+            assert_eq!(all, "hi!");
         });
     }
 

@@ -12,6 +12,17 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
+/// Most bytes that a terminal is read for after its process is over: far more than the kernel holds for it, so that only a child
+/// left behind that goes on writing comes near.
+const MAX_REST: usize = 1 << 20;
+
+/// What one look at a pipe brought.
+enum Step {
+    Read(usize),
+    Waited,
+    End,
+}
+
 /// One output stream. It outlives connections and the process.
 #[derive(Debug)]
 pub struct Output {
@@ -54,8 +65,52 @@ impl Output {
             // An error on a pipe's reading end means the same as its end: nothing more will come.
             let _ = self.copy(&pipe).await;
         }
+        self.end();
+    }
+
+    /// The same for a terminal's master, whose other end somebody must hold open until the process is over.
+    pub async fn pump_terminal(&self, master: OwnedFd) {
+        if let Ok(master) = watch(master)
+            && self.copy_terminal(&master).await.is_ok()
+        {
+            self.drain(master.get_ref()).await;
+        }
+        self.end();
+    }
+
+    /// Nothing will be added any more.
+    pub fn end(&self) {
         self.ended.set(true);
         self.news.notify_waiters();
+    }
+
+    async fn copy_terminal(&self, master: &AsyncFd<OwnedFd>) -> io::Result<()> {
+        while !self.abandoned.get() && !self.process_over.get() {
+            self.step(master).await?;
+        }
+        Ok(())
+    }
+
+    /// What a terminal still holds when its process is over. The kernel's count would leave out what is on its way between the
+    /// two ends, which a read that finds nothing does not; so it is read until then, but not for ever.
+    async fn drain(&self, master: &OwnedFd) {
+        let mut left = MAX_REST;
+        while !self.abandoned.get() && left > 0 {
+            if self.ring.borrow().room() == 0 {
+                self.room.notified().await;
+                continue;
+            }
+            let read = rustix::io::read(master, self.ring.borrow_mut().spare());
+            match read {
+                Ok(n @ 1..) => {
+                    self.ring.borrow_mut().commit(n);
+                    left = left.saturating_sub(n);
+                    self.news.notify_waiters();
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 
     async fn copy(&self, pipe: &AsyncFd<OwnedFd>) -> io::Result<()> {
@@ -68,29 +123,38 @@ impl Output {
                 left = Some(rustix::io::ioctl_fionread(pipe.get_ref())?);
                 continue;
             }
-            if self.ring.borrow().room() == 0 {
-                self.room.notified().await;
-                continue;
+            match self.step(pipe).await? {
+                Step::Read(n) => left = left.map(|left| left.saturating_sub(n as u64)),
+                Step::Waited => {}
+                Step::End => return Ok(()),
             }
-            let mut guard = tokio::select! {
-                guard = pipe.readable() => guard?,
-                () = self.room.notified() => continue,
-            };
-            let read = guard.try_io(|pipe| {
-                let mut ring = self.ring.borrow_mut();
-                Ok(rustix::io::read(pipe.get_ref(), ring.spare())?)
-            });
-            match read {
-                Ok(Ok(0)) => return Ok(()),
-                Ok(Ok(n)) => {
-                    self.ring.borrow_mut().commit(n);
-                    left = left.map(|left| left.saturating_sub(n as u64));
-                    self.news.notify_waiters();
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
+        }
+    }
+
+    /// Waits once, for bytes or for a change of what is wanted; reads once.
+    async fn step(&self, pipe: &AsyncFd<OwnedFd>) -> io::Result<Step> {
+        if self.ring.borrow().room() == 0 {
+            self.room.notified().await;
+            return Ok(Step::Waited);
+        }
+        let mut guard = tokio::select! {
+            guard = pipe.readable() => guard?,
+            () = self.room.notified() => return Ok(Step::Waited),
+        };
+        let read = guard.try_io(|pipe| {
+            let mut ring = self.ring.borrow_mut();
+            Ok(rustix::io::read(pipe.get_ref(), ring.spare())?)
+        });
+        match read {
+            Ok(Ok(0)) => Ok(Step::End),
+            Ok(Ok(n)) => {
+                self.ring.borrow_mut().commit(n);
+                self.news.notify_waiters();
+                Ok(Step::Read(n))
             }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(Step::Waited),
+            Ok(Err(error)) => Err(error),
+            Err(_would_block) => Ok(Step::Waited),
         }
     }
 
@@ -333,6 +397,31 @@ mod tests {
             // `process` stays open, as in the hands of a child.
             output.pump(read).await;
             assert_eq!(output.ring.borrow().peek(0), b"last words");
+        });
+    }
+
+    #[test]
+    fn a_terminal_gives_all_that_was_written_and_does_not_wait_for_a_child_left_behind() {
+        run(async {
+            use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+            unlockpt(&master).unwrap();
+            let process = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+            rustix::io::ioctl_fionbio(&master, true).unwrap();
+            let output = Output::new();
+            let pump = tokio::task::spawn_local({
+                let output = Rc::clone(&output);
+                async move { output.pump_terminal(master).await }
+            });
+            rustix::io::write(&process, b"first").unwrap();
+            while output.ring.borrow().end() < 5 {
+                output.news.notified().await;
+            }
+            rustix::io::write(&process, b" last").unwrap();
+            output.process_over();
+            // `process` stays open, as in the hands of a child.
+            pump.await.unwrap();
+            assert_eq!(output.ring.borrow().peek(0), b"first last");
         });
     }
 

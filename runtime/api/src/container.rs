@@ -44,12 +44,38 @@ pub struct CreateContainer {
     /// Whether standard input is kept open; otherwise it is /dev/null.
     #[serde(default)]
     pub stdin: bool,
+    /// A terminal of this size instead of plain streams; all output comes as standard output then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// Whether the daemon removes the container when it has ended.
     #[serde(default)]
     pub auto_remove: bool,
     /// Whether a [`crate::frame::Kind::Timing`] frame is wanted.
     #[serde(default)]
     pub timing: bool,
+}
+
+/// How large a terminal is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Characters in a line; 0 is unknown.
+    pub cols: u16,
+    /// Lines; 0 is unknown.
+    pub rows: u16,
+}
+
+impl TerminalSize {
+    /// Payload of a [`crate::frame::Kind::Resize`].
+    pub fn to_bytes(self) -> [u8; 4] {
+        let ([a, b], [c, d]) = (self.cols.to_le_bytes(), self.rows.to_le_bytes());
+        [a, b, c, d]
+    }
+
+    /// Reads such a payload; none when it is not one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let [a, b, c, d] = *bytes else { return None };
+        Some(Self { cols: u16::from_le_bytes([a, b]), rows: u16::from_le_bytes([c, d]) })
+    }
 }
 
 /// Answer of `POST /v1/containers`.
@@ -138,6 +164,12 @@ pub struct Container {
     pub milli_cpus: u32,
     /// Whether it goes when it has ended.
     pub auto_remove: bool,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Whether its standard input is kept open.
+    #[serde(default)]
+    pub stdin: bool,
     /// Process id of its VMM on the host while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_pid: Option<u32>,
@@ -168,6 +200,9 @@ pub struct AttachQuery {
     /// First byte of standard error wanted.
     #[serde(default)]
     pub stderr: u64,
+    /// Instead of those two: only what comes from now on, after a [`crate::frame::Kind::Position`].
+    #[serde(default)]
+    pub tail: bool,
     /// Whether the client will send standard input, beginning where the first [`crate::frame::Kind::StdinTaken`] says.
     #[serde(default)]
     pub stdin: bool,
@@ -191,6 +226,9 @@ pub struct Exec {
     /// Whether standard input will come.
     #[serde(default)]
     pub stdin: bool,
+    /// A terminal of this size instead of plain streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
 }
 
 /// Query of `POST /v1/containers/{id}/stop`.

@@ -1,6 +1,6 @@
 //! Frames on an upgraded connection: one byte of kind, a little-endian `u32` length, then as many bytes.
 //!
-//! Client → daemon: [`Kind::Stdin`], an empty one being the end of standard input.
+//! Client → daemon: [`Kind::Stdin`], an empty one being the end of standard input; [`Kind::Resize`] where there is a terminal.
 //! Daemon → client: [`Kind::Stdout`], [`Kind::Stderr`], and one [`Kind::Exit`] or [`Kind::Error`] as the last frame. A
 //! connection that ends without either was cut (the daemon is gone): the client can attach again at the offsets that it has
 //! counted, and nothing is lost or doubled.
@@ -34,6 +34,10 @@ pub enum Kind {
     Gap = 7,
     /// Empty: the container's command runs now.
     Started = 8,
+    /// [`crate::TerminalSize::to_bytes`]: the client's terminal has this size now.
+    Resize = 9,
+    /// Two little-endian `u64`s: the offsets in standard output and error at which what follows begins.
+    Position = 10,
 }
 
 /// Output that was lost because the host could not store it (no space) or no longer has it (rotated away).
@@ -81,6 +85,8 @@ impl TryFrom<u8> for Kind {
             6 => Self::StdinTaken,
             7 => Self::Gap,
             8 => Self::Started,
+            9 => Self::Resize,
+            10 => Self::Position,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }
@@ -130,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(kind in 0u8..9, length in 0usize..=MAX_PAYLOAD) {
+        fn headers_round_trip(kind in 0u8..11, length in 0usize..=MAX_PAYLOAD) {
             let kind = Kind::try_from(kind).unwrap();
             prop_assert_eq!(parse_header(header(kind, length).unwrap()), Ok((kind, length)));
         }
@@ -141,6 +147,13 @@ mod tests {
                 prop_assert!(length <= MAX_PAYLOAD);
             }
         }
+    }
+
+    #[test]
+    fn sizes_travel_in_four_bytes() {
+        let size = crate::TerminalSize { cols: 300, rows: 24 };
+        assert_eq!(crate::TerminalSize::from_bytes(&size.to_bytes()), Some(size));
+        assert_eq!(crate::TerminalSize::from_bytes(&[1, 2, 3]), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line's shape.
 
+use crate::terminal::keys::DetachKeys;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// Run one more command in a running container
     Exec(ExecArgs),
+    /// Come to a running container's output, input and terminal
+    Attach(AttachArgs),
     /// Wait until containers end and print their exit statuses
     Wait(Names),
     /// Ask containers to end, and kill them if they do not
@@ -63,6 +66,12 @@ pub struct RunArgs {
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Keys that leave the container while it goes on [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
+    pub detach_keys: DetachKeys,
     /// Print the container's id and leave it running
     #[arg(short, long)]
     pub detach: bool,
@@ -136,6 +145,12 @@ pub struct ExecArgs {
     /// Pass standard input on
     #[arg(short, long)]
     pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Keys that leave the command while it goes on [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
+    pub detach_keys: DetachKeys,
     /// Set KEY=VALUE in its environment
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
@@ -150,6 +165,19 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+/// `vial attach`
+#[derive(Debug, Clone, Args)]
+pub struct AttachArgs {
+    /// Leave its standard input alone
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Keys that leave a container with a terminal while it goes on [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
+    pub detach_keys: DetachKeys,
+    /// Name or id
+    pub container: String,
 }
 
 /// Names or ids.
@@ -289,6 +317,8 @@ mod tests {
 
     #[test]
     fn short_options_cluster() {
+        let args = run(&["-it", "--detach-keys", "ctrl-x", "busybox", "sh", "-t"]);
+        assert!(args.interactive && args.tty && args.command == ["sh", "-t"]);
         let args = run(&["-id", "busybox"]);
         assert!(args.interactive && args.detach && args.command.is_empty());
     }
@@ -299,6 +329,7 @@ mod tests {
             &["run"][..],
             &["run", "--cpus", "x", "i"],
             &["exec", "c"],
+            &["attach", "--detach-keys", "ctrl-1", "c"],
             &["rm"],
             &["nope"],
             &["ps", "-q", "--json"],

@@ -22,6 +22,9 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// `-it` without a terminal.
+    #[error("the input device is not a TTY; leave out -t when standard input is a pipe or a file")]
+    NotATerminal,
     /// Something that only needs saying.
     #[error("{0}")]
     Message(String),
@@ -41,6 +44,8 @@ impl Error {
     pub fn run_code(&self) -> i32 {
         match self {
             Self::Api(body) => body.kind.exit_code(),
+            // Docker finds this out before it runs anything.
+            Self::NotATerminal => 1,
             _ => 125,
         }
     }

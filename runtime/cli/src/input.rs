@@ -20,9 +20,16 @@ pub struct Input {
     end_sent: bool,
     /// A new connection has not said yet where to go on.
     asking: bool,
+    /// Others have written before: the first answer says where this begins.
+    joining: bool,
 }
 
 impl Input {
+    /// The input of somebody who comes to a container that runs.
+    pub fn joining() -> Self {
+        Self { asking: true, joining: true, ..Self::default() }
+    }
+
     /// Whether more may be read.
     pub fn wants_more(&self) -> bool {
         self.bytes.len() < INPUT_WINDOW && !self.ended
@@ -57,8 +64,14 @@ impl Input {
 
     /// The container has everything before this byte.
     pub fn taken(&mut self, offset: u64) {
-        self.asking = false;
-        let offset = offset.min(self.base + self.bytes.len() as u64);
+        let asked = std::mem::take(&mut self.asking);
+        if std::mem::take(&mut self.joining) {
+            (self.base, self.sent) = (offset, offset);
+            return;
+        }
+        // Others may write too, so that more was taken than was sent from here; what was not sent is kept.
+        let known = if asked { self.base + self.bytes.len() as u64 } else { self.sent };
+        let offset = offset.min(known);
         let count = offset.saturating_sub(self.base) as usize;
         self.bytes.drain(..count);
         self.base += count as u64;
@@ -99,6 +112,18 @@ pub fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn somebody_who_joins_loses_nothing_of_what_was_typed_meanwhile() {
+        let mut input = Input::joining();
+        input.extend(Some(b"abc".to_vec()));
+        assert!(!input.has_next());
+        input.taken(1000);
+        assert_eq!(input.next(), Some(b"abc".to_vec()));
+        input.extend(Some(b"d".to_vec()));
+        input.taken(5000);
+        assert_eq!(input.next(), Some(b"d".to_vec()), "what others wrote does not count");
+    }
 
     #[test]
     fn input_is_sent_again_from_where_it_was_taken() {

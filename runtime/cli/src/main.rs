@@ -12,6 +12,7 @@ mod error;
 mod input;
 mod signals;
 mod streams;
+mod terminal;
 mod units;
 mod vm_cmd;
 
@@ -47,13 +48,19 @@ fn main() {
         command => {
             let of_run = matches!(command, Command::Run(_) | Command::Exec(_));
             with_daemon(command).unwrap_or_else(|error| {
-                eprintln!("vial: {error}");
+                tell(&error.to_string());
                 if of_run { error.run_code() } else { 1 }
             })
         }
     };
     // Not a return: a thread may be reading standard input, and nothing waits for it.
     std::process::exit(code);
+}
+
+/// A line on standard error, which may be a terminal that has vanished.
+fn tell(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "vial: {line}");
 }
 
 fn with_daemon(command: Command) -> Result<i32> {

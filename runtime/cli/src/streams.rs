@@ -5,12 +5,16 @@ use crate::client::{Client, escape};
 use crate::error::{Error, Result};
 use crate::input::{Input, read_stdin};
 use crate::signals::Signals;
+use crate::terminal::keys::DetachKeys;
+use crate::terminal::screen::{Screen, changed};
 use hyper::Method;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io::Write;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{ErrorKind, Exit, TimingStep};
 
@@ -21,6 +25,9 @@ const PATIENCE: u32 = 3;
 
 /// Attempts to come back to a container, after each of which its daemon was lost once more.
 const RECONNECTS: u32 = 10;
+
+/// How long what was typed before the detach keys may take on its way.
+const LAST_KEYS: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -33,6 +40,8 @@ pub enum End {
     Interrupted(i32),
     /// The user insisted on leaving, with this signal; the container goes on.
     Left(i32),
+    /// The user typed the detach keys; the container goes on.
+    Detached,
 }
 
 /// What is attached to.
@@ -48,6 +57,10 @@ pub struct Session {
     pub proxy: bool,
     /// Whether the connection can be made again when it breaks; an exec's cannot.
     pub resume: bool,
+    /// Whether others may have been there before: their input counts, and a terminal is to be drawn again.
+    pub joins: bool,
+    /// The keys that leave, when the process has a terminal.
+    pub terminal: Option<DetachKeys>,
 }
 
 /// Steps of the start, when they came.
@@ -66,15 +79,15 @@ impl Session {
     /// When standard output can't be written, or the daemon is lost for good.
     pub async fn run(self, connection: Connection, mut signals: Signals) -> Result<(End, Timing)> {
         let mut connection = connection;
-        let mut stdin = self.stdin.then(read_stdin);
+        // A terminal belongs to the user until the command runs: Ctrl-C gives the start up.
+        let mut stdin = (self.stdin && self.terminal.is_none()).then(read_stdin);
         let mut state = State {
-            input: Input::default(),
-            position: [0, 0],
-            timing: None,
-            interrupts: 0,
-            started: false,
-            signal: None,
+            screen: self.terminal.as_ref().map(|keys| Screen::new(keys, self.joins)),
+            ..State::default()
         };
+        if self.joins {
+            state.input = Input::joining();
+        }
         loop {
             match self.once(connection, &mut stdin, &mut state, &mut signals).await? {
                 Cut::End(end) => return Ok((end, state.timing)),
@@ -107,13 +120,19 @@ impl Session {
     /// # Errors
     /// When there is no daemon to be had, or it does not know the container.
     pub async fn attach(&self, position: [u64; 2]) -> Result<Connection> {
-        let path = format!(
-            "/containers/{}/attach?stdout={}&stderr={}&stdin={}",
-            escape(&self.container),
-            position[0],
-            position[1],
-            self.stdin
-        );
+        self.connect(&format!("stdout={}&stderr={}", position[0], position[1])).await
+    }
+
+    /// A connection to a container that others have started, from now on.
+    ///
+    /// # Errors
+    /// As [`Self::attach`]; also when it does not run.
+    pub async fn join(&self) -> Result<Connection> {
+        self.connect("tail=true").await
+    }
+
+    async fn connect(&self, from: &str) -> Result<Connection> {
+        let path = format!("/containers/{}/attach?{from}&stdin={}", escape(&self.container), self.stdin);
         let mut attempts = RECONNECTS;
         loop {
             match self.client.upgrade(&path, &()).await {
@@ -136,10 +155,11 @@ impl Session {
         let (sender, mut frames) = mpsc::channel(1);
         let _reading = Abort(tokio::spawn(read_frames(reader, sender)));
         let (payloads, receiver) = mpsc::channel(1);
-        let _writing = Abort(tokio::spawn(write_input(writer, receiver)));
+        let mut writing = Abort(tokio::spawn(write_input(writer, receiver)));
         let mut printing: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
         loop {
             let wants_input = state.input.wants_more();
+            let redraw_at = state.screen.as_ref().and_then(|screen| screen.redraw_at);
             tokio::select! {
                 frame = frames.recv(), if printing.is_none() => {
                     let Some((kind, payload)) = frame else { return Ok(Cut::Lost) };
@@ -149,8 +169,16 @@ impl Session {
                             state.position[usize::from(kind == Kind::Stderr)] += payload.len() as u64;
                             printing = Some(tokio::task::spawn_blocking(move || print(kind, &payload)));
                         }
-                        _ => if let Some(end) = state.frame(kind, &payload)? {
-                            return Ok(Cut::End(end));
+                        _ => {
+                            if let Some(end) = state.frame(kind, &payload)? {
+                                return Ok(Cut::End(end));
+                            }
+                            if kind == Kind::Started && let Some(screen) = &mut state.screen {
+                                if self.stdin && stdin.is_none() {
+                                    *stdin = Some(read_stdin());
+                                }
+                                screen.lend(self.stdin)?;
+                            }
                         }
                     }
                 }
@@ -158,11 +186,32 @@ impl Session {
                     printing = None;
                     printed.map_err(Error::io("write to standard output"))?;
                 }
-                chunk = next_chunk(stdin), if wants_input => state.input.extend(chunk),
-                permit = payloads.reserve(), if self.stdin && state.input.has_next() => {
+                chunk = next_chunk(stdin), if wants_input => match (&mut state.screen, chunk) {
+                    (None, chunk) => state.input.extend(chunk),
+                    // A terminal without an end has vanished; what ran on it does not.
+                    (Some(_), None) => return Ok(Cut::End(End::Left(libc::SIGHUP))),
+                    (Some(screen), Some(chunk)) => {
+                        let mut typed = Vec::with_capacity(chunk.len());
+                        let detached = screen.matcher.feed(&chunk, &mut typed);
+                        state.input.extend(Some(typed));
+                        if detached {
+                            break;
+                        }
+                    }
+                },
+                () = changed(&mut state.screen) => if let Some(screen) = &mut state.screen {
+                    screen.tell();
+                },
+                () = sleep_until(redraw_at.unwrap_or_else(Instant::now)), if redraw_at.is_some() => {
+                    if let Some(screen) = &mut state.screen {
+                        screen.redraw_at = None;
+                        screen.tell();
+                    }
+                }
+                permit = payloads.reserve(), if state.has_next(self.stdin) => {
                     match permit {
-                        Ok(permit) => if let Some(payload) = state.input.next() {
-                            permit.send(payload);
+                        Ok(permit) => if let Some(frame) = state.next() {
+                            permit.send(frame);
                         },
                         // What could not be written is sent again; why it could not is with the reader.
                         Err(_) => return Ok(Cut::Lost),
@@ -175,17 +224,18 @@ impl Session {
                 }
             }
         }
+        // Not for ever: these keys are the way out of a container that reads nothing.
+        let _ = timeout(LAST_KEYS, flush(&mut state.input, payloads, &mut writing.0)).await;
+        Ok(Cut::End(End::Detached))
     }
 
     async fn interrupted(&self, number: i32, state: &mut State) -> Option<End> {
         if matches!(number, libc::SIGINT | libc::SIGTERM) {
             state.interrupts += 1;
         }
-        if !self.proxy || state.interrupts >= PATIENCE {
-            eprintln!(
-                "vial: leaving; the container goes on. End it with: vial kill {}",
-                &self.container[..12.min(self.container.len())]
-            );
+        // Ctrl-C in a terminal is a byte for the process there; a signal was meant for this program alone, as with Docker.
+        let own = !self.proxy || (self.terminal.is_some() && state.started);
+        if own || state.interrupts >= PATIENCE {
             return Some(End::Left(number));
         }
         state.signal = Some(number);
@@ -196,8 +246,10 @@ impl Session {
     }
 }
 
+#[derive(Default)]
 struct State {
     input: Input,
+    screen: Option<Screen>,
     /// Bytes of standard output and error that were printed.
     position: [u64; 2],
     timing: Timing,
@@ -208,7 +260,34 @@ struct State {
     signal: Option<i32>,
 }
 
+async fn flush(
+    input: &mut Input,
+    payloads: mpsc::Sender<(Kind, Vec<u8>)>,
+    writing: &mut tokio::task::JoinHandle<()>,
+) {
+    while let Some(payload) = input.next() {
+        if payloads.send((Kind::Stdin, payload)).await.is_err() {
+            return;
+        }
+    }
+    drop(payloads);
+    let _ = writing.await;
+}
+
 impl State {
+    fn has_next(&self, stdin: bool) -> bool {
+        self.screen.as_ref().is_some_and(|screen| !screen.sizes.is_empty())
+            || (stdin && self.input.has_next())
+    }
+
+    fn next(&mut self) -> Option<(Kind, Vec<u8>)> {
+        let size = self.screen.as_mut().and_then(|screen| screen.sizes.pop_front());
+        match size {
+            Some(size) => Some((Kind::Resize, size.to_bytes().to_vec())),
+            None => self.input.next().map(|payload| (Kind::Stdin, payload)),
+        }
+    }
+
     fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<Option<End>> {
         match kind {
             Kind::Stdout | Kind::Stderr => {
@@ -237,7 +316,12 @@ impl State {
                 }));
             }
             Kind::Started => self.started = true,
-            Kind::Stdin => {}
+            Kind::Position => {
+                if let ([stdout, stderr], []) = payload.as_chunks() {
+                    self.position = [u64::from_le_bytes(*stdout), u64::from_le_bytes(*stderr)];
+                }
+            }
+            Kind::Stdin | Kind::Resize => {}
         }
         Ok(None)
     }
@@ -259,10 +343,10 @@ async fn finished(
     }
 }
 
-async fn write_input(mut writer: WriteHalf<Connection>, mut payloads: mpsc::Receiver<Vec<u8>>) {
-    while let Some(payload) = payloads.recv().await {
+async fn write_input(mut writer: WriteHalf<Connection>, mut frames: mpsc::Receiver<(Kind, Vec<u8>)>) {
+    while let Some((kind, payload)) = frames.recv().await {
         // At most MAX_PAYLOAD bytes, so there is a header.
-        let Ok(header) = frame::header(Kind::Stdin, payload.len()) else { return };
+        let Ok(header) = frame::header(kind, payload.len()) else { return };
         let written = async {
             writer.write_all(&header).await?;
             writer.write_all(&payload).await?;
@@ -294,14 +378,7 @@ async fn read_frames(mut reader: ReadHalf<Connection>, sender: mpsc::Sender<(Kin
 /// When standard output can't be written or the answer is cut.
 pub async fn print_frames(mut body: hyper::body::Incoming) -> Result<()> {
     use http_body_util::BodyExt;
-    let mut state = State {
-        input: Input::default(),
-        position: [0, 0],
-        timing: None,
-        interrupts: 0,
-        started: false,
-        signal: None,
-    };
+    let mut state = State::default();
     let mut buffer: Vec<u8> = Vec::new();
     while let Some(part) = body.frame().await {
         if let Some(data) = part?.data_ref() {

@@ -59,7 +59,8 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
     let (upgrade, body) = upgrade(request).await?;
     let request: CreateContainer = json(&body)?;
     let (stdin, timing) = (request.stdin, request.timing);
-    let attach = Attach { start: Position::default(), stdin, owner: true, timing };
+    let start = Some(Position::default());
+    let attach = Attach { start, stdin, terminal: request.terminal.is_some(), owner: true, timing };
     let (answer, answered) = oneshot::channel();
     // This handler is dropped when the client goes, and a container that was noted by then would never be started nor given up.
     tokio::spawn(async move {
@@ -93,11 +94,13 @@ pub async fn attach(
 ) -> Result<Response> {
     let record = daemon.find(&id)?;
     let (upgrade, _) = upgrade(request).await?;
-    let start = Position { stdout: query.stdout, stderr: query.stderr };
+    let start = (!query.tail).then_some(Position { stdout: query.stdout, stderr: query.stderr });
     let answer = switching(record.id.as_str());
     match daemon.live(&record.id) {
         Some(live) => {
-            let attach = Attach { start, stdin: query.stdin && record.stdin, owner: false, timing: false };
+            let terminal = spec::has_terminal(&record.spec);
+            let stdin = query.stdin && record.stdin;
+            let attach = Attach { start, stdin, terminal, owner: false, timing: false };
             tokio::spawn(async move {
                 if let Ok(connection) = upgrade.await {
                     streams::attach(TokioIo::new(connection), live, attach).await;
@@ -106,6 +109,7 @@ pub async fn attach(
         }
         None => {
             let exit = record.exit.clone().unwrap_or_default();
+            let Some(start) = start else { return Err(life::not_running(&record)) };
             let follower = daemon.log(&record.id)?.follow(start, false);
             tokio::spawn(async move {
                 if let Ok(connection) = upgrade.await {
@@ -126,8 +130,13 @@ pub async fn exec(
     let record = daemon.find(&id)?;
     let (upgrade, body) = upgrade(request).await?;
     let exec: Exec = json(&body)?;
-    let options =
-        spec::ExecOptions { command: exec.command, env: exec.env, workdir: exec.workdir, user: exec.user };
+    let options = spec::ExecOptions {
+        command: exec.command,
+        env: exec.env,
+        workdir: exec.workdir,
+        user: exec.user,
+        terminal: exec.terminal.map(|size| (size.cols, size.rows)),
+    };
     let process = spec::exec(&record.spec, &options)?;
     let pod = life::running(&daemon, &record).await?;
     let id = record.id.clone();
@@ -143,7 +152,7 @@ pub async fn exec(
         if answer.send(Ok(())).is_ok()
             && let Ok(connection) = upgrade.await
         {
-            streams::exec(TokioIo::new(connection), streams).await;
+            streams::exec(TokioIo::new(connection), pod, streams).await;
         } else {
             streams::abandon(streams).await;
         }

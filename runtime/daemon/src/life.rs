@@ -52,6 +52,7 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record
         hostname: request.hostname.unwrap_or_else(|| id.short().to_owned()),
         memory: request.memory.unwrap_or(sizing::DEFAULT_MEMORY),
         milli_cpus: request.milli_cpus.unwrap_or(sizing::DEFAULT_MILLI_CPUS),
+        terminal: request.terminal.map(|size| (size.cols, size.rows)),
     };
     let made = spec::container(id.as_str(), &image.config, &options)?;
     let size = sizing::vm_size(options.memory, options.milli_cpus)
@@ -295,7 +296,8 @@ pub fn remove_log(daemon: &Shared, id: &ContainerId) {
     }
 }
 
-fn not_running(record: &Record) -> ApiError {
+/// The error of what needs a running container.
+pub fn not_running(record: &Record) -> ApiError {
     ApiError::new(ErrorKind::Conflict, format!("container {} is not running", record.name))
 }
 

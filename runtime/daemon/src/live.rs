@@ -7,6 +7,7 @@ use vial_api::{Exit, TimingStep};
 use vial_sandbox::Pod;
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
+use vial_vm::StdinStream;
 
 /// Where a container is.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub enum Phase {
 pub struct Live {
     /// Its output.
     pub log: Arc<OutputLog>,
+    /// Its standard input, which all clients share: the agent has one connection for it.
+    pub stdin: tokio::sync::Mutex<Option<StdinStream>>,
     phase: watch::Sender<Phase>,
     cancelled: watch::Sender<bool>,
     timing: Mutex<Vec<TimingStep>>,
@@ -36,6 +39,7 @@ impl Live {
     pub fn new(log: Arc<OutputLog>) -> Arc<Self> {
         Arc::new(Self {
             log,
+            stdin: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Starting),
             cancelled: watch::Sender::new(false),
             timing: Mutex::default(),

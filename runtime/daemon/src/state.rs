@@ -170,6 +170,8 @@ impl Daemon {
             memory: record.memory,
             milli_cpus: record.milli_cpus,
             auto_remove: record.auto_remove,
+            terminal: vial_sandbox::spec::has_terminal(&record.spec),
+            stdin: record.stdin,
             vmm_pid: pod
                 .filter(|_| record.state == State::Running)
                 .and_then(|pod| pod.vmm_pid())

@@ -6,8 +6,8 @@ use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, mpsc, watch};
-use vial_api::Exit;
 use vial_api::frame::{self, Gap, Kind};
+use vial_api::{Exit, TerminalSize};
 use vial_sandbox::log::{Follower, Item, Position, Stream};
 use vial_sandbox::{ExecStreams, Pod};
 use vial_vm::{OutputStream, StdinStream};
@@ -50,6 +50,8 @@ impl Frames {
 struct Client {
     /// Payloads of standard input; an empty one is its end.
     input: mpsc::Receiver<Vec<u8>>,
+    /// Sizes of its terminal.
+    sizes: mpsc::Receiver<TerminalSize>,
     gone: watch::Receiver<bool>,
 }
 
@@ -63,15 +65,20 @@ impl Client {
 fn split(connection: Connection) -> (Frames, Client) {
     let (reader, writer) = tokio::io::split(connection);
     let (sender, input) = mpsc::channel(1);
+    let (size_sender, sizes) = mpsc::channel(SIZES);
     let (gone_sender, gone) = watch::channel(false);
-    tokio::spawn(read_input(reader, sender, gone_sender));
-    (Frames(Arc::new(Mutex::new(writer))), Client { input, gone })
+    tokio::spawn(read_input(reader, sender, size_sender, gone_sender));
+    (Frames(Arc::new(Mutex::new(writer))), Client { input, sizes, gone })
 }
+
+/// Sizes that may wait for a slow agent; of more than these only a later one matters, and that comes after them.
+const SIZES: usize = 16;
 
 /// Reads frames until the connection or everybody's interest ends. While input is not taken it is not read: back-pressure.
 async fn read_input(
     mut reader: ReadHalf<Connection>,
     sender: mpsc::Sender<Vec<u8>>,
+    sizes: mpsc::Sender<TerminalSize>,
     gone: watch::Sender<bool>,
 ) {
     loop {
@@ -79,10 +86,17 @@ async fn read_input(
         if reader.read_exact(&mut header).await.is_err() {
             break;
         }
-        let Ok((Kind::Stdin, length)) = frame::parse_header(header) else { break };
+        let Ok((kind @ (Kind::Stdin | Kind::Resize), length)) = frame::parse_header(header) else { break };
         let mut payload = vec![0; length];
         if reader.read_exact(&mut payload).await.is_err() {
             break;
+        }
+        if kind == Kind::Resize {
+            let Some(size) = TerminalSize::from_bytes(&payload) else { break };
+            tokio::select! {
+                _ = sizes.send(size) => continue,
+                () = gone.closed() => return,
+            }
         }
         tokio::select! {
             // When nobody takes input (any more), it is dropped; the end of the connection must still be seen.
@@ -96,10 +110,12 @@ async fn read_input(
 /// What a client wants of a container.
 #[derive(Debug, Clone, Copy)]
 pub struct Attach {
-    /// Where it goes on.
-    pub start: Position,
+    /// Where it goes on; none: with what comes from now on.
+    pub start: Option<Position>,
     /// Whether it sends standard input.
     pub stdin: bool,
+    /// Whether the container has a terminal.
+    pub terminal: bool,
     /// Whether the start is its own: then it is given up when the client goes before the command runs.
     pub owner: bool,
     /// Whether it wants to know how long the steps took.
@@ -119,22 +135,35 @@ pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
         }
     };
     let served = async {
+        let start = match attach.start {
+            Some(start) => start,
+            None => {
+                let now = live.log.position();
+                let bytes = [now.stdout.to_le_bytes(), now.stderr.to_le_bytes()];
+                frames.send(Kind::Position, bytes.as_flattened()).await?;
+                now
+            }
+        };
         if let Phase::Running(pod) = &phase {
             frames.send(Kind::Started, &[]).await?;
             let mut gone = client.gone.clone();
             if attach.stdin {
                 // It ends with the client or with the process: when the client goes, what it sent is still passed on.
-                tokio::spawn(container_input(pod.clone(), client.input, frames.clone()));
+                let input = ContainerInput { pod: pod.clone(), live: live.clone(), endless: attach.terminal };
+                tokio::spawn(input.pass(client.input, frames.clone()));
+            }
+            if attach.terminal {
+                tokio::spawn(pass_sizes(pod.clone(), None, client.sizes));
             }
             tokio::select! {
-                output = output(&frames, live.log.follow(attach.start, true)) => output?,
+                output = output(&frames, live.log.follow(start, true)) => output?,
                 _ = gone.wait_for(|gone| *gone) => return Ok(()),
             }
         }
         let end = live.ended().await;
         if !matches!(phase, Phase::Running(_)) {
             // It ended before the client came, or could not start: what is in the log is all there is.
-            output(&frames, live.log.follow(attach.start, false)).await?;
+            output(&frames, live.log.follow(start, false)).await?;
         }
         if attach.timing {
             frames.json(Kind::Timing, &live.timing()).await?;
@@ -172,12 +201,73 @@ async fn output(frames: &Frames, mut follower: Follower) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Passes standard input on. The client's going is its end.
-async fn container_input(pod: Pod, input: mpsc::Receiver<Vec<u8>>, frames: Frames) {
-    match pod.stdin().await {
-        Ok(stdin) => pass_input(stdin, input, &frames).await,
-        Err(error) => {
-            tracing::warn!(container = pod.container().short(), %error, "standard input cannot be opened")
+/// Passes sizes on until the client is gone or the process is.
+async fn pass_sizes(pod: Pod, exec: Option<String>, mut sizes: mpsc::Receiver<TerminalSize>) {
+    while let Some(size) = sizes.recv().await {
+        if let Err(error) = pod.resize(exec.as_deref(), size.cols, size.rows).await {
+            // Usually a process that has just ended.
+            tracing::debug!(container = pod.container().short(), %error, "a terminal keeps its size");
+        }
+    }
+}
+
+/// One client's way to a container's standard input, which all clients share.
+struct ContainerInput {
+    pod: Pod,
+    live: Arc<Live>,
+    /// It is a terminal: a client's going is not its end.
+    endless: bool,
+}
+
+impl ContainerInput {
+    /// Passes standard input on. Where it is not a terminal, the client's going is its end.
+    async fn pass(self, mut input: mpsc::Receiver<Vec<u8>>, frames: Frames) {
+        if let Err(error) = self.pass_until(&mut input, &frames).await {
+            // A process that does not read its input any more, or has ended: the rest is nobody's.
+            tracing::debug!(container = self.pod.container().short(), %error, "standard input ends early");
+        }
+        while input.recv().await.is_some() {}
+    }
+
+    async fn pass_until(
+        &self,
+        input: &mut mpsc::Receiver<Vec<u8>>,
+        frames: &Frames,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut told = None;
+        loop {
+            // Held only while something is written: another client may type too.
+            let taken = self.opened(&mut *self.live.stdin.lock().await).await?.taken();
+            if told != Some(taken) {
+                told = Some(taken);
+                // The client may be gone; then the container's end of input comes next.
+                let _ = frames.send(Kind::StdinTaken, &taken.to_le_bytes()).await;
+            }
+            let payload = input.recv().await.unwrap_or_default();
+            if payload.is_empty() && self.endless {
+                return Ok(());
+            }
+            let mut shared = self.live.stdin.lock().await;
+            let stdin = self.opened(&mut shared).await?;
+            let passed = if payload.is_empty() { stdin.finish().await } else { stdin.write(&payload).await };
+            if passed.is_err() {
+                // The next client opens it anew, if there is still something to open.
+                *shared = None;
+            }
+            passed?;
+            if payload.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn opened<'a>(
+        &self,
+        shared: &'a mut Option<StdinStream>,
+    ) -> Result<&'a mut StdinStream, vial_sandbox::PodError> {
+        match shared {
+            Some(stdin) => Ok(stdin),
+            none => Ok(none.insert(self.pod.stdin().await?)),
         }
     }
 }
@@ -206,9 +296,11 @@ async fn pass_input(mut stdin: StdinStream, mut input: mpsc::Receiver<Vec<u8>>, 
 }
 
 /// Serves a client's exec.
-pub async fn exec(connection: Connection, streams: ExecStreams) {
+pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
     let (frames, client) = split(connection);
-    let ExecStreams { stdout, stderr, stdin, exit } = streams;
+    let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
+    // Ends with the client.
+    tokio::spawn(pass_sizes(pod, Some(id), client.sizes));
     let outputs = [(Kind::Stdout, stdout), (Kind::Stderr, stderr)]
         .map(|(kind, stream)| tokio::spawn(exec_output(kind, stream, frames.clone())));
     let _input = stdin.map(|stdin| {
@@ -235,7 +327,7 @@ pub async fn exec(connection: Connection, streams: ExecStreams) {
 
 /// Looks after an exec whose client went before it could be told: the process goes on without input, and its output is dropped.
 pub async fn abandon(streams: ExecStreams) {
-    let ExecStreams { stdout, stderr, stdin, exit: _ } = streams;
+    let ExecStreams { stdout, stderr, stdin, .. } = streams;
     if let Some(mut stdin) = stdin {
         // A process that has ended needs no end of input.
         let _ = stdin.finish().await;

@@ -170,6 +170,20 @@ impl Pod {
         }
     }
 
+    /// Gives the container's terminal, or an exec's, another size.
+    ///
+    /// # Errors
+    /// When there is no such terminal (any more), or the agent can't be spoken to.
+    pub async fn resize(&self, exec: Option<&str>, cols: u16, rows: u16) -> Result<(), PodError> {
+        let (container, exec) = (self.0.container.as_str().to_owned(), exec.map(str::to_owned));
+        let agent = self.agent();
+        let request = agent.request(Request::Resize { container, exec, cols, rows });
+        match tokio::time::timeout(PATIENCE, request).await {
+            Ok(answer) => Ok(answer.map(drop)?),
+            Err(_) => Err(PodError::Slow { what: "the agent's answer", within: PATIENCE }),
+        }
+    }
+
     /// Kills the VM. Its supervisor sees the end.
     pub fn kill(&self) {
         if let Err(error) = self.0.vm.kill() {
@@ -225,7 +239,7 @@ impl Pod {
                 }
             }
         )?;
-        Ok(ExecStreams { stdout, stderr, stdin, exit })
+        Ok(ExecStreams { id: exec.to_owned(), stdout, stderr, stdin, exit })
     }
 
     /// What it left in its logs, into ours: for an end that nobody wanted.
@@ -252,6 +266,8 @@ impl Pod {
 /// One more process in a container.
 #[derive(Debug)]
 pub struct ExecStreams {
+    /// Its id with the agent.
+    pub id: String,
     /// Its standard output.
     pub stdout: OutputStream,
     /// Its standard error.

@@ -42,7 +42,11 @@ pub fn api(mut bytes: &[u8]) {
             Kind::Error => drop(serde_json::from_slice::<vial_api::ErrorBody>(payload)),
             Kind::Timing => drop(serde_json::from_slice::<Vec<vial_api::TimingStep>>(payload)),
             Kind::Gap => drop(serde_json::from_slice::<api_frame::Gap>(payload)),
-            Kind::Stdin | Kind::Stdout | Kind::Stderr | Kind::StdinTaken | Kind::Started => {}
+            Kind::Resize => {
+                let _ = vial_api::TerminalSize::from_bytes(payload);
+            }
+            Kind::Stdin | Kind::Stdout | Kind::Stderr | Kind::StdinTaken | Kind::Started | Kind::Position => {
+            }
         }
         bytes = rest;
     }

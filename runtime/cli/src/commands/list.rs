@@ -93,6 +93,8 @@ mod tests {
             finished_ms: None,
             memory: 0,
             milli_cpus: 0,
+            terminal: false,
+            stdin: false,
             auto_remove: false,
             vmm_pid: None,
         };

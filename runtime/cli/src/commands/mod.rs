@@ -1,5 +1,6 @@
 //! One module per group of commands; each command is a function from its arguments to an exit status.
 
+mod attach;
 pub mod daemon;
 mod images;
 mod inspect;
@@ -20,6 +21,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
     match command {
         Command::Run(args) => run::run(client, args).await,
         Command::Exec(args) => run::exec(client, args).await,
+        Command::Attach(args) => attach::attach(client, args).await,
         Command::Ps(args) => list::ps(client, &args).await,
         Command::Logs(args) => list::logs(client, &args).await,
         Command::Wait(args) => life::wait(client, &args.names).await,

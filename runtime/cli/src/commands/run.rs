@@ -6,10 +6,11 @@ use crate::client::{Client, escape};
 use crate::error::{Error, Result};
 use crate::signals::Signals;
 use crate::streams::{End, Session, Timing};
+use crate::terminal;
 use crate::units::table;
 use hyper::Method;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use vial_api::{Container, CreateContainer, Created, ErrorKind, Exec};
+use vial_api::{Container, CreateContainer, Created, ErrorKind, Exec, TerminalSize};
 use vial_vm::EndReason;
 use vial_vm::exit::ExitReason;
 
@@ -21,6 +22,10 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
     let begin = Instant::now();
     let timing = args.timing;
     let detach = args.detach;
+    if args.tty && args.interactive && !detach && !terminal::is_input() {
+        return Err(Error::NotATerminal);
+    }
+    let terminal = args.tty.then(|| args.detach_keys.clone());
     let request = request(args)?;
     let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     if detach {
@@ -40,6 +45,8 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         stdin: request.stdin,
         proxy: true,
         resume: true,
+        joins: false,
+        terminal: terminal.clone(),
     };
     let (connection, session) = match client.upgrade("/containers/run", &request).await {
         Ok((connection, container)) => (connection, session(container)),
@@ -49,11 +56,12 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         }
         Err(error) => return Err(error),
     };
+    let container = session.container.clone();
     let (end, steps) = session.run(connection, signals).await?;
     if timing {
         print_timing(&steps, begin);
     }
-    finish(end)
+    finish(end, &container)
 }
 
 /// Where to look when a container's VM failed. The API has only words for that; they are the VM crate's own.
@@ -102,7 +110,12 @@ fn started(container: Container) -> Result<String> {
     }
 }
 
-fn finish(end: End) -> Result<i32> {
+/// Says how a session with a container ended; gives the exit status.
+///
+/// # Errors
+/// When its command could not be run.
+pub fn finish(end: End, container: &str) -> Result<i32> {
+    let short = &container[..12.min(container.len())];
     match end {
         End::Exit(exit) => {
             if let Some(reason) = &exit.reason {
@@ -117,7 +130,15 @@ fn finish(end: End) -> Result<i32> {
             body.message.push_str(advice(&body.message));
             Err(Error::Api(body))
         }
-        End::Interrupted(number) | End::Left(number) => Ok(128 + number),
+        End::Interrupted(number) => Ok(128 + number),
+        End::Left(number) => {
+            crate::tell(&format!("leaving; the container goes on. End it with: vial kill {short}"));
+            Ok(128 + number)
+        }
+        End::Detached => {
+            crate::tell(&format!("detached; the container goes on. Come back with: vial attach {short}"));
+            Ok(0)
+        }
     }
 }
 
@@ -141,9 +162,15 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         milli_cpus: args.cpus,
         disk: args.disk,
         stdin: args.interactive,
+        terminal: args.tty.then(own_size),
         auto_remove: args.rm,
         timing: args.timing,
     })
+}
+
+/// The size of this terminal; zeroes when there is none.
+fn own_size() -> TerminalSize {
+    terminal::size().unwrap_or_default()
 }
 
 /// Lines of an environment file: comments and empty lines go.
@@ -186,20 +213,31 @@ fn print_timing(steps: &Timing, begin: Instant) {
 /// # Errors
 /// When it can't be run.
 pub async fn exec(client: &Client, args: ExecArgs) -> Result<i32> {
+    if args.tty && args.interactive && !terminal::is_input() {
+        return Err(Error::NotATerminal);
+    }
     let request = Exec {
         command: args.command,
         env: args.env.into_iter().filter_map(with_value).collect(),
         workdir: args.workdir,
         user: args.user,
         stdin: args.interactive,
+        terminal: args.tty.then(own_size),
     };
     let path = format!("/containers/{}/exec", escape(&args.container));
     let signals = Signals::watch()?;
     let (connection, container) = client.upgrade(&path, &request).await?;
-    let session =
-        Session { client: client.clone(), container, stdin: args.interactive, proxy: false, resume: false };
+    let session = Session {
+        client: client.clone(),
+        container: container.clone(),
+        stdin: args.interactive,
+        proxy: false,
+        resume: false,
+        joins: false,
+        terminal: args.tty.then_some(args.detach_keys),
+    };
     let (end, _) = session.run(connection, signals).await?;
-    finish(end)
+    finish(end, &container)
 }
 
 #[cfg(test)]

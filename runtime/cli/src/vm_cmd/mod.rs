@@ -4,7 +4,6 @@ mod escape;
 mod manage;
 mod run;
 mod spec;
-mod terminal;
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;

@@ -2,8 +2,8 @@
 
 use super::escape::{Escape, Key};
 use super::spec::RunArgs;
-use super::terminal::Raw;
 use super::{DETACHED, SEE_DOCTOR, registry, runtime};
+use crate::terminal::Raw;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 /// `PATH` of a container whose image has none.
 pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// `TERM` of a process with a terminal that has none.
+pub const TERM: &str = "TERM=xterm";
+
 /// The fourteen capabilities.
 pub const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",

@@ -34,6 +34,9 @@ pub struct Options {
     pub memory: u64,
     /// Thousandths of a processor.
     pub milli_cpus: u32,
+    /// Width and height of its terminal in characters, if it is to have one.
+    #[serde(default)]
+    pub terminal: Option<(u16, u16)>,
 }
 
 /// Why there is no spec.
@@ -100,7 +103,8 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
     let image_env = of_image(config.map(|c| c.env()));
     // The agent looks up the home of any other user where /etc/passwd is.
     let home = merge::is_root(user).then_some("HOME=/root");
-    let layers = [defaults::PATH, &hostname].into_iter().chain(home);
+    let term = options.terminal.map(|_| defaults::TERM);
+    let layers = [defaults::PATH, &hostname].into_iter().chain(home).chain(term);
     let env = merge::environment(
         layers.chain(image_env.iter().map(String::as_str)).chain(options.env.iter().map(String::as_str)),
     );
@@ -111,7 +115,7 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
         "hostname": options.hostname,
         // The agent mounts the root and puts its place here.
         "root": { "path": "rootfs", "readonly": false },
-        "process": process(&args, &env, cwd, user),
+        "process": process(&args, &env, cwd, user, options.terminal),
         "mounts": defaults::mounts(),
         "linux": {
             // No network namespace: the VM's network is the pod's.
@@ -142,6 +146,8 @@ pub struct ExecOptions {
     pub workdir: Option<String>,
     /// Instead of the container's user.
     pub user: Option<String>,
+    /// Width and height of its terminal in characters, if it is to have one.
+    pub terminal: Option<(u16, u16)>,
 }
 
 /// The `process` of an exec, from the container's spec.
@@ -160,21 +166,26 @@ pub fn exec(container: &Value, options: &ExecOptions) -> Result<Value, SpecError
     let base_env = base["env"].as_array().map(Vec::as_slice).unwrap_or_default();
     // HOME was the container's user's; another user has another one.
     let home = (user != own_user).then(|| if merge::is_root(user) { "HOME=/root" } else { "HOME" });
-    let env = merge::environment(
-        base_env.iter().filter_map(Value::as_str).chain(home).chain(options.env.iter().map(String::as_str)),
-    );
+    let term = options.terminal.map(|_| defaults::TERM);
+    let base = term.into_iter().chain(base_env.iter().filter_map(Value::as_str));
+    let env = merge::environment(base.chain(home).chain(options.env.iter().map(String::as_str)));
     check_nul(&options.command, &env, user, cwd)?;
-    Ok(process(&options.command, &env, cwd, user))
+    Ok(process(&options.command, &env, cwd, user, options.terminal))
 }
 
-fn process(args: &[String], env: &[String], cwd: &str, user: &str) -> Value {
+/// Whether a container has a terminal.
+pub fn has_terminal(container: &Value) -> bool {
+    container["process"]["terminal"].as_bool().unwrap_or(false)
+}
+
+fn process(args: &[String], env: &[String], cwd: &str, user: &str, terminal: Option<(u16, u16)>) -> Value {
     let mut account = json!({ "uid": 0, "gid": 0 });
     if !user.is_empty() {
         // Names, and the groups of numbers too, are looked up by the agent, where /etc/passwd and /etc/group are.
         account["username"] = user.into();
     }
-    json!({
-        "terminal": false,
+    let mut process = json!({
+        "terminal": terminal.is_some(),
         "user": account,
         "args": args,
         "env": env,
@@ -183,7 +194,11 @@ fn process(args: &[String], env: &[String], cwd: &str, user: &str) -> Value {
         "rlimits": defaults::rlimits(),
         "noNewPrivileges": false,
         "oomScoreAdj": 0,
-    })
+    });
+    if let Some((width, height)) = terminal {
+        process["consoleSize"] = json!({ "width": width, "height": height });
+    }
+    process
 }
 
 fn resources(options: &Options) -> Value {

@@ -105,6 +105,7 @@ fn an_exec_inherits_from_its_container() {
         env: vec!["A=b".into()],
         workdir: Some("/".into()),
         user: Some("root".into()),
+        ..Default::default()
     };
     let process = exec(&spec.oci, &root).unwrap();
     assert_eq!(process["env"], json!(["PATH=/opt/bin:/bin", "HOSTNAME=box", "LANG=C", "HOME=/root", "A=b"]));
@@ -125,4 +126,25 @@ fn what_cannot_be_is_refused() {
     assert_eq!(with(|o| o.hostname = "-x".into()), SpecError::Hostname("-x".into()));
     assert_eq!(with(|o| o.hostname = "x".repeat(64)), SpecError::Hostname("x".repeat(64)));
     assert!(matches!(with(|o| o.memory = 1), SpecError::Size(_)));
+}
+
+#[test]
+fn a_terminal_brings_its_size_and_a_term_that_others_overrule() {
+    let spec = container("c1", &image(), &Options { terminal: Some((80, 24)), ..options() }).unwrap();
+    let process = &spec.oci["process"];
+    assert_eq!(process["terminal"], true);
+    assert_eq!(process["consoleSize"], json!({ "width": 80, "height": 24 }));
+    assert!(process["env"].as_array().unwrap().contains(&json!("TERM=xterm")));
+    assert!(has_terminal(&spec.oci));
+    let own = Options { terminal: Some((80, 24)), env: vec!["TERM=linux".into()], ..options() };
+    let spec = container("c1", &image(), &own).unwrap();
+    assert!(spec.oci["process"]["env"].as_array().unwrap().contains(&json!("TERM=linux")));
+
+    let plain = container("c1", &image(), &options()).unwrap();
+    assert!(!has_terminal(&plain.oci) && plain.oci["process"].get("consoleSize").is_none());
+    let one = ExecOptions { command: vec!["sh".into()], terminal: Some((1, 2)), ..ExecOptions::default() };
+    let process = exec(&plain.oci, &one).unwrap();
+    assert_eq!((&process["terminal"], &process["env"][0]), (&json!(true), &json!("TERM=xterm")));
+    let process = exec(&spec.oci, &one).unwrap();
+    assert!(process["env"].as_array().unwrap().contains(&json!("TERM=linux")), "the container's own counts");
 }
