@@ -7,6 +7,7 @@ mod hostile_container;
 mod image_tree;
 mod images;
 mod kills;
+mod life;
 mod recovery;
 mod streams;
 mod terminal;

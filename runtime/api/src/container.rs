@@ -2,7 +2,9 @@
 //!
 //! A pod is one VM. So far each holds one container; ids are kept apart so that this can change without a new version.
 
+use crate::{LogOptions, RestartPolicy};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Body of `POST /v1/containers` (make, start, answer [`Created`]) and of `POST /v1/containers/run` (make, upgrade, start,
 /// stream).
@@ -53,6 +55,15 @@ pub struct CreateContainer {
     /// Whether a [`crate::frame::Kind::Timing`] frame is wanted.
     #[serde(default)]
     pub timing: bool,
+    /// The caller's notes: `KEY=VALUE` in `ps --filter label=` and `inspect`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether the daemon starts it again when it has ended.
+    #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
+    pub restart: RestartPolicy,
+    /// Bounds of its log.
+    #[serde(default, skip_serializing_if = "LogOptions::is_default")]
+    pub log: LogOptions,
 }
 
 /// How large a terminal is.
@@ -91,14 +102,22 @@ pub struct Created {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It exists; its VM is being made, or its start failed.
+    /// It exists and has never been started.
     Created,
+    /// Its VM is being made.
+    Starting,
     /// Its command runs.
     Running,
-    /// Its command is over, or its VM is.
+    /// Its VM stands still (`vial pause`).
+    Paused,
+    /// It has ended, and its restart policy will start it again in a moment.
+    Restarting,
+    /// Its command is over, or its VM is, or its start failed.
     Exited,
     /// It is being removed.
     Removing,
+    /// It could not be removed; `vial rm` and the next start of the daemon try again.
+    Dead,
 }
 
 impl State {
@@ -106,10 +125,36 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
+            Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Exited => "exited",
             Self::Removing => "removing",
+            Self::Dead => "dead",
         }
+    }
+
+    /// Every state, in the order of a life.
+    pub const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Restarting,
+        Self::Exited,
+        Self::Removing,
+        Self::Dead,
+    ];
+
+    /// What [`Self::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Whether it has a VM, or will have one without being asked again: what `ps` shows without `-a`.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }
 }
 
@@ -170,6 +215,15 @@ pub struct Container {
     /// Whether its standard input is kept open.
     #[serde(default)]
     pub stdin: bool,
+    /// The caller's notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether the daemon starts it again when it has ended.
+    #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
+    pub restart: RestartPolicy,
+    /// How often its restart policy has started it since a person did.
+    #[serde(default)]
+    pub restart_count: u32,
     /// Process id of its VMM on the host while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_pid: Option<u32>,
@@ -237,6 +291,25 @@ pub struct StopQuery {
     /// Seconds between the image's stop signal and SIGKILL; absent: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
+}
+
+/// Query of `POST /v1/containers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateQuery {
+    /// Whether it is started at once.
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Query of `POST /v1/containers/{id}/rename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenameQuery {
+    /// The new name.
+    pub name: String,
 }
 
 /// Query of `POST /v1/containers/{id}/kill`.

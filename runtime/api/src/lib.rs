@@ -12,10 +12,12 @@ pub mod container;
 pub mod error;
 pub mod frame;
 pub mod image;
+pub mod policy;
 
 pub use container::*;
 pub use error::{ErrorBody, ErrorKind};
 pub use image::*;
+pub use policy::{LogOptions, RestartPolicy};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,9 @@ pub const PREFIX: &str = "/v1";
 pub const UPGRADE: &str = "vial-streams";
 /// Header of an upgrade's answer that holds the id of the container behind it.
 pub const CONTAINER_HEADER: &str = "vial-container";
+/// Header of an upgrade's answer that holds where the container's output begins on this connection: `STDOUT,STDERR`, offsets in its log
+/// in decimal. Absent: `0,0`.
+pub const POSITION_HEADER: &str = "vial-position";
 /// Upper bound of a JSON request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 

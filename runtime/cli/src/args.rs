@@ -1,5 +1,6 @@
 //! The command line's shape.
 
+use crate::life_args::{CreateArgs, KeepArgs, RenameArgs, StartArgs};
 use crate::terminal::keys::DetachKeys;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -26,6 +27,18 @@ pub enum Command {
     Exec(ExecArgs),
     /// Come to a running container's output, input and terminal
     Attach(AttachArgs),
+    /// Make a container without starting it
+    Create(CreateArgs),
+    /// Start containers that do not run
+    Start(StartArgs),
+    /// Stop containers, then start them again
+    Restart(StopArgs),
+    /// Make containers stand still, with all that is in them
+    Pause(Names),
+    /// Let paused containers go on
+    Unpause(Names),
+    /// Give a container another name
+    Rename(RenameArgs),
     /// Wait until containers end and print their exit statuses
     Wait(Names),
     /// Ask containers to end, and kill them if they do not
@@ -105,6 +118,9 @@ pub struct RunArgs {
     /// Host name [default: the container's short id]
     #[arg(long)]
     pub hostname: Option<String>,
+    /// What comes after the start.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Print how long each step took, on standard error
     #[arg(long)]
     pub timing: bool,

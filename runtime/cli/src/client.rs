@@ -30,6 +30,15 @@ pub struct Client {
     paths: Paths,
 }
 
+/// What an upgrade's answer says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeAnswer {
+    /// Id of the container behind it.
+    pub container: String,
+    /// Where in its log the bytes of standard output and error on this connection begin.
+    pub position: [u64; 2],
+}
+
 /// A whole body.
 pub fn body(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
@@ -134,12 +143,30 @@ impl Client {
     /// # Errors
     /// As [`Self::send`].
     pub async fn upgrade(&self, path: &str, value: &impl Serialize) -> Result<(TokioIo<Upgraded>, String)> {
+        let (connection, upgraded) = self.upgrade_at(path, value).await?;
+        Ok((connection, upgraded.container))
+    }
+
+    /// The same, and where in the container's log its output begins.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn upgrade_at(
+        &self,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<(TokioIo<Upgraded>, UpgradeAnswer)> {
         let headers =
             [(CONTENT_TYPE, "application/json"), (CONNECTION, "upgrade"), (UPGRADE, vial_api::UPGRADE)];
         let response = self.send(Method::POST, path, body(serde_json::to_vec(value)?), &headers).await?;
-        let id = response.headers().get(vial_api::CONTAINER_HEADER).and_then(|id| id.to_str().ok());
-        let id = id.unwrap_or_default().to_owned();
-        Ok((TokioIo::new(hyper::upgrade::on(response).await?), id))
+        let header =
+            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (stdout, stderr) = header(vial_api::POSITION_HEADER).split_once(',').unwrap_or_default();
+        let upgraded = UpgradeAnswer {
+            container: header(vial_api::CONTAINER_HEADER).to_owned(),
+            position: [stdout.parse().unwrap_or(0), stderr.parse().unwrap_or(0)],
+        };
+        Ok((TokioIo::new(hyper::upgrade::on(response).await?), upgraded))
     }
 
     /// The daemon's version, if one runs; none is started.

@@ -10,6 +10,7 @@ mod commands;
 mod doctor_cmd;
 mod error;
 mod input;
+mod life_args;
 mod signals;
 mod streams;
 mod terminal;

@@ -77,12 +77,26 @@ impl Session {
     ///
     /// # Errors
     /// When standard output can't be written, or the daemon is lost for good.
-    pub async fn run(self, connection: Connection, mut signals: Signals) -> Result<(End, Timing)> {
+    pub async fn run(self, connection: Connection, signals: Signals) -> Result<(End, Timing)> {
+        self.run_from(connection, signals, [0, 0]).await
+    }
+
+    /// The same, where the first bytes are not the log's first.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_from(
+        self,
+        connection: Connection,
+        mut signals: Signals,
+        position: [u64; 2],
+    ) -> Result<(End, Timing)> {
         let mut connection = connection;
         // A terminal belongs to the user until the command runs: Ctrl-C gives the start up.
         let mut stdin = (self.stdin && self.terminal.is_none()).then(read_stdin);
         let mut state = State {
             screen: self.terminal.as_ref().map(|keys| Screen::new(keys, self.joins)),
+            position,
             ..State::default()
         };
         if self.joins {

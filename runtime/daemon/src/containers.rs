@@ -1,10 +1,10 @@
 //! Containers: `/v1/containers…`.
 
 use crate::error::{ApiError, Result};
-use crate::life;
 use crate::live::Phase;
 use crate::state::Shared;
 use crate::streams::{self, Attach};
+use crate::{creation, ending, inspect, life};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{
-    AttachQuery, Container, CreateContainer, Created, ErrorKind, Exec, Exit, KillQuery, ListQuery, LogsQuery,
-    RemoveQuery, StopQuery,
+    AttachQuery, Container, CreateContainer, CreateQuery, Created, ErrorKind, Exec, Exit, KillQuery,
+    ListQuery, LogsQuery, RemoveQuery, RenameQuery, StopQuery,
 };
 use vial_sandbox::log::{Follower, Item, Position, Stream};
 use vial_sandbox::{signals, spec};
@@ -30,7 +30,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Vec<Container>>> {
     let records = daemon.store.list()?;
-    let shown = records.iter().filter(|record| query.all || record.state == vial_api::State::Running);
+    let shown = records.iter().filter(|record| query.all || daemon.state(record).is_active());
     Ok(Json(shown.map(|record| daemon.describe(record)).collect()))
 }
 
@@ -40,14 +40,23 @@ pub async fn inspect(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>> {
     let record = daemon.find(&id)?;
-    Ok(Json(crate::inspect::container(&record, &daemon.describe(&record))))
+    Ok(Json(inspect::container(&record, &daemon.describe(&record))))
 }
 
-/// `POST /v1/containers`: makes and starts one; answers when its command runs.
-pub async fn create(State(daemon): State<Shared>, body: Bytes) -> Result<(StatusCode, Json<Created>)> {
+/// `POST /v1/containers`: makes one, and unless `start` says no starts it; answers when its command runs.
+pub async fn create(
+    State(daemon): State<Shared>,
+    Query(query): Query<CreateQuery>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Created>)> {
     let request = json(&body)?;
+    if !query.start {
+        let record = tokio::spawn(async move { creation::create(&daemon, request).await }).await??;
+        return Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name })));
+    }
     // A task of its own, as in `run`: this handler is dropped when the client goes.
-    let (record, live) = tokio::spawn(async move { life::create(&daemon, request).await }).await??;
+    let (record, live) =
+        tokio::spawn(async move { creation::create_and_start(&daemon, request).await }).await??;
     match live.started().await {
         Phase::Failed(error) => Err(error),
         _ => Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name }))),
@@ -64,7 +73,7 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
     let (answer, answered) = oneshot::channel();
     // This handler is dropped when the client goes, and a container that was noted by then would never be started nor given up.
     tokio::spawn(async move {
-        let live = match life::create(&daemon, request).await {
+        let live = match creation::create_and_start(&daemon, request).await {
             Ok((record, live)) => match answer.send(Ok(record.id)) {
                 Ok(()) => live,
                 Err(_) => return live.cancel(),
@@ -82,7 +91,76 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
     });
     let gone = |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it made the container");
     let id = answered.await.map_err(gone)??;
-    Ok(switching(id.as_str()))
+    Ok(switching(id.as_str(), Position::default()))
+}
+
+/// `POST /v1/containers/{id}/start`; answers when its command runs.
+pub async fn start(State(daemon): State<Shared>, Path(id): Path<String>) -> Result<()> {
+    let record = daemon.find(&id)?;
+    detached(async move { ending::start(&daemon, &record).await }).await
+}
+
+/// `POST /v1/containers/{id}/start/attach`: upgrades, starts it if it does not run, and streams what comes from now on.
+pub async fn start_attached(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<AttachQuery>,
+    request: Request,
+) -> Result<Response> {
+    let record = daemon.find(&id)?;
+    let (upgrade, _) = upgrade(request).await?;
+    let (starting, wanted) = (daemon.clone(), record.clone());
+    let begun = tokio::spawn(async move { life::start(&starting, &wanted).await }).await??;
+    let owner = begun.is_some();
+    let live = begun.or_else(|| daemon.live(&record.id));
+    let live = live.ok_or_else(|| {
+        ApiError::new(ErrorKind::Conflict, format!("container {} has just ended; try again", record.name))
+    })?;
+    let start = if owner { live.log.base() } else { live.log.position() };
+    let terminal = spec::has_terminal(&record.spec);
+    let stdin = query.stdin && record.stdin;
+    let attach = Attach { start: Some(start), stdin, terminal, owner, timing: false };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => streams::attach(TokioIo::new(connection), live, attach).await,
+            Err(_) if owner => live.cancel(),
+            Err(_) => {}
+        }
+    });
+    Ok(switching(record.id.as_str(), start))
+}
+
+/// `POST /v1/containers/{id}/restart`; answers when its command runs again.
+pub async fn restart(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<()> {
+    let record = daemon.find(&id)?;
+    let timeout = stop_timeout(query);
+    detached(async move { ending::restart(&daemon, &record, timeout).await }).await
+}
+
+/// `POST /v1/containers/{id}/pause`
+pub async fn pause(State(daemon): State<Shared>, Path(id): Path<String>) -> Result<()> {
+    let record = daemon.find(&id)?;
+    detached(async move { ending::pause(&daemon, &record).await }).await
+}
+
+/// `POST /v1/containers/{id}/unpause`
+pub async fn unpause(State(daemon): State<Shared>, Path(id): Path<String>) -> Result<()> {
+    let record = daemon.find(&id)?;
+    detached(async move { ending::unpause(&daemon, &record).await }).await
+}
+
+/// `POST /v1/containers/{id}/rename`
+pub async fn rename(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<RenameQuery>,
+) -> Result<()> {
+    let record = daemon.find(&id)?;
+    detached(async move { ending::rename(&daemon, &record, query.name).await }).await
 }
 
 /// `POST /v1/containers/{id}/attach`
@@ -95,7 +173,7 @@ pub async fn attach(
     let record = daemon.find(&id)?;
     let (upgrade, _) = upgrade(request).await?;
     let start = (!query.tail).then_some(Position { stdout: query.stdout, stderr: query.stderr });
-    let answer = switching(record.id.as_str());
+    let answer = switching(record.id.as_str(), start.unwrap_or_default());
     match daemon.live(&record.id) {
         Some(live) => {
             let terminal = spec::has_terminal(&record.spec);
@@ -109,8 +187,8 @@ pub async fn attach(
         }
         None => {
             let exit = record.exit.clone().unwrap_or_default();
-            let Some(start) = start else { return Err(life::not_running(&record)) };
-            let follower = daemon.log(&record.id)?.follow(start, false);
+            let Some(start) = start else { return Err(ending::not_running(&record)) };
+            let follower = daemon.log(&record.id).follow(start, false);
             tokio::spawn(async move {
                 if let Ok(connection) = upgrade.await {
                     streams::attach_ended(TokioIo::new(connection), follower, exit).await;
@@ -138,7 +216,7 @@ pub async fn exec(
         terminal: exec.terminal.map(|size| (size.cols, size.rows)),
     };
     let process = spec::exec(&record.spec, &options)?;
-    let pod = life::running(&daemon, &record).await?;
+    let pod = ending::running(&daemon, &record).await?;
     let id = record.id.clone();
     let (answer, answered) = oneshot::channel();
     // As in `run`: this handler is dropped when the client goes, and a process that was asked for by then would have nobody who
@@ -160,7 +238,7 @@ pub async fn exec(
     let gone =
         |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it started the command");
     answered.await.map_err(gone)??;
-    Ok(switching(id.as_str()))
+    Ok(switching(id.as_str(), Position::default()))
 }
 
 /// `GET /v1/containers/{id}/logs`: a body of frames.
@@ -170,7 +248,7 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response> {
     let record = daemon.find(&id)?;
-    let follower = daemon.log(&record.id)?.follow(Position::default(), false);
+    let follower = daemon.log(&record.id).follow(Position::default(), false);
     let parts = futures_util::stream::unfold(follower, move |mut follower: Follower| async move {
         let next = if query.follow { follower.next().await } else { follower.now() };
         Some((next.transpose()?.map(encode), follower))
@@ -224,8 +302,8 @@ pub async fn stop(
     Query(query): Query<StopQuery>,
 ) -> Result<()> {
     let record = daemon.find(&id)?;
-    let timeout = Duration::from_secs(query.timeout.unwrap_or(10).into());
-    detached(async move { life::stop(&daemon, &record, timeout).await }).await
+    let timeout = stop_timeout(query);
+    detached(async move { ending::stop(&daemon, &record, timeout).await }).await
 }
 
 /// `POST /v1/containers/{id}/kill`
@@ -242,7 +320,7 @@ pub async fn kill(
         )
     })?;
     let record = daemon.find(&id)?;
-    detached(async move { life::kill(&daemon, &record, signal).await }).await
+    detached(async move { ending::kill(&daemon, &record, signal).await }).await
 }
 
 /// `DELETE /v1/containers/{id}`
@@ -252,7 +330,11 @@ pub async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<()> {
     let record = daemon.find(&id)?;
-    detached(async move { life::remove(&daemon, &record, query.force).await }).await
+    detached(async move { ending::remove(&daemon, &record, query.force).await }).await
+}
+
+fn stop_timeout(query: StopQuery) -> Duration {
+    Duration::from_secs(query.timeout.unwrap_or(10).into())
 }
 
 /// Something that is finished even when the client that asked for it goes away.
@@ -285,15 +367,18 @@ async fn upgrade(mut request: Request) -> Result<(OnUpgrade, Bytes)> {
     Ok((upgrade, body))
 }
 
-fn switching(container: &str) -> Response {
+fn switching(container: &str, start: Position) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(vial_api::UPGRADE));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Ok(container) = HeaderValue::from_str(container) {
-        headers.insert(vial_api::CONTAINER_HEADER, container);
+    let position = format!("{},{}", start.stdout, start.stderr);
+    for (name, value) in [(vial_api::CONTAINER_HEADER, container), (vial_api::POSITION_HEADER, &position)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
     }
     response
 }

@@ -5,13 +5,28 @@
 use crate::store::Record;
 use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
-use vial_api::{Container, State};
+use vial_api::{Container, RestartPolicy, State};
 use vial_image::Image;
 
-/// A container.
+/// A container: as the API's own type has it, for the command line, and under Docker's names, for scripts.
 pub fn container(record: &Record, shown: &Container) -> Value {
+    match (serde_json::to_value(shown), docker(record, shown)) {
+        (Ok(Value::Object(mut own)), Value::Object(docker)) => {
+            own.extend(docker);
+            own.into()
+        }
+        (_, docker) => docker,
+    }
+}
+
+fn docker(record: &Record, shown: &Container) -> Value {
     let exit = record.exit.clone().unwrap_or_default();
     let process = &record.spec["process"];
+    let request = &record.request;
+    let (policy, retries) = match request.restart {
+        RestartPolicy::OnFailure { max_retries } => ("on-failure".to_owned(), max_retries),
+        other => (other.to_string(), 0),
+    };
     let (path, args) = match record.args.split_first() {
         Some((path, args)) => (path.as_str(), args),
         None => ("", &[][..]),
@@ -23,9 +38,14 @@ pub fn container(record: &Record, shown: &Container) -> Value {
         "Path": path,
         "Args": args,
         "Image": record.image_id,
+        "RestartCount": record.restarts,
         "State": {
-            "Status": record.state.as_str(),
-            "Running": record.state == State::Running,
+            "Status": shown.state.as_str(),
+            // Docker's paused containers count as running ones too.
+            "Running": matches!(shown.state, State::Running | State::Paused),
+            "Paused": shown.state == State::Paused,
+            "Restarting": shown.state == State::Restarting,
+            "Dead": shown.state == State::Dead,
             "ExitCode": exit.code,
             "OOMKilled": exit.oom,
             "Error": exit.reason.unwrap_or_default(),
@@ -38,6 +58,10 @@ pub fn container(record: &Record, shown: &Container) -> Value {
             "User": process["user"]["username"].as_str().unwrap_or_default(),
             "Env": process["env"],
             "WorkingDir": process["cwd"],
+            "Cmd": request.command,
+            "Entrypoint": request.entrypoint,
+            "Labels": request.labels,
+            "Tty": process["terminal"],
             "OpenStdin": record.stdin,
             "StopSignal": record.stop_signal,
         },
@@ -45,6 +69,14 @@ pub fn container(record: &Record, shown: &Container) -> Value {
             "Memory": record.memory,
             "NanoCpus": u64::from(record.milli_cpus) * 1_000_000,
             "AutoRemove": record.auto_remove,
+            "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
+            "LogConfig": {
+                "Type": "vial",
+                "Config": {
+                    "max-size": request.log.max_size.to_string(),
+                    "max-file": request.log.max_file.to_string(),
+                },
+            },
         },
         "Pod": shown.pod,
         "VmmPid": shown.vmm_pid,
@@ -72,5 +104,27 @@ fn timestamp(ms: Option<u64>) -> String {
     match ms {
         Some(ms) => vial_image::rfc3339(UNIX_EPOCH + Duration::from_millis(ms)),
         None => "0001-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::new_record;
+
+    #[test]
+    fn the_command_line_and_scripts_both_find_their_names() {
+        let record = new_record("web");
+        let shown: Container = serde_json::from_value(json!({
+            "id": record.id.as_str(), "name": "web", "pod": "p", "image": "busybox", "image_id": "i", "command": ["sh"], "state": "paused",
+            "created_ms": 5, "memory": 1, "milli_cpus": 1000, "auto_remove": false,
+        }))
+        .unwrap();
+        let value = container(&record, &shown);
+        assert_eq!(serde_json::from_value::<Container>(value.clone()).unwrap(), shown);
+        assert_eq!(value["Name"], "web");
+        assert_eq!(value["State"]["Status"], "paused");
+        assert_eq!(value["State"]["Running"], true);
+        assert_eq!(value["HostConfig"]["RestartPolicy"]["Name"], "on-failure");
     }
 }

@@ -6,7 +6,9 @@
 //! `unsafe` is in [`detach`], for one system call.
 
 mod containers;
+mod creation;
 pub mod detach;
+mod ending;
 mod error;
 mod images;
 mod inspect;
@@ -15,6 +17,7 @@ mod live;
 mod names;
 mod paths;
 pub mod recovery;
+mod restart;
 mod server;
 mod state;
 mod store;

@@ -1,208 +1,293 @@
-//! A container's life in the daemon: made, started, looked after, ended, removed.
+//! A container's life in the daemon: started, looked after, ended, started again, cleared away.
 //!
 //! Each step is in the store before the next one begins, so that a daemon that comes after a killed one knows what to do
 //! (`recovery`).
 
 use crate::error::{ApiError, Result};
 use crate::live::{Live, Phase};
-use crate::names;
 use crate::paths::named;
-use crate::recovery::vm_ended;
+use crate::recovery::{self, vm_ended};
+use crate::restart::{self, Again, Occasion, Past};
 use crate::state::Shared;
-use crate::store::{Record, StoreError};
+use crate::store::{NewStart, Record};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
-use vial_api::{CreateContainer, ErrorKind, Exit, State};
-use vial_sandbox::log::OutputLog;
+use vial_api::{ErrorKind, Exit, State};
+use vial_sandbox::log::{Limits, OutputLog};
 use vial_sandbox::timing::Timing;
-use vial_sandbox::upper::UpperError;
-use vial_sandbox::{
-    Connections, ContainerId, Ended, Pod, PodError, PodId, PodPlan, now_ms, signals, sizing, spec, upper,
-};
+use vial_sandbox::upper::{self, UpperError};
+use vial_sandbox::{Connections, ContainerId, Ended, Host, Pod, PodPlan, now_ms, sizing, spec};
 use vial_vm::EndReason;
 
-/// Attempts at a made-up name without a number behind it.
-const PLAIN_NAMES: u32 = 4;
-/// Attempts in all.
-const NAMES: u32 = 32;
+/// A writable layer that is being made ready.
+pub type Layer = JoinHandle<Result<PathBuf, UpperError>>;
 
-/// Makes a container and begins to start it. Returns when it is in the store; [`Live::started`] tells the rest.
+/// The plan of the pod of a container, the same at each of its starts.
 ///
 /// # Errors
-/// When the request makes no sense, the image is missing, the name is in use.
-pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<(Record, Arc<Live>)> {
-    let mut timing = Timing::begin();
+/// When its size is not possible.
+pub fn pod_plan(daemon: &Shared, record: &Record, image: Vec<PathBuf>) -> Result<PodPlan> {
+    Ok(PodPlan {
+        pod: record.pod.clone(),
+        container: record.id.clone(),
+        hostname: record.spec["hostname"].as_str().unwrap_or_default().to_owned(),
+        image,
+        upper: daemon.uppers.path(record.id.as_str()),
+        spec: record.spec.clone(),
+        size: sizing::vm_size(record.memory, record.milli_cpus)
+            .and_then(|size| size.fits(vial_vm::host_memory_mib()))
+            .map_err(spec::SpecError::from)?,
+        stdin: record.stdin,
+    })
+}
+
+/// The bounds of a container's log.
+pub fn log_limits(record: &Record) -> Limits {
+    let log = record.request.log;
+    Limits { segment: log.max_size, segments: log.max_file.into() }
+}
+
+/// Makes the writable layer of a container that was never started; looks for that of one that was.
+pub fn layer(daemon: &Shared, record: &Record) -> Layer {
+    let (uppers, id, new) = (daemon.uppers.clone(), record.id.clone(), record.is_new());
+    let disk = record.request.disk.unwrap_or(upper::DEFAULT_SIZE);
+    tokio::task::spawn_blocking(move || {
+        if !new {
+            return uppers.existing(id.as_str());
+        }
+        // What a start left that was cut off holds nothing of anybody's, and may be half a copy.
+        uppers.remove(id.as_str())?;
+        uppers.create(id.as_str(), disk)
+    })
+}
+
+/// Starts a container that is there. Returns when that is in the store; [`Live::started`] tells the rest. None: it runs already.
+///
+/// # Errors
+/// When it is paused, is being removed, or lacks something.
+pub async fn start(daemon: &Shared, record: &Record) -> Result<Option<Arc<Live>>> {
     if *daemon.stopping.borrow() {
         return Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is just ending; try again"));
     }
-    if let Some(name) = &request.name {
-        names::check(name).map_err(|why| ApiError::new(ErrorKind::InvalidArgument, why))?;
+    let timing = Timing::begin();
+    // Before anything is noted: what it was before stays true when this can't be.
+    let image = crate::images::resolve(daemon, &record.image_id).await?;
+    let (plan, host) = (pod_plan(daemon, record, image.disk)?, daemon.host()?);
+    let gate = daemon.start_gate.lock().await;
+    if let Some(live) = daemon.live(&record.id) {
+        return match live.is_paused() {
+            true => Err(crate::ending::paused(record)),
+            false => Ok(None),
+        };
     }
-    let image = crate::images::resolve(daemon, &request.image).await?;
-    timing.reached("image resolved");
-
-    let (id, pod) = (ContainerId::random()?, PodId::random()?);
-    let options = spec::Options {
-        command: request.command,
-        entrypoint: request.entrypoint,
-        env: request.env,
-        workdir: request.workdir,
-        user: request.user,
-        hostname: request.hostname.unwrap_or_else(|| id.short().to_owned()),
-        memory: request.memory.unwrap_or(sizing::DEFAULT_MEMORY),
-        milli_cpus: request.milli_cpus.unwrap_or(sizing::DEFAULT_MILLI_CPUS),
-        terminal: request.terminal.map(|size| (size.cols, size.rows)),
-    };
-    let made = spec::container(id.as_str(), &image.config, &options)?;
-    let size = sizing::vm_size(options.memory, options.milli_cpus)
-        .and_then(|size| size.fits(vial_vm::host_memory_mib()))
-        .map_err(spec::SpecError::from)?;
-    let host = daemon.host()?;
-
-    let record = Record {
-        id: id.clone(),
-        pod: pod.clone(),
-        name: String::new(),
-        image: request.image,
-        image_id: image.id.to_string(),
-        args: made.args,
-        spec: made.oci.clone(),
-        stop_signal: made.stop_signal,
-        memory: options.memory,
-        milli_cpus: options.milli_cpus,
-        stdin: request.stdin,
-        auto_remove: request.auto_remove,
-        state: State::Created,
-        exit: None,
-        created_ms: now_ms(),
-        started_ms: None,
-        finished_ms: None,
-    };
-    let log_dir = daemon.paths.log(id.as_str());
-    let log = OutputLog::open(&log_dir, false).map_err(|error| {
-        // Its folder may have found room, and what goes into it not.
-        remove_log(daemon, &id);
-        named(error, "make the container's log", &log_dir)
-    })?;
-    // While the row is on its way to the disk. A layer or log without a row is swept at the next start.
-    let (uppers, layer_id, disk) =
-        (daemon.uppers.clone(), id.clone(), request.disk.unwrap_or(upper::DEFAULT_SIZE));
-    let layer = tokio::task::spawn_blocking(move || uppers.create(layer_id.as_str(), disk));
-    let record = match insert(daemon, record, request.name).await {
-        Ok(record) => record,
-        Err(error) => {
-            // It is being made or was; the error of the insertion counts.
-            let _ = layer.await;
-            let _ = daemon.uppers.remove(id.as_str());
-            remove_log(daemon, &id);
-            return Err(error);
-        }
-    };
-    timing.reached("container noted");
-    let live = Live::new(log);
-    daemon.adopt(&id, live.clone());
-    let plan = PodPlan {
-        pod,
-        container: id,
-        hostname: options.hostname,
-        image: image.disk,
-        upper: daemon.uppers.path(record.id.as_str()),
-        spec: made.oci,
-        size,
-        stdin: request.stdin,
-    };
+    let live = Live::new(open_log(daemon, record)?);
+    let begun = NewStart { boot: daemon.boot.clone(), base: live.log.base(), ..NewStart::default() };
+    if !note_start(daemon, record, begun).await? {
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            format!("container {} is just being started or removed by someone else", record.name),
+        ));
+    }
+    daemon.adopt(&record.id, live.clone());
+    drop(gate);
+    let layer = layer(daemon, record);
     let start = Start {
         daemon: daemon.clone(),
         record: record.clone(),
         live: live.clone(),
-        host,
-        plan,
-        layer,
+        by_policy: false,
         timing,
     };
-    // A task of its own: whoever asked may go away, and the life goes on.
-    tokio::spawn(start.run());
-    Ok((record, live))
+    tokio::spawn(start.run(host, plan, layer));
+    Ok(Some(live))
 }
 
-/// Notes a container under its name or a made-up one.
-async fn insert(daemon: &Shared, mut record: Record, name: Option<String>) -> Result<Record> {
-    let wanted = name.is_some();
-    let daemon = daemon.clone();
-    tokio::task::spawn_blocking(move || {
-        for attempt in 0..NAMES {
-            record.name = match &name {
-                Some(name) => name.clone(),
-                None => {
-                    let mut bytes = [0; 3];
-                    let digits = vial_sandbox::ids::random_hex(bytes.len())?;
-                    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
-                        // Two hexadecimal digits each.
-                        *byte = std::str::from_utf8(pair)
-                            .ok()
-                            .and_then(|t| u8::from_str_radix(t, 16).ok())
-                            .unwrap_or(0);
-                    }
-                    names::from_random(bytes, attempt >= PLAIN_NAMES)
-                }
-            };
-            match daemon.store.insert(&record) {
-                Err(StoreError::NameInUse(_)) if !wanted => {}
-                other => return other.map(|()| record).map_err(ApiError::from),
-            }
-        }
-        Err(ApiError::new(ErrorKind::Conflict, "every made-up name is in use; give one with --name"))
-    })
-    .await?
+fn open_log(daemon: &Shared, record: &Record) -> Result<Arc<OutputLog>> {
+    let dir = daemon.paths.log(record.id.as_str());
+    Ok(OutputLog::open(&dir, log_limits(record), None)
+        .map_err(|error| named(error, "open the container's log", &dir))?)
 }
 
-struct Start {
-    daemon: Shared,
-    record: Record,
-    live: Arc<Live>,
-    host: vial_sandbox::Host,
-    plan: PodPlan,
-    layer: JoinHandle<Result<PathBuf, UpperError>>,
-    timing: Timing,
+async fn note_start(daemon: &Shared, record: &Record, start: NewStart) -> Result<bool> {
+    let (daemon, id) = (daemon.clone(), record.id.clone());
+    Ok(tokio::task::spawn_blocking(move || daemon.store.set_starting(&id, &start)).await??)
+}
+
+/// A start under way.
+pub struct Start {
+    pub daemon: Shared,
+    pub record: Record,
+    pub live: Arc<Live>,
+    /// Whether the restart policy starts it, and nobody waits for the answer.
+    pub by_policy: bool,
+    pub timing: Timing,
 }
 
 impl Start {
-    async fn run(self) {
-        let Self { daemon, record, live, host, plan, layer, mut timing } = self;
+    /// Goes through with it, and looks after the container until its end.
+    pub async fn run(self, host: Host, plan: PodPlan, layer: Layer) {
+        let Self { daemon, record, live, by_policy, mut timing } = self;
         let started = async {
+            if !record.is_new() {
+                // Of the start before, if that could not be cleared away.
+                recovery::clear_vm(&daemon, &record).await;
+            }
             layer.await??;
-            timing.reached("writable layer made");
+            timing.reached("writable layer ready");
             Ok::<_, ApiError>(Pod::start(&host, plan, &mut timing, live.cancelled()).await?)
         };
         match started.await {
             Ok((pod, connections)) => {
                 live.set_timing(&timing);
-                let (store_daemon, id) = (daemon.clone(), record.id.clone());
-                let noted =
-                    tokio::task::spawn_blocking(move || store_daemon.store.set_running(&id, now_ms())).await;
-                if let Ok(Err(error)) = noted {
-                    // It runs and its end will be noted; only a restart of the daemon before then would end it.
-                    tracing::error!(container = record.id.short(), %error, "the start cannot be noted");
-                }
+                note_running(&daemon, &record).await;
                 live.enter(Phase::Running(pod.clone()));
                 look_after(daemon, record, live, pod, connections, timing).await;
             }
             Err(error) => {
                 live.set_timing(&timing);
-                fail(&daemon, &record, &live, error).await;
+                fail(&daemon, &record, &live, error, by_policy).await;
             }
         }
     }
 }
 
+/// Notes that the command runs; it does already, so nothing waits for the disk.
+async fn note_running(daemon: &Shared, record: &Record) {
+    let (store_daemon, id, new) = (daemon.clone(), record.id.clone(), record.is_new());
+    let noted = tokio::task::spawn_blocking(move || -> Result<()> {
+        if new {
+            // "It was started once" means that its layer is whole, even after a power cut.
+            store_daemon.uppers.sync(id.as_str())?;
+        }
+        store_daemon.store.set_running(&id, now_ms())?;
+        Ok(())
+    });
+    if let Ok(Err(error)) = noted.await {
+        // It runs and its end will be noted; only a restart of the daemon before then would end it.
+        tracing::error!(container = record.id.short(), %error, "the start cannot be noted");
+    }
+}
+
+/// Does what the restart policy wants of a container that has ended and is not looked after any more, or is about to be so. Says whether it
+/// will be started again. `ran`: whether its command ran at the newest start.
+pub async fn follow_policy(daemon: &Shared, id: &ContainerId, occasion: Occasion, ran: bool) -> bool {
+    if *daemon.stopping.borrow() {
+        // The next daemon does.
+        return false;
+    }
+    let (store_daemon, wanted) = (daemon.clone(), id.clone());
+    let found = tokio::task::spawn_blocking(move || store_daemon.store.get(&wanted)).await;
+    let record = match found {
+        Ok(Ok(Some(record))) if record.state == State::Exited && !record.is_new() => record,
+        _ => return false,
+    };
+    // Of the wall clock, for it counts over a restart of the daemon too. One that was set back makes the wait longer, no more.
+    let ran_ms = match (record.started_ms, record.finished_ms) {
+        (Some(started), Some(finished)) if ran => finished.saturating_sub(started),
+        _ => 0,
+    };
+    let past = Past {
+        exit_code: record.exit.as_ref().map_or(0, |exit| exit.code),
+        stopped: record.stopped,
+        restarts: record.restarts,
+        backoff_ms: record.backoff_ms,
+        ran_ms,
+    };
+    let Some(again) = restart::decide(record.request.restart, past, occasion) else { return false };
+    match open_log(daemon, &record) {
+        Ok(log) => {
+            let live = Live::new(log);
+            live.set_restarting(true);
+            daemon.adopt(id, live.clone());
+            spawn_again(daemon.clone(), record, live, again, occasion);
+            true
+        }
+        Err(error) => {
+            tracing::error!(container = id.short(), %error, "a container cannot be restarted");
+            false
+        }
+    }
+}
+
+/// Not in the middle of an `async fn`: the compiler would go round in circles, since the end of that start leads back there.
+fn spawn_again(daemon: Shared, record: Record, live: Arc<Live>, again: Again, occasion: Occasion) {
+    tokio::spawn(start_again(daemon, record, live, again, occasion));
+}
+
+/// Waits as long as the restart policy says, then starts the container.
+async fn start_again(daemon: Shared, record: Record, live: Arc<Live>, again: Again, occasion: Occasion) {
+    let exit = record.exit.clone().unwrap_or_default();
+    let mut go = tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(again.wait_ms)) => true,
+        () = live.cancelled() => false,
+    };
+    if go {
+        let begun = NewStart {
+            boot: daemon.boot.clone(),
+            restarts: again.restarts,
+            backoff_ms: again.backoff_ms,
+            base: live.log.base(),
+            // Somebody may have stopped it between the decision and now.
+            unless_stopped: occasion == Occasion::Ended,
+        };
+        go = match note_start(&daemon, &record, begun).await {
+            Ok(noted) => noted,
+            Err(error) => {
+                tracing::error!(container = record.id.short(), %error, "a restart cannot be noted");
+                false
+            }
+        };
+    }
+    live.set_restarting(false);
+    if !go {
+        live.log.complete();
+        daemon.forget(&record.id);
+        return live.enter(Phase::Ended(exit));
+    }
+    tracing::info!(
+        container = record.id.short(),
+        attempt = again.restarts,
+        "the restart policy starts it again"
+    );
+    let prepared = async {
+        let image = crate::images::resolve(&daemon, &record.image_id).await?;
+        Ok::<_, ApiError>((daemon.host()?, pod_plan(&daemon, &record, image.disk)?))
+    };
+    match prepared.await {
+        Ok((host, plan)) => {
+            let layer = layer(&daemon, &record);
+            let timing = Timing::begin();
+            Start { daemon, record, live, by_policy: true, timing }.run(host, plan, layer).await;
+        }
+        Err(error) => fail(&daemon, &record, &live, error, true).await,
+    }
+}
+
 /// Ends what could not be started.
-pub async fn fail(daemon: &Shared, record: &Record, live: &Arc<Live>, error: ApiError) {
+async fn fail(daemon: &Shared, record: &Record, live: &Arc<Live>, error: ApiError, by_policy: bool) {
     live.log.complete();
     let exit = Exit { code: error.0.kind.exit_code(), reason: Some(error.to_string()), ..Exit::default() };
+    if !by_policy && !record.is_new() {
+        // Whoever wanted it started hears why it is not: that is theirs to mend, and not the policy's to try for ever.
+        note_stopped(daemon, record, true).await;
+    }
     finish(daemon, record, &exit).await;
-    daemon.forget(&record.id);
+    let again = by_policy && follow_policy(daemon, &record.id, Occasion::Ended, false).await;
+    if !again {
+        daemon.forget(&record.id);
+    }
     live.enter(Phase::Failed(error));
+}
+
+/// Notes whether a person wants it to stay stopped.
+pub async fn note_stopped(daemon: &Shared, record: &Record, stopped: bool) {
+    let (store_daemon, id) = (daemon.clone(), record.id.clone());
+    let noted = tokio::task::spawn_blocking(move || store_daemon.store.set_stopped(&id, stopped)).await;
+    if let Ok(Err(error)) = noted {
+        tracing::error!(container = record.id.short(), %error, "it cannot be noted that a container was stopped");
+    }
 }
 
 /// Looks after a running container until its end and after it.
@@ -242,7 +327,9 @@ pub async fn look_after(
         discard(&daemon, &record).await;
         timing.reached("container removed");
     }
-    daemon.forget(&record.id);
+    if !follow_policy(&daemon, &record.id, Occasion::Ended, true).await {
+        daemon.forget(&record.id);
+    }
     live.set_timing(&timing);
     live.enter(Phase::Ended(exit));
 }
@@ -251,11 +338,13 @@ pub async fn look_after(
 pub async fn finish(daemon: &Shared, record: &Record, exit: &Exit) {
     let (blocking, record, exit) = (daemon.clone(), record.clone(), exit.clone());
     let done = tokio::task::spawn_blocking(move || -> Result<()> {
-        if let Err(error) = blocking.uppers.remove(record.id.as_str()) {
-            tracing::warn!(%error, "a writable layer stays until the next start of the daemon");
-        }
         if record.auto_remove {
             return discard_blocking(&blocking, &record);
+        }
+        if record.is_new()
+            && let Err(error) = blocking.uppers.remove(record.id.as_str())
+        {
+            tracing::warn!(%error, "a writable layer that nothing was written to stays until the container goes");
         }
         blocking.store.set_exited(&record.id, &exit, now_ms())?;
         Ok(())
@@ -274,13 +363,13 @@ pub async fn discard(daemon: &Shared, record: &Record) {
     }
 }
 
-fn discard_blocking(daemon: &Shared, record: &Record) -> Result<()> {
-    // Said first and done then: a removal that is killed halfway is finished at the next start. One that goes by itself has said
-    // so from the beginning.
-    if !record.auto_remove {
-        daemon.store.set_removing(&record.id)?;
+/// As [`discard`], on a thread that may block; a container that is at rest must be noted as being removed before.
+pub fn discard_blocking(daemon: &Shared, record: &Record) -> Result<()> {
+    if let Err(error) = daemon.uppers.remove(record.id.as_str()) {
+        // Neither there nor gone; the error that is on its way to the user counts.
+        let _ = daemon.store.set_dead(&record.id);
+        return Err(error.into());
     }
-    daemon.uppers.remove(record.id.as_str())?;
     remove_log(daemon, &record.id);
     daemon.store.delete(&record.id)?;
     Ok(())
@@ -294,93 +383,4 @@ pub fn remove_log(daemon: &Shared, id: &ContainerId) {
     {
         tracing::warn!(path = %path.display(), %error, "a log stays until the next start of the daemon");
     }
-}
-
-/// The error of what needs a running container.
-pub fn not_running(record: &Record) -> ApiError {
-    ApiError::new(ErrorKind::Conflict, format!("container {} is not running", record.name))
-}
-
-/// The pod of a container that runs.
-///
-/// # Errors
-/// When it does not.
-pub async fn running(daemon: &Shared, record: &Record) -> Result<Pod> {
-    let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
-    match live.started().await {
-        Phase::Running(pod) => Ok(pod),
-        _ => Err(not_running(record)),
-    }
-}
-
-/// Sends a container a signal.
-///
-/// # Errors
-/// When it does not run, or the agent refuses.
-pub async fn kill(daemon: &Shared, record: &Record, signal: i32) -> Result<()> {
-    let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
-    match live.phase() {
-        // A start that nobody wants any more.
-        Phase::Starting => {
-            live.cancel();
-            Ok(())
-        }
-        Phase::Running(pod) => match pod.signal(signal).await {
-            // An agent that does not answer must not protect its container.
-            Err(PodError::Slow { .. } | PodError::Agent(_)) if signal == signals::SIGKILL => {
-                pod.kill();
-                Ok(())
-            }
-            other => Ok(other?),
-        },
-        Phase::Failed(_) | Phase::Ended(_) => Err(not_running(record)),
-    }
-}
-
-/// Asks a container to end, then kills it, then its VM; waits for the end. One that does not run is left alone.
-///
-/// # Errors
-/// None of its own: whatever the agent answers, the container ends.
-pub async fn stop(daemon: &Shared, record: &Record, timeout: std::time::Duration) -> Result<()> {
-    let Some(live) = daemon.live(&record.id) else { return Ok(()) };
-    let kills = [(record.stop_signal, timeout), (signals::SIGKILL, std::time::Duration::from_secs(5))];
-    for (signal, within) in kills {
-        // It may have just ended, or its agent may be stuck: the next step is harder.
-        let _ = kill(daemon, record, signal).await;
-        if tokio::time::timeout(within, live.ended()).await.is_ok() {
-            return Ok(());
-        }
-    }
-    if let Phase::Running(pod) = live.phase() {
-        pod.kill();
-    }
-    live.ended().await;
-    Ok(())
-}
-
-/// Removes a container.
-///
-/// # Errors
-/// When it runs and `force` is not given.
-pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()> {
-    if let Some(live) = daemon.live(&record.id) {
-        if !force {
-            return Err(ApiError::new(
-                ErrorKind::Conflict,
-                format!(
-                    "container {0} is running; stop it first (vial stop {0}) or force it (vial rm -f {0})",
-                    record.name
-                ),
-            ));
-        }
-        match live.phase() {
-            Phase::Starting => live.cancel(),
-            // Nothing of it is kept, so nothing in it is asked.
-            Phase::Running(pod) => pod.kill(),
-            Phase::Failed(_) | Phase::Ended(_) => {}
-        }
-        live.ended().await;
-    }
-    let (daemon, record) = (daemon.clone(), record.clone());
-    tokio::task::spawn_blocking(move || discard_blocking(&daemon, &record)).await?
 }

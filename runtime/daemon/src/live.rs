@@ -1,6 +1,7 @@
 //! A container while this daemon looks after it: its phase, its log, and those who wait.
 
 use crate::error::ApiError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use vial_api::{Exit, TimingStep};
@@ -31,6 +32,9 @@ pub struct Live {
     pub stdin: tokio::sync::Mutex<Option<StdinStream>>,
     phase: watch::Sender<Phase>,
     cancelled: watch::Sender<bool>,
+    paused: watch::Sender<bool>,
+    /// While its restart policy waits before it starts it again.
+    restarting: AtomicBool,
     timing: Mutex<Vec<TimingStep>>,
 }
 
@@ -42,6 +46,8 @@ impl Live {
             stdin: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Starting),
             cancelled: watch::Sender::new(false),
+            paused: watch::Sender::new(false),
+            restarting: AtomicBool::new(false),
             timing: Mutex::default(),
         })
     }
@@ -84,6 +90,32 @@ impl Live {
         if self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// Notes whether its VM stands still.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Whether its VM stands still.
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Waits until its VM does not stand still.
+    pub async fn unpaused(&self) {
+        // The sender is in `self`, so it can't be gone.
+        let _ = self.paused.subscribe().wait_for(|paused| !*paused).await;
+    }
+
+    /// Notes whether its restart policy waits before it starts it again.
+    pub fn set_restarting(&self, restarting: bool) {
+        self.restarting.store(restarting, Ordering::Release);
+    }
+
+    /// Whether its restart policy waits before it starts it again.
+    pub fn is_restarting(&self) -> bool {
+        self.restarting.load(Ordering::Acquire)
     }
 
     /// Notes the steps so far.

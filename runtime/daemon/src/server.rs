@@ -47,7 +47,13 @@ pub fn router(daemon: Shared) -> Router {
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/stop", post(containers::stop))
-        .route("/containers/{id}/kill", post(containers::kill));
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/start/attach", post(containers::start_attached))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename));
     Router::new()
         .nest(PREFIX, api)
         .fallback(async || {
@@ -130,7 +136,8 @@ pub async fn run(
         ))
     })
     .await??;
-    let daemon = Daemon::new(paths, store, images, uppers, launcher, registry);
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    let daemon = Daemon::new(paths, store, images, uppers, launcher, registry, boot);
     ready()?;
     recovery::recover(&daemon).await?;
     tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");

@@ -33,6 +33,10 @@ pub struct Daemon {
     live: Mutex<HashMap<ContainerId, Arc<Live>>>,
     /// True from when the daemon is to end.
     pub stopping: watch::Sender<bool>,
+    /// Held by who starts a container that is there, until the others can see that.
+    pub start_gate: tokio::sync::Mutex<()>,
+    /// The machine's boot id.
+    pub boot: String,
 }
 
 /// What a shared daemon is passed around as.
@@ -47,6 +51,7 @@ impl Daemon {
         uppers: Uppers,
         launcher: Launcher,
         registry: Registry,
+        boot: String,
     ) -> Shared {
         Arc::new(Self {
             paths,
@@ -57,6 +62,8 @@ impl Daemon {
             registry,
             live: Mutex::default(),
             stopping: watch::Sender::new(false),
+            start_gate: tokio::sync::Mutex::default(),
+            boot,
         })
     }
 
@@ -139,18 +146,26 @@ impl Daemon {
     }
 
     /// A container's log: that which is being written, else the one on the disk.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    pub fn log(&self, id: &ContainerId) -> Result<Arc<OutputLog>> {
+    pub fn log(&self, id: &ContainerId) -> Arc<OutputLog> {
         match self.live(id) {
-            Some(live) => Ok(live.log.clone()),
-            None => Ok(OutputLog::open(&self.paths.log(id.as_str()), true)?),
+            Some(live) => live.log.clone(),
+            None => OutputLog::of_ended(&self.paths.log(id.as_str())),
+        }
+    }
+
+    /// Where a container is in its life, by the store and what is seen of it now.
+    pub fn state(&self, record: &Record) -> State {
+        let live = self.live(&record.id);
+        match (record.state, live) {
+            (State::Exited, Some(live)) if live.is_restarting() => State::Restarting,
+            (State::Running, Some(live)) if live.is_paused() => State::Paused,
+            (state, _) => state,
         }
     }
 
     /// A container as the API shows it.
     pub fn describe(&self, record: &Record) -> Container {
+        let state = self.state(record);
         let pod = self.live(&record.id).and_then(|live| match live.phase() {
             Phase::Running(pod) => Some(pod),
             _ => None,
@@ -162,7 +177,7 @@ impl Daemon {
             image: record.image.clone(),
             image_id: record.image_id.clone(),
             command: record.args.clone(),
-            state: record.state,
+            state,
             exit: record.exit.clone(),
             created_ms: record.created_ms,
             started_ms: record.started_ms,
@@ -172,8 +187,11 @@ impl Daemon {
             auto_remove: record.auto_remove,
             terminal: vial_sandbox::spec::has_terminal(&record.spec),
             stdin: record.stdin,
+            labels: record.request.labels.clone(),
+            restart: record.request.restart,
+            restart_count: record.restarts,
             vmm_pid: pod
-                .filter(|_| record.state == State::Running)
+                .filter(|_| matches!(state, State::Running | State::Paused))
                 .and_then(|pod| pod.vmm_pid())
                 .and_then(|pid| u32::try_from(pid).ok()),
         }

@@ -7,6 +7,7 @@
 mod error;
 pub mod ids;
 pub mod log;
+pub mod pause;
 mod pod;
 pub mod signals;
 pub mod sizing;

@@ -127,7 +127,7 @@ async fn pump(pod: Pod, stream: Stream, opened: Option<OutputStream>, log: Arc<O
                     Stream::Stdout => StreamKind::Stdout,
                     Stream::Stderr => StreamKind::Stderr,
                 };
-                let from = log.position().of(stream);
+                let from = log.position().of(stream).saturating_sub(log.base().of(stream));
                 pod.0.vm.output(pod.container().as_str(), None, kind, from, PATIENCE).await
             }
         };
@@ -153,9 +153,9 @@ async fn pump(pod: Pod, stream: Stream, opened: Option<OutputStream>, log: Arc<O
 async fn drain(mut source: OutputStream, stream: Stream, log: &Arc<OutputLog>) -> Result<(), StreamError> {
     loop {
         log.room().await;
-        let offset = source.offset();
+        let (base, offset) = (log.base().of(stream), source.offset());
         let Some(bytes) = source.next().await? else { return Ok(()) };
-        let safe = log.append(stream, offset, bytes).await;
-        source.ack(safe).await?;
+        let safe = log.append(stream, base.saturating_add(offset), bytes).await;
+        source.ack(safe.saturating_sub(base)).await?;
     }
 }

@@ -108,7 +108,8 @@ impl Uppers {
         made.map(|()| path)
     }
 
-    /// Makes a container's file. It holds nothing that must outlive a power cut yet, so it is not synced.
+    /// Makes a container's file. It holds nothing that must outlive a power cut yet, so it is not synced; see
+    /// [`Self::sync`].
     ///
     /// # Errors
     /// As [`Self::template`]; when the file is there already; when the disk is full.
@@ -121,6 +122,26 @@ impl Uppers {
             let _ = fs::remove_file(&path);
         }
         made.map(|()| path)
+    }
+
+    /// The file of a container that was started once.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn existing(&self, container: &str) -> Result<PathBuf, UpperError> {
+        let path = self.path(container);
+        fs::metadata(&path).map_err(file("find the writable layer", &path))?;
+        Ok(path)
+    }
+
+    /// Makes a container's file last over a power cut: from then on the guest's journal keeps it whole.
+    ///
+    /// # Errors
+    /// When it can't be written out.
+    pub fn sync(&self, container: &str) -> Result<(), UpperError> {
+        let path = self.path(container);
+        File::open(&path).and_then(|file| file.sync_all()).map_err(file("sync", &path))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(file("sync", &self.dir))
     }
 
     /// Removes a container's file; a missing one is fine.
@@ -263,6 +284,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let uppers = Uppers::open(dir.path()).unwrap();
         assert!(matches!(uppers.create("c", 1), Err(UpperError::Size(1))));
+        assert!(uppers.sync("c").is_err(), "there is none");
         assert!(matches!(uppers.create("c", u64::MAX), Err(UpperError::Size(_))));
     }
 }

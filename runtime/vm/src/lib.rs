@@ -39,3 +39,4 @@ pub use parts::Parts;
 pub use registry::{Registry, VmInfo, VmState};
 pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, Limits, NetSpec, VmSpec};
 pub use vm::{Vm, host_memory_mib};
+pub use vmm::api::control::{Reply as ControlReply, Request as ControlRequest};

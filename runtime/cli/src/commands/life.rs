@@ -1,9 +1,10 @@
-//! `vial wait`, `stop`, `kill`, `rm`.
+//! `vial wait`, `stop`, `restart`, `pause`, `unpause`, `rename`, `kill`, `rm`.
 
 use super::{each, say};
 use crate::args::{KillArgs, RmArgs, StopArgs};
 use crate::client::{Client, body, escape};
 use crate::error::{Error, Result};
+use crate::life_args::RenameArgs;
 use hyper::Method;
 use vial_api::{ErrorKind, Exit};
 
@@ -38,6 +39,41 @@ pub async fn stop(client: &Client, args: &StopArgs) -> Result<i32> {
         say(&name)
     })
     .await)
+}
+
+/// Stops containers and starts them again.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn restart(client: &Client, args: &StopArgs) -> Result<i32> {
+    Ok(each(&args.names, async |name| {
+        let path = format!("/containers/{}/restart?timeout={}", escape(&name), args.time);
+        act(client, Method::POST, path).await?;
+        say(&name)
+    })
+    .await)
+}
+
+/// Does to containers what has no options.
+///
+/// # Errors
+/// None of its own; each failure is printed.
+pub async fn plain(client: &Client, names: &[String], what: &str) -> Result<i32> {
+    Ok(each(names, async |name| {
+        act(client, Method::POST, format!("/containers/{}/{what}", escape(&name))).await?;
+        say(&name)
+    })
+    .await)
+}
+
+/// Gives a container another name.
+///
+/// # Errors
+/// When the daemon can't.
+pub async fn rename(client: &Client, args: &RenameArgs) -> Result<i32> {
+    let path = format!("/containers/{}/rename?name={}", escape(&args.container), escape(&args.name));
+    client.send(Method::POST, &path, body(""), &[]).await?;
+    Ok(0)
 }
 
 /// Sends containers a signal.

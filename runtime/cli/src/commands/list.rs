@@ -51,6 +51,13 @@ fn status(container: &Container, now: u64) -> String {
     let since = |time: Option<u64>| ago(now.saturating_sub(time.unwrap_or(now)));
     match container.state {
         State::Created => "Created".into(),
+        State::Starting => "Starting".into(),
+        State::Dead => "Dead".into(),
+        State::Paused => format!("Up {} (Paused)", since(container.started_ms)),
+        State::Restarting => {
+            let code = container.exit.as_ref().map_or(0, |exit| exit.code);
+            format!("Restarting ({code}) {} ago", since(container.finished_ms))
+        }
         State::Running => format!("Up {}", since(container.started_ms)),
         State::Removing => "Being removed".into(),
         State::Exited => {
@@ -96,6 +103,9 @@ mod tests {
             terminal: false,
             stdin: false,
             auto_remove: false,
+            labels: Default::default(),
+            restart: Default::default(),
+            restart_count: 0,
             vmm_pid: None,
         };
         assert_eq!(status(&container, 6000), "Up 5 seconds");

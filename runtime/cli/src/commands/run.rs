@@ -1,9 +1,10 @@
-//! `vial run`, `vial exec`.
+//! `vial run`, `vial create`, `vial start`, `vial exec`.
 
 use super::say;
 use crate::args::{ExecArgs, RunArgs};
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
+use crate::life_args::StartArgs;
 use crate::signals::Signals;
 use crate::streams::{End, Session, Timing};
 use crate::terminal;
@@ -62,6 +63,50 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         print_timing(&steps, begin);
     }
     finish(end, &container)
+}
+
+/// Makes a container and prints its id.
+///
+/// # Errors
+/// When it can't be made.
+pub async fn create(client: &Client, args: RunArgs) -> Result<i32> {
+    let created: Created = client.post("/containers?start=false", &request(args)?).await?;
+    say(&created.id)?;
+    Ok(0)
+}
+
+/// Starts containers; with `-a` or `-i` one, whose exit status is the answer.
+///
+/// # Errors
+/// When it can't be attached to; other failures are printed.
+pub async fn start(client: &Client, args: &StartArgs) -> Result<i32> {
+    if !(args.attach || args.interactive) {
+        return super::life::plain(client, &args.names, "start").await;
+    }
+    let [name] = args.names.as_slice() else {
+        return Err(Error::Message(
+            "only one container at a time can be attached to; leave out -a and -i".into(),
+        ));
+    };
+    let known: Container = client.json(Method::GET, &format!("/containers/{}", escape(name))).await?;
+    let stdin = args.interactive && known.stdin;
+    if known.terminal && stdin && !terminal::is_input() {
+        return Err(Error::NotATerminal);
+    }
+    let signals = Signals::watch()?;
+    let path = format!("/containers/{}/start/attach?stdin={stdin}", known.id);
+    let (connection, upgraded) = client.upgrade_at(&path, &()).await?;
+    let session = Session {
+        client: client.clone(),
+        container: upgraded.container,
+        stdin,
+        proxy: true,
+        resume: true,
+        joins: false,
+        terminal: known.terminal.then_some(args.detach_keys.clone()),
+    };
+    let (end, _) = session.run_from(connection, signals, upgraded.position).await?;
+    finish(end, &known.id)
 }
 
 /// Where to look when a container's VM failed. The API has only words for that; they are the VM crate's own.
@@ -165,6 +210,9 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         terminal: args.tty.then(own_size),
         auto_remove: args.rm,
         timing: args.timing,
+        labels: args.keep.labels(),
+        restart: args.keep.restart,
+        log: args.keep.log().map_err(Error::Message)?,
     })
 }
 

@@ -10,6 +10,8 @@ pub enum Observed {
     Nothing,
     /// Its process lives.
     Alive,
+    /// Whatever is there of it is of an earlier boot of the machine: it ended with that.
+    Rebooted,
     /// Its process is gone, its folder is there; this is what it left as a reason.
     Dead {
         /// For people.
@@ -26,6 +28,8 @@ pub enum VmAction {
     Nothing,
     /// Connect to it again and go on.
     Reattach,
+    /// Let the guest write out what the container left, end it, then remove its folder and cgroup.
+    End,
     /// End it, then remove its folder and cgroup.
     Kill,
     /// Remove its folder and cgroup.
@@ -63,8 +67,10 @@ const KILLED: i32 = 137;
 pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision {
     let ended = match observed {
         Observed::Nothing => VmAction::Nothing,
+        // The container has ended, and may be started again.
+        Observed::Alive if stored == State::Exited && !auto_remove => VmAction::End,
         Observed::Alive => VmAction::Kill,
-        Observed::Dead { .. } => VmAction::Clean,
+        Observed::Dead { .. } | Observed::Rebooted => VmAction::Clean,
     };
     let exited = |exit| if auto_remove { RecordAction::Remove } else { RecordAction::Exited(exit) };
     match (stored, observed) {
@@ -72,22 +78,31 @@ pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision
         (State::Running, Observed::Dead { reason, killed }) => {
             Decision { vm: ended, record: exited(vm_ended(reason, *killed)) }
         }
-        (State::Running, Observed::Nothing) => {
-            let reason = "its VM is gone without a trace; was the machine restarted?";
+        (State::Running, Observed::Nothing | Observed::Rebooted) => {
+            let reason = match observed {
+                Observed::Rebooted => "the machine was restarted, or lost its power",
+                _ => "its VM is gone without a trace",
+            };
             Decision {
                 vm: ended,
                 record: exited(Exit { code: UNKNOWN, reason: Some(reason.into()), ..Exit::default() }),
             }
         }
         // A start is not taken up in the middle: whoever waited for it is gone.
-        (State::Created, _) => {
-            let reason = "the daemon ended before the command was started";
+        (State::Starting, _) => {
+            let reason = match observed {
+                Observed::Rebooted => "the machine was restarted before the command was started",
+                _ => "the daemon ended before the command was started",
+            };
             let exit = Exit { code: NEVER_STARTED, reason: Some(reason.into()), ..Exit::default() };
             Decision { vm: ended, record: exited(exit) }
         }
         (State::Exited, _) if auto_remove => Decision { vm: ended, record: RecordAction::Remove },
-        (State::Exited, _) => Decision { vm: ended, record: RecordAction::Keep },
-        (State::Removing, _) => Decision { vm: ended, record: RecordAction::Remove },
+        // Paused and restarting are not stored: the one is the VM's own state, the other follows from how it ended.
+        (State::Created | State::Exited | State::Paused | State::Restarting, _) => {
+            Decision { vm: ended, record: RecordAction::Keep }
+        }
+        (State::Removing | State::Dead, _) => Decision { vm: ended, record: RecordAction::Remove },
     }
 }
 
@@ -104,8 +119,8 @@ pub fn vm_ended(reason: &str, killed: bool) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Observed::{Alive, Nothing};
-    use State::{Created, Exited, Removing, Running};
+    use Observed::{Alive, Nothing, Rebooted};
+    use State::{Created, Dead, Exited, Removing, Running, Starting};
 
     fn dead() -> Observed {
         Observed::Dead { reason: "the guest's kernel panicked".into(), killed: false }
@@ -126,38 +141,46 @@ mod tests {
     #[test]
     fn the_table() {
         let rows = [
-            (Created, Nothing, VmAction::Nothing, Some(125)),
-            (Created, Alive, VmAction::Kill, Some(125)),
-            (Created, dead(), VmAction::Clean, Some(125)),
+            (Starting, Nothing, VmAction::Nothing, Some(125)),
+            (Starting, Alive, VmAction::Kill, Some(125)),
+            (Starting, dead(), VmAction::Clean, Some(125)),
+            (Starting, Rebooted, VmAction::Clean, Some(125)),
+            (Running, Rebooted, VmAction::Clean, Some(255)),
             (Running, Nothing, VmAction::Nothing, Some(255)),
             (Running, Alive, VmAction::Reattach, None),
             (Running, dead(), VmAction::Clean, Some(255)),
             (Running, killed(), VmAction::Clean, Some(137)),
             (Exited, Nothing, VmAction::Nothing, None),
-            (Exited, Alive, VmAction::Kill, None),
+            (Exited, Alive, VmAction::End, None),
             (Exited, dead(), VmAction::Clean, None),
+            (Exited, Rebooted, VmAction::Clean, None),
         ];
         for (stored, observed, vm, exit) in rows {
             let decision = decide(stored, false, &observed);
             assert_eq!((decision.vm, code(&decision.record)), (vm, exit), "{stored:?} {observed:?}");
             assert_ne!(decision.record, RecordAction::Remove, "{stored:?} {observed:?}");
             let with_rm = decide(stored, true, &observed);
-            assert_eq!(with_rm.vm, vm);
+            assert_eq!(with_rm.vm, if vm == VmAction::End { VmAction::Kill } else { vm });
             let stays = stored == Running && observed == Alive;
             assert_eq!(with_rm.record == RecordAction::Remove, !stays, "{stored:?} {observed:?}");
         }
-        for observed in [Nothing, Alive, dead(), killed()] {
+        for observed in [Nothing, Alive, Rebooted, dead(), killed()] {
             for auto_remove in [false, true] {
                 assert_eq!(decide(Removing, auto_remove, &observed).record, RecordAction::Remove);
+                assert_eq!(decide(Dead, auto_remove, &observed).record, RecordAction::Remove);
             }
         }
+        assert_eq!(
+            decide(Created, true, &Nothing),
+            Decision { vm: VmAction::Nothing, record: RecordAction::Keep }
+        );
     }
 
     /// Whatever is found, a second daemon that starts after the first one's decisions were carried out changes nothing more.
     #[test]
     fn decisions_are_final() {
-        for stored in [Created, Running, Exited, Removing] {
-            for observed in [Nothing, Alive, dead(), killed()] {
+        for stored in [Created, Starting, Running, Exited, Removing, Dead] {
+            for observed in [Nothing, Alive, Rebooted, dead(), killed()] {
                 let first = decide(stored, false, &observed);
                 let state = match first.record {
                     RecordAction::Keep => stored,

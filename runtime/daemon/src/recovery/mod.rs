@@ -8,15 +8,19 @@ pub use decide::{Decision, Observed, RecordAction, VmAction, decide, vm_ended};
 use crate::error::{ApiError, Result};
 use crate::life;
 use crate::live::{Live, Phase};
+use crate::restart::Occasion;
 use crate::state::Shared;
 use crate::store::Record;
 use std::collections::HashSet;
 use vial_api::{ErrorKind, Exit};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
-use vial_sandbox::{ContainerId, Pod};
+use vial_sandbox::{ContainerId, Pod, pause};
 use vial_vm::spec::OWNER_POD;
-use vial_vm::{EndReason, VmId, VmState};
+use vial_vm::{EndReason, VmExit, VmId, VmState};
+
+/// How long a guest whose container has ended may take to write out what that left, and power off.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Brings store and machine together. Pods that run are found again in tasks of their own; all else is done on return.
 ///
@@ -41,7 +45,9 @@ pub async fn recover(daemon: &Shared) -> Result<()> {
 
 async fn one(daemon: &Shared, record: Record) -> Result<()> {
     let vm: VmId = record.pod.vm_name().parse()?;
+    let rebooted = record.boot.as_ref().is_some_and(|boot| *boot != daemon.boot);
     let observed = match daemon.registry.info(&vm) {
+        _ if rebooted => Observed::Rebooted,
         Err(vial_vm::Error::NotFound(_)) => Observed::Nothing,
         Err(error) => return Err(error.into()),
         Ok(info) => match info.state {
@@ -63,10 +69,11 @@ async fn one(daemon: &Shared, record: Record) -> Result<()> {
     }
     match decision.vm {
         VmAction::Nothing => {}
+        VmAction::End => end(daemon, &record, &vm).await,
         VmAction::Kill | VmAction::Clean => kill(daemon, &vm).await,
         VmAction::Reattach => {
-            let log = OutputLog::open(&daemon.paths.log(record.id.as_str()), false)?;
-            let live = Live::new(log);
+            let dir = daemon.paths.log(record.id.as_str());
+            let live = Live::new(OutputLog::open(&dir, life::log_limits(&record), Some(record.base))?);
             daemon.adopt(&record.id, live.clone());
             // An agent that does not answer must not hold up the others.
             tokio::spawn(reattach(daemon.clone(), record, live));
@@ -74,14 +81,38 @@ async fn one(daemon: &Shared, record: Record) -> Result<()> {
         }
     }
     match decision.record {
-        RecordAction::Keep => {}
-        RecordAction::Exited(exit) => life::finish(daemon, &record, &exit).await,
+        RecordAction::Keep => {
+            life::follow_policy(daemon, &record.id, Occasion::DaemonStart, true).await;
+        }
+        RecordAction::Exited(exit) => {
+            life::finish(daemon, &record, &exit).await;
+            let ran = record.state == vial_api::State::Running;
+            life::follow_policy(daemon, &record.id, Occasion::DaemonStart, ran).await;
+        }
         RecordAction::Remove => life::discard(daemon, &record).await,
     }
     Ok(())
 }
 
+/// Waits until a pod that stands still goes on, or its VM ends.
+async fn wait_unpaused(daemon: &Shared, record: &Record, live: &Live) -> Option<VmExit> {
+    // A VMM that does not answer is found out about by who attaches next.
+    if !matches!(pause::is_paused(&daemon.registry, &record.pod).await, Ok(true)) {
+        return None;
+    }
+    live.set_paused(true);
+    tokio::select! {
+        () = live.unpaused() => None,
+        ended = pause::ended(&daemon.registry, &record.pod) => ended.ok(),
+    }
+}
+
 async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>) {
+    if let Some(exit) = wait_unpaused(&daemon, &record, &live).await {
+        live.set_paused(false);
+        return give_up(daemon, record, live, vm_ended(&exit.to_string(), exit.reason == EndReason::Killed))
+            .await;
+    }
     let attached = tokio::select! {
         attached = Pod::attach(&daemon.registry, &record.pod, record.id.clone()) => attached.map_err(|error| error.to_string()),
         () = live.cancelled() => Err("it was not wanted any more".to_owned()),
@@ -95,15 +126,43 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>) {
             let reason =
                 format!("the daemon was restarted and could not find its way back into the VM: {why}");
             tracing::error!(container = record.id.short(), reason);
-            if let Ok(vm) = record.pod.vm_name().parse() {
-                kill(&daemon, &vm).await;
-            }
-            live.log.complete();
             let exit = Exit { code: 255, reason: Some(reason), ..Exit::default() };
-            life::finish(&daemon, &record, &exit).await;
-            daemon.forget(&record.id);
-            live.enter(Phase::Ended(exit));
+            give_up(daemon, record, live, exit).await;
         }
+    }
+}
+
+/// Ends what this daemon has no hand in (any more).
+async fn give_up(daemon: Shared, record: Record, live: std::sync::Arc<Live>, exit: Exit) {
+    clear_vm(&daemon, &record).await;
+    live.log.complete();
+    life::finish(&daemon, &record, &exit).await;
+    if !life::follow_policy(&daemon, &record.id, Occasion::Ended, true).await {
+        daemon.forget(&record.id);
+    }
+    live.enter(Phase::Ended(exit));
+}
+
+/// Lets a guest whose container has ended write out what that left, then ends its VM.
+async fn end(daemon: &Shared, record: &Record, vm: &VmId) {
+    let in_order = async {
+        let (pod, _) = Pod::attach(&daemon.registry, &record.pod, record.id.clone()).await?;
+        pod.end(true).await;
+        Ok::<_, vial_sandbox::PodError>(())
+    };
+    // One that does not answer must not hold up the others.
+    match tokio::time::timeout(LAST_WORDS, in_order).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%vm, %error, "a guest cannot be asked to power off"),
+        Err(_) => tracing::warn!(%vm, "a guest does not power off"),
+    }
+    kill(daemon, vm).await;
+}
+
+/// Ends a container's VM, if it has one, and removes what is left of it.
+pub async fn clear_vm(daemon: &Shared, record: &Record) {
+    if let Ok(vm) = record.pod.vm_name().parse() {
+        kill(daemon, &vm).await;
     }
 }
 

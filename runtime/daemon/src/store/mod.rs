@@ -2,13 +2,18 @@
 //!
 //! Each method is one transaction, so whatever kills the daemon, the store is between two of them.
 
+mod record;
 mod schema;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+pub use record::Record;
+
+use record::COLUMNS;
+use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vial_api::{Exit, State};
-use vial_sandbox::{ContainerId, PodId};
+use vial_api::Exit;
+use vial_sandbox::ContainerId;
+use vial_sandbox::log::Position;
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
@@ -48,53 +53,11 @@ impl StoreError {
     }
 }
 
-/// A container as it is remembered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// Its id.
-    pub id: ContainerId,
-    /// The pod that it lives in.
-    pub pod: PodId,
-    /// Its name, unique.
-    pub name: String,
-    /// The image as it was asked for.
-    pub image: String,
-    /// The image's id.
-    pub image_id: String,
-    /// Entrypoint and arguments.
-    pub args: Vec<String>,
-    /// The OCI runtime spec.
-    pub spec: serde_json::Value,
-    /// Signal that asks it to stop.
-    pub stop_signal: i32,
-    /// Bytes.
-    pub memory: u64,
-    /// Thousandths of a processor.
-    pub milli_cpus: u32,
-    /// Whether its standard input is open.
-    pub stdin: bool,
-    /// Whether it goes when it has ended.
-    pub auto_remove: bool,
-    /// Where it is in its life.
-    pub state: State,
-    /// How it ended.
-    pub exit: Option<Exit>,
-    /// Milliseconds since the epoch.
-    pub created_ms: u64,
-    /// Milliseconds since the epoch.
-    pub started_ms: Option<u64>,
-    /// Milliseconds since the epoch.
-    pub finished_ms: Option<u64>,
-}
-
 /// The store.
 #[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
 }
-
-const COLUMNS: &str = "id, pod, name, image, image_id, args, spec, stop_signal, memory, milli_cpus, stdin, \
-    auto_remove, state, exit, created_ms, started_ms, finished_ms";
 
 impl Store {
     /// Opens the store, makes it when it is not there, brings it up to date.
@@ -115,7 +78,7 @@ impl Store {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a new container and its pod, in state created.
+    /// Notes a new container and its pod: in state created, or, with `record.state` so, starting.
     ///
     /// # Errors
     /// [`StoreError::NameInUse`], or when SQLite can't.
@@ -128,8 +91,8 @@ impl Store {
         )?;
         let inserted = transaction.execute(
             "INSERT INTO containers (id, pod, name, image, image_id, args, spec, stop_signal, memory, milli_cpus, stdin,
-                auto_remove, state, created_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'created', ?13)",
+                auto_remove, state, created_ms, request, boot)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
             params![
                 record.id.as_str(),
                 record.pod.as_str(),
@@ -143,35 +106,54 @@ impl Store {
                 record.milli_cpus,
                 record.stdin,
                 record.auto_remove,
+                record.state.as_str(),
                 record.created_ms,
+                serde_json::to_string(&record.request)
+                    .map_err(|error| StoreError::Corrupt { column: "request", text: error.to_string() })?,
+                record.boot,
             ],
         );
-        match inserted {
-            Err(rusqlite::Error::SqliteFailure(error, Some(text)))
-                if error.code == rusqlite::ErrorCode::ConstraintViolation
-                    && text.contains("containers.name") =>
-            {
-                return Err(StoreError::NameInUse(record.name.clone()));
-            }
-            other => other?,
-        };
+        inserted.map_err(|error| name_in_use(error, &record.name))?;
         transaction.commit()?;
         Ok(())
     }
 
-    /// Notes that a container's command runs. Only a created one can start; says whether it did.
+    /// Notes that a container is being started again. Only one that does not run can be; says whether it is now.
+    ///
+    /// # Errors
+    /// When SQLite can't.
+    pub fn set_starting(&self, id: &ContainerId, start: &NewStart) -> Result<bool, StoreError> {
+        let changed = self.lock().execute(
+            "UPDATE containers SET state = 'starting', boot = ?2, stopped = 0, restarts = ?3, backoff_ms = ?4, base_stdout = ?5,
+                base_stderr = ?6
+             WHERE id = ?1 AND state IN ('created', 'exited') AND (stopped = 0 OR NOT ?7)",
+            params![
+                id.as_str(),
+                start.boot,
+                start.restarts,
+                start.backoff_ms,
+                start.base.stdout,
+                start.base.stderr,
+                start.unless_stopped,
+            ],
+        )?;
+        Ok(changed == 1)
+    }
+
+    /// Notes that a container's command runs. Only one that is starting can; says whether it did.
     ///
     /// # Errors
     /// When SQLite can't.
     pub fn set_running(&self, id: &ContainerId, started_ms: u64) -> Result<bool, StoreError> {
         let changed = self.lock().execute(
-            "UPDATE containers SET state = 'running', started_ms = ?2 WHERE id = ?1 AND state = 'created'",
+            "UPDATE containers SET state = 'running', started_ms = ?2, finished_ms = NULL, exit = NULL
+             WHERE id = ?1 AND state = 'starting'",
             params![id.as_str(), started_ms],
         )?;
         Ok(changed == 1)
     }
 
-    /// Notes how a container ended. The first end counts; says whether this was it.
+    /// Notes how a container ended. The first end of a start counts; says whether this was it.
     ///
     /// # Errors
     /// When SQLite can't.
@@ -180,23 +162,54 @@ impl Store {
             .map_err(|error| StoreError::Corrupt { column: "exit", text: error.to_string() })?;
         let changed = self.lock().execute(
             "UPDATE containers SET state = 'exited', exit = ?2, finished_ms = ?3
-             WHERE id = ?1 AND state IN ('created', 'running')",
+             WHERE id = ?1 AND state IN ('starting', 'running')",
             params![id.as_str(), exit, finished_ms],
         )?;
         Ok(changed == 1)
     }
 
+    /// Notes whether a person wants a container to stay stopped.
+    ///
+    /// # Errors
+    /// When SQLite can't.
+    pub fn set_stopped(&self, id: &ContainerId, stopped: bool) -> Result<(), StoreError> {
+        self.lock().execute(
+            "UPDATE containers SET stopped = ?2 WHERE id = ?1 AND stopped <> ?2",
+            params![id.as_str(), stopped],
+        )?;
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// [`StoreError::NameInUse`], or when SQLite can't.
+    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<(), StoreError> {
+        let renamed =
+            self.lock().execute("UPDATE containers SET name = ?2 WHERE id = ?1", params![id.as_str(), name]);
+        renamed.map(drop).map_err(|error| name_in_use(error, name))
+    }
+
     /// Notes that a container is being removed, so that a killed removal is finished at the next start. Says whether it is
-    /// there and not being removed already.
+    /// there, is not being started, and is not being removed already.
     ///
     /// # Errors
     /// When SQLite can't.
     pub fn set_removing(&self, id: &ContainerId) -> Result<bool, StoreError> {
         let changed = self.lock().execute(
-            "UPDATE containers SET state = 'removing' WHERE id = ?1 AND state <> 'removing'",
+            "UPDATE containers SET state = 'removing' WHERE id = ?1 AND state IN ('created', 'exited', 'dead')",
             params![id.as_str()],
         )?;
         Ok(changed == 1)
+    }
+
+    /// Notes that a container could not be removed.
+    ///
+    /// # Errors
+    /// When SQLite can't.
+    pub fn set_dead(&self, id: &ContainerId) -> Result<(), StoreError> {
+        self.lock().execute("UPDATE containers SET state = 'dead' WHERE id = ?1", params![id.as_str()])?;
+        Ok(())
     }
 
     /// Forgets a container and, with its last one, its pod. Whatever belongs to it must be gone already.
@@ -224,7 +237,7 @@ impl Store {
         let mut rows = statement.query([])?;
         let mut records = Vec::new();
         while let Some(row) = rows.next()? {
-            records.push(record(row)?);
+            records.push(Record::read(row)?);
         }
         Ok(records)
     }
@@ -238,7 +251,7 @@ impl Store {
         let mut statement =
             connection.prepare_cached(&format!("SELECT {COLUMNS} FROM containers WHERE id = ?1"))?;
         let mut rows = statement.query(params![id.as_str()])?;
-        rows.next()?.map(record).transpose()
+        rows.next()?.map(Record::read).transpose()
     }
 
     /// Whether a container, ended or not, was made from this image.
@@ -256,42 +269,31 @@ impl Store {
     }
 }
 
-fn record(row: &Row<'_>) -> Result<Record, StoreError> {
-    fn corrupt(column: &'static str, text: &str) -> StoreError {
-        StoreError::Corrupt { column, text: text.to_owned() }
+/// What a start of a container that is there already notes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewStart {
+    /// The host's boot id.
+    pub boot: String,
+    /// How often the restart policy has started it now.
+    pub restarts: u32,
+    /// What it waited for.
+    pub backoff_ms: u64,
+    /// Where in the log the new output begins.
+    pub base: Position,
+    /// Not if a person has stopped it.
+    pub unless_stopped: bool,
+}
+
+fn name_in_use(error: rusqlite::Error, name: &str) -> StoreError {
+    match error {
+        rusqlite::Error::SqliteFailure(error, Some(text))
+            if error.code == rusqlite::ErrorCode::ConstraintViolation && text.contains("containers.name") =>
+        {
+            StoreError::NameInUse(name.to_owned())
+        }
+        other => other.into(),
     }
-    fn json<T: serde::de::DeserializeOwned>(column: &'static str, text: &str) -> Result<T, StoreError> {
-        serde_json::from_str(text).map_err(|_| corrupt(column, text))
-    }
-    let text = |column: &'static str| row.get::<_, String>(column);
-    let (id, pod, state) = (text("id")?, text("pod")?, text("state")?);
-    let exit: Option<String> = row.get("exit")?;
-    Ok(Record {
-        id: ContainerId::parse(&id).ok_or_else(|| corrupt("id", &id))?,
-        pod: PodId::parse(&pod).ok_or_else(|| corrupt("pod", &pod))?,
-        name: text("name")?,
-        image: text("image")?,
-        image_id: text("image_id")?,
-        args: json("args", &text("args")?)?,
-        spec: json("spec", &text("spec")?)?,
-        stop_signal: row.get("stop_signal")?,
-        memory: row.get("memory")?,
-        milli_cpus: row.get("milli_cpus")?,
-        stdin: row.get("stdin")?,
-        auto_remove: row.get("auto_remove")?,
-        state: match state.as_str() {
-            "created" => State::Created,
-            "running" => State::Running,
-            "exited" => State::Exited,
-            "removing" => State::Removing,
-            other => return Err(corrupt("state", other)),
-        },
-        exit: exit.map(|text| json("exit", &text)).transpose()?,
-        created_ms: row.get("created_ms")?,
-        started_ms: row.get("started_ms")?,
-        finished_ms: row.get("finished_ms")?,
-    })
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

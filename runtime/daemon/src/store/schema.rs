@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 1] = ["
+pub(super) const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE pods (
         id          TEXT PRIMARY KEY,
         vm          TEXT NOT NULL UNIQUE,
@@ -29,7 +30,46 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
     CREATE INDEX containers_image ON containers (image_id);
     CREATE INDEX containers_pod ON containers (pod);
-"];
+",
+    // A container can be started again. `base_*`: where in its log the output of the newest start begins. `boot`: the host's boot id at the
+    // newest start. SQLite changes a CHECK only with its table.
+    "
+    CREATE TABLE containers_2 (
+        id          TEXT PRIMARY KEY,
+        pod         TEXT NOT NULL REFERENCES pods(id) ON DELETE CASCADE,
+        name        TEXT NOT NULL UNIQUE,
+        image       TEXT NOT NULL,
+        image_id    TEXT NOT NULL,
+        args        TEXT NOT NULL,
+        spec        TEXT NOT NULL,
+        request     TEXT,
+        stop_signal INTEGER NOT NULL,
+        memory      INTEGER NOT NULL,
+        milli_cpus  INTEGER NOT NULL,
+        stdin       INTEGER NOT NULL,
+        auto_remove INTEGER NOT NULL,
+        state       TEXT NOT NULL CHECK (state IN ('created', 'starting', 'running', 'exited', 'removing', 'dead')),
+        exit        TEXT,
+        created_ms  INTEGER NOT NULL,
+        started_ms  INTEGER,
+        finished_ms INTEGER,
+        boot        TEXT,
+        stopped     INTEGER NOT NULL DEFAULT 0,
+        restarts    INTEGER NOT NULL DEFAULT 0,
+        backoff_ms  INTEGER NOT NULL DEFAULT 0,
+        base_stdout INTEGER NOT NULL DEFAULT 0,
+        base_stderr INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    INSERT INTO containers_2 (id, pod, name, image, image_id, args, spec, stop_signal, memory, milli_cpus, stdin, auto_remove, state,
+            exit, created_ms, started_ms, finished_ms)
+        SELECT id, pod, name, image, image_id, args, spec, stop_signal, memory, milli_cpus, stdin, auto_remove,
+            CASE state WHEN 'created' THEN 'starting' ELSE state END, exit, created_ms, started_ms, finished_ms FROM containers;
+    DROP TABLE containers;
+    ALTER TABLE containers_2 RENAME TO containers;
+    CREATE INDEX containers_image ON containers (image_id);
+    CREATE INDEX containers_pod ON containers (pod);
+",
+];
 
 /// Brings a store up to date.
 pub fn migrate(connection: &mut Connection) -> Result<(), super::StoreError> {

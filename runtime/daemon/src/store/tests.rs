@@ -1,6 +1,9 @@
 use super::*;
+use vial_api::{CreateContainer, LogOptions, RestartPolicy, State};
+use vial_sandbox::PodId;
 
-fn new_record(name: &str) -> Record {
+/// A container that is starting.
+pub fn new_record(name: &str) -> Record {
     Record {
         id: ContainerId::random().unwrap(),
         pod: PodId::random().unwrap(),
@@ -9,16 +12,28 @@ fn new_record(name: &str) -> Record {
         image_id: "sha256:1".into(),
         args: vec!["sh".into(), "-c".into(), "a\nb".into()],
         spec: serde_json::json!({ "process": { "args": ["sh"] } }),
+        request: CreateContainer {
+            image: "busybox".into(),
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            restart: RestartPolicy::OnFailure { max_retries: 3 },
+            log: LogOptions { max_size: 1 << 20, max_file: 2 },
+            ..CreateContainer::default()
+        },
         stop_signal: 15,
         memory: 1 << 28,
         milli_cpus: 1000,
         stdin: true,
         auto_remove: false,
-        state: State::Created,
+        state: State::Starting,
         exit: None,
         created_ms: 5,
         started_ms: None,
         finished_ms: None,
+        boot: Some("b1".into()),
+        stopped: false,
+        restarts: 0,
+        backoff_ms: 0,
+        base: Position::default(),
     }
 }
 
@@ -77,6 +92,78 @@ fn states_only_go_forward() {
 }
 
 #[test]
+fn a_container_is_started_again_and_removed_only_at_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("vial.db")).unwrap();
+    let record = Record { state: State::Created, ..new_record("web") };
+    let id = &record.id;
+    store.insert(&record).unwrap();
+    let base = Position { stdout: 7, stderr: 1 };
+    let start = NewStart { boot: "b2".into(), restarts: 2, backoff_ms: 400, base, unless_stopped: false };
+    assert!(!store.set_running(id, 6).unwrap(), "only what is starting can run");
+    store.set_stopped(id, true).unwrap();
+    assert!(
+        !store.set_starting(id, &NewStart { unless_stopped: true, ..start.clone() }).unwrap(),
+        "a person said no"
+    );
+    assert!(store.set_starting(id, &start).unwrap());
+    assert!(!store.set_starting(id, &start).unwrap(), "only one starts it");
+    assert!(!store.set_removing(id).unwrap(), "what starts is not removed");
+    assert!(store.set_running(id, 6).unwrap());
+    assert!(!store.set_removing(id).unwrap(), "what runs is not removed");
+    assert!(store.set_exited(id, &exit(3), 7).unwrap());
+    let known = store.get(id).unwrap().unwrap();
+    assert_eq!(
+        (known.boot.as_deref(), known.stopped, known.restarts, known.base),
+        (Some("b2"), false, 2, base)
+    );
+    assert!(store.set_starting(id, &NewStart::default()).unwrap());
+    assert_eq!(store.get(id).unwrap().unwrap().exit, Some(exit(3)), "the last end stays until it runs again");
+    assert!(store.set_running(id, 8).unwrap());
+    assert_eq!(store.get(id).unwrap().unwrap().exit, None);
+    assert!(store.set_exited(id, &exit(0), 9).unwrap(), "each start has an end of its own");
+    assert!(store.set_removing(id).unwrap());
+    store.set_dead(id).unwrap();
+    assert!(store.set_removing(id).unwrap(), "a removal that failed is tried again");
+}
+
+#[test]
+fn names_change_and_stay_unique() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("vial.db")).unwrap();
+    let (one, two) = (new_record("one"), new_record("two"));
+    store.insert(&one).unwrap();
+    store.insert(&two).unwrap();
+    assert!(matches!(store.rename(&one.id, "two"), Err(StoreError::NameInUse(name)) if name == "two"));
+    store.rename(&one.id, "three").unwrap();
+    assert_eq!(store.get(&one.id).unwrap().unwrap().name, "three");
+}
+
+/// What the first version wrote is read by this one; a start that was under way then counts as one still.
+#[test]
+fn a_store_of_the_first_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vial.db");
+    let (id, pod) = (ContainerId::random().unwrap(), PodId::random().unwrap());
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    old.execute_batch(&format!(
+        "PRAGMA user_version = 1; INSERT INTO pods VALUES ('{pod}', 'vm', 1);
+         INSERT INTO containers VALUES ('{id}', '{pod}', 'web', 'busybox', 'sha256:1', '[\"sh\"]', '{{}}', 15, 1, 1000, 1, 0, 'created',
+            NULL, 5, NULL, NULL)"
+    ))
+    .unwrap();
+    drop(old);
+    let store = Store::open(&path).unwrap();
+    let known = store.get(&id).unwrap().unwrap();
+    assert_eq!(
+        (known.state, known.request.image.as_str(), known.request.stdin),
+        (State::Starting, "busybox", true)
+    );
+    assert_eq!(store.image_in_use("sha256:1").unwrap(), Some("web".into()));
+}
+
+#[test]
 fn a_store_from_the_future_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vial.db");
@@ -93,7 +180,7 @@ fn killed_between_writes_it_is_between_steps() {
     let store = Store::open(&path).unwrap();
     let record = new_record("web");
     let steps: [(&dyn Fn(), Option<State>); 5] = [
-        (&|| store.insert(&record).unwrap(), Some(State::Created)),
+        (&|| store.insert(&record).unwrap(), Some(State::Starting)),
         (&|| assert!(store.set_running(&record.id, 6).unwrap()), Some(State::Running)),
         (&|| assert!(store.set_exited(&record.id, &exit(0), 7).unwrap()), Some(State::Exited)),
         (&|| assert!(store.set_removing(&record.id).unwrap()), Some(State::Removing)),

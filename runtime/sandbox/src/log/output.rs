@@ -16,14 +16,20 @@ const WINDOW: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
     written: u64,
-    complete: bool,
+    /// Where it ends, when nothing will be added: what a later start of the container adds is not this one's.
+    end: Option<Position>,
 }
+
+/// The end of a log that nobody writes: all there is.
+const ALL: Position = Position { stdout: u64::MAX, stderr: u64::MAX };
 
 /// A container's log.
 #[derive(Debug)]
 pub struct OutputLog {
     dir: PathBuf,
-    writer: Mutex<Writer>,
+    /// None: nothing will be added.
+    writer: Option<Mutex<Writer>>,
+    base: Position,
     progress: watch::Sender<Progress>,
     /// Bytes read by each follower that holds the pumps back.
     holding: Mutex<HashMap<u64, u64>>,
@@ -37,26 +43,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OutputLog {
-    /// Opens or makes the log in a folder; `complete` when the container has ended and nothing will be added.
+    /// Opens or makes the log in a folder, for the output of one start of its container. `base`: where that output begins; none: here.
     ///
     /// # Errors
     /// When its files can't be made or read.
-    pub fn open(dir: &Path, complete: bool) -> io::Result<Arc<Self>> {
-        let writer = Writer::open(dir, Limits::default())?;
-        let written = writer.position().total();
-        Ok(Arc::new(Self {
+    pub fn open(dir: &Path, limits: Limits, base: Option<Position>) -> io::Result<Arc<Self>> {
+        let writer = Writer::open(dir, limits)?;
+        let position = writer.position();
+        let progress = Progress { written: position.total(), end: None };
+        Ok(Self::new(dir, Some(writer), base.unwrap_or(position), progress))
+    }
+
+    /// The log of a container that does not run. Nothing is changed on the disk, so another may write to it at the same time.
+    pub fn of_ended(dir: &Path) -> Arc<Self> {
+        Self::new(dir, None, Position::default(), Progress { written: 0, end: Some(ALL) })
+    }
+
+    fn new(dir: &Path, writer: Option<Writer>, base: Position, progress: Progress) -> Arc<Self> {
+        Arc::new(Self {
             dir: dir.to_owned(),
-            writer: Mutex::new(writer),
-            progress: watch::Sender::new(Progress { written, complete }),
+            writer: writer.map(Mutex::new),
+            base,
+            progress: watch::Sender::new(progress),
             holding: Mutex::default(),
             moved: Notify::new(),
             let_go: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Up to where it holds the streams.
     pub fn position(&self) -> Position {
-        lock(&self.writer).position()
+        self.writer.as_ref().map_or(ALL, |writer| lock(writer).position())
+    }
+
+    /// Where in it the output of this start begins: byte 0 of the process's streams.
+    pub fn base(&self) -> Position {
+        self.base
     }
 
     /// Appends; the bytes are in the host's page cache when this returns. Returns the stream's new position.
@@ -67,7 +89,8 @@ impl OutputLog {
         let log = self.clone();
         // A writer throttled by the kernel must not hold up the other tasks of this thread.
         let written = tokio::task::spawn_blocking(move || {
-            let mut writer = lock(&log.writer);
+            // Whoever has output opened the log for it.
+            let Some(mut writer) = log.writer.as_ref().map(lock) else { return (offset, 0) };
             let time_ms = crate::now_ms();
             if let Err(error) = writer.append(stream, offset, &data, time_ms) {
                 tracing::warn!(dir = %log.dir.display(), %error, bytes = data.len(), "output is lost: the log cannot be written");
@@ -88,7 +111,8 @@ impl OutputLog {
 
     /// Says that nothing will be added.
     pub fn complete(&self) {
-        self.progress.send_modify(|progress| progress.complete = true);
+        let end = self.position();
+        self.progress.send_modify(|progress| progress.end = Some(end));
     }
 
     /// Waits until every follower that holds the pumps back is near the end.
@@ -144,11 +168,11 @@ impl Follower {
     pub async fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             // Before the read: what is written after it changes the progress again, and that ends the wait.
-            let complete = self.progress.borrow_and_update().complete;
+            let end = self.progress.borrow_and_update().end;
             let item = self.reader.read()?;
-            if item.is_some() || complete {
+            if item.is_some() || end.is_some() {
                 self.moved();
-                return Ok(item);
+                return Ok(item.filter(|item| end.is_none_or(|end| item.is_before(end))));
             }
             self.moved();
             if self.progress.changed().await.is_err() {
@@ -189,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_follower_sees_all_and_then_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let log = OutputLog::open(dir.path(), false).unwrap();
+        let log = OutputLog::open(dir.path(), Limits::default(), None).unwrap();
         let mut follower = log.follow(Position::default(), false);
         let writer = log.clone();
         let task = tokio::spawn(async move {
@@ -213,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_client_holds_the_pump_and_a_lost_one_lets_go() {
         let dir = tempfile::tempdir().unwrap();
-        let log = OutputLog::open(dir.path(), false).unwrap();
+        let log = OutputLog::open(dir.path(), Limits::default(), None).unwrap();
         let mut follower = log.follow(Position::default(), true);
         let mut at = 0;
         while at < WINDOW {
@@ -231,6 +255,31 @@ mod tests {
         assert!(futures_poll(room.as_mut()).is_pending());
         drop(follower);
         room.await;
+    }
+
+    /// The container is started again while a client still reads what it wrote before.
+    #[tokio::test]
+    async fn each_start_has_its_own_end_and_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = OutputLog::open(dir.path(), Limits::default(), None).unwrap();
+        first.append(Stream::Stdout, 0, b"one".to_vec()).await;
+        let mut reading = first.follow(Position::default(), true);
+        first.complete();
+        let second = OutputLog::open(dir.path(), Limits::default(), None).unwrap();
+        assert_eq!(second.base(), Position { stdout: 3, stderr: 0 });
+        second.append(Stream::Stdout, 3, b"two".to_vec()).await;
+        let text = |item: Option<Item>| match item {
+            Some(Item::Data { bytes, .. }) => bytes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(reading.next().await.unwrap()), b"one");
+        assert_eq!(reading.next().await.unwrap(), None, "what comes later is not the first one's");
+        let mut reading = second.follow(second.base(), true);
+        assert_eq!(text(reading.next().await.unwrap()), b"two");
+        let mut all = OutputLog::of_ended(dir.path()).follow(Position::default(), false);
+        assert_eq!(text(all.next().await.unwrap()), b"one");
+        assert_eq!(text(all.next().await.unwrap()), b"two");
+        assert_eq!(all.next().await.unwrap(), None);
     }
 
     fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {

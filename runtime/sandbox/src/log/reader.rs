@@ -32,6 +32,17 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// Whether it begins before this place.
+    pub fn is_before(&self, end: Position) -> bool {
+        match self {
+            Self::Data { stream, offset, .. } => *offset < end.of(*stream),
+            // The record behind it tells.
+            Self::Gap { .. } => true,
+        }
+    }
+}
+
 /// A place in a log.
 #[derive(Debug)]
 pub struct Reader {

@@ -20,7 +20,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment: 64 << 20, segments: 16 }
+        Self { segment: 20 << 20, segments: 5 }
     }
 }
 

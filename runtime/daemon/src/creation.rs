@@ -1,0 +1,199 @@
+//! A container comes into being: checked, planned, named, noted. Whether it is started at once is its maker's choice.
+
+use crate::error::{ApiError, Result};
+use crate::life;
+use crate::live::Live;
+use crate::names;
+use crate::paths::named;
+use crate::state::Shared;
+use crate::store::{Record, StoreError};
+use std::sync::Arc;
+use vial_api::{CreateContainer, ErrorKind, State};
+use vial_sandbox::log::{OutputLog, Position};
+use vial_sandbox::timing::Timing;
+use vial_sandbox::{ContainerId, PodId, now_ms, sizing, spec, upper};
+
+/// Attempts at a made-up name without a number behind it.
+const PLAIN_NAMES: u32 = 4;
+/// Attempts in all.
+const NAMES: u32 = 32;
+
+fn invalid(why: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorKind::InvalidArgument, why)
+}
+
+/// What can be said about a request without looking at anything else.
+fn check(request: &CreateContainer) -> Result<()> {
+    if let Some(name) = &request.name {
+        names::check(name).map_err(invalid)?;
+    }
+    if request.auto_remove && !request.restart.is_no() {
+        return Err(invalid(
+            "a container that is removed at its end cannot be restarted: --rm or --restart, not both",
+        ));
+    }
+    let disk = request.disk.unwrap_or(upper::DEFAULT_SIZE);
+    if !(upper::MIN_SIZE..=upper::MAX_SIZE).contains(&disk) {
+        return Err(upper::UpperError::Size(disk).into());
+    }
+    request.log.check().map_err(|why| invalid(format!("--log-opt {why}")))
+}
+
+/// A record of what was asked for, without a name yet, and the image that it is of.
+async fn plan(
+    daemon: &Shared,
+    request: CreateContainer,
+    timing: &mut Timing,
+) -> Result<(Record, vial_image::Image)> {
+    if *daemon.stopping.borrow() {
+        return Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is just ending; try again"));
+    }
+    check(&request)?;
+    let image = crate::images::resolve(daemon, &request.image).await?;
+    timing.reached("image resolved");
+    let (id, pod) = (ContainerId::random()?, PodId::random()?);
+    let wanted = request.clone();
+    let options = spec::Options {
+        command: wanted.command,
+        entrypoint: wanted.entrypoint,
+        env: wanted.env,
+        workdir: wanted.workdir,
+        user: wanted.user,
+        hostname: wanted.hostname.unwrap_or_else(|| id.short().to_owned()),
+        memory: wanted.memory.unwrap_or(sizing::DEFAULT_MEMORY),
+        milli_cpus: wanted.milli_cpus.unwrap_or(sizing::DEFAULT_MILLI_CPUS),
+        terminal: wanted.terminal.map(|size| (size.cols, size.rows)),
+    };
+    let made = spec::container(id.as_str(), &image.config, &options)?;
+    let record = Record {
+        id,
+        pod,
+        name: String::new(),
+        image: wanted.image,
+        image_id: image.id.to_string(),
+        args: made.args,
+        spec: made.oci,
+        stop_signal: made.stop_signal,
+        memory: options.memory,
+        milli_cpus: options.milli_cpus,
+        stdin: request.stdin,
+        auto_remove: request.auto_remove,
+        request,
+        state: State::Created,
+        exit: None,
+        created_ms: now_ms(),
+        started_ms: None,
+        finished_ms: None,
+        boot: None,
+        stopped: false,
+        restarts: 0,
+        backoff_ms: 0,
+        base: Position::default(),
+    };
+    Ok((record, image))
+}
+
+/// Makes a container that somebody may start later.
+///
+/// # Errors
+/// When the request makes no sense, the image is missing, the name is in use.
+pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<Record> {
+    let name = request.name.clone();
+    let (record, _) = plan(daemon, request, &mut Timing::begin()).await?;
+    insert(daemon, record, name).await
+}
+
+/// Makes a container and begins to start it. Returns when it is in the store; [`Live::started`] tells the rest.
+///
+/// # Errors
+/// As [`create`], and when this machine has no VMs to give.
+pub async fn create_and_start(daemon: &Shared, request: CreateContainer) -> Result<(Record, Arc<Live>)> {
+    let mut timing = Timing::begin();
+    let name = request.name.clone();
+    let (record, image) = plan(daemon, request, &mut timing).await?;
+    // What the user can mend first.
+    let pod = life::pod_plan(daemon, &record, image.disk)?;
+    let host = daemon.host()?;
+    let record = Record { state: State::Starting, boot: Some(daemon.boot.clone()), ..record };
+    let id = record.id.clone();
+    let log_dir = daemon.paths.log(id.as_str());
+    let log = OutputLog::open(&log_dir, life::log_limits(&record), None).map_err(|error| {
+        // Its folder may have found room, and what goes into it not.
+        life::remove_log(daemon, &id);
+        named(error, "make the container's log", &log_dir)
+    })?;
+    // While the row is on its way to the disk. A layer or log without a row is swept at the next start.
+    let layer = life::layer(daemon, &record);
+    let record = match insert(daemon, record, name).await {
+        Ok(record) => record,
+        Err(error) => {
+            // It is being made or was; the error of the insertion counts.
+            let _ = layer.await;
+            let _ = daemon.uppers.remove(id.as_str());
+            life::remove_log(daemon, &id);
+            return Err(error);
+        }
+    };
+    timing.reached("container noted");
+    let live = Live::new(log);
+    daemon.adopt(&id, live.clone());
+    let start = life::Start {
+        daemon: daemon.clone(),
+        record: record.clone(),
+        live: live.clone(),
+        by_policy: false,
+        timing,
+    };
+    // A task of its own: whoever asked may go away, and the life goes on.
+    tokio::spawn(start.run(host, pod, layer));
+    Ok((record, live))
+}
+
+/// Notes a container under its name or a made-up one.
+async fn insert(daemon: &Shared, mut record: Record, name: Option<String>) -> Result<Record> {
+    let wanted = name.is_some();
+    let daemon = daemon.clone();
+    tokio::task::spawn_blocking(move || {
+        for attempt in 0..NAMES {
+            record.name = match &name {
+                Some(name) => name.clone(),
+                None => {
+                    let mut bytes = [0; 3];
+                    let digits = vial_sandbox::ids::random_hex(bytes.len())?;
+                    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
+                        // Two hexadecimal digits each.
+                        *byte = std::str::from_utf8(pair)
+                            .ok()
+                            .and_then(|t| u8::from_str_radix(t, 16).ok())
+                            .unwrap_or(0);
+                    }
+                    names::from_random(bytes, attempt >= PLAIN_NAMES)
+                }
+            };
+            match daemon.store.insert(&record) {
+                Err(StoreError::NameInUse(_)) if !wanted => {}
+                other => return other.map(|()| record).map_err(ApiError::from),
+            }
+        }
+        Err(ApiError::new(ErrorKind::Conflict, "every made-up name is in use; give one with --name"))
+    })
+    .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vial_api::{LogOptions, RestartPolicy};
+
+    #[test]
+    fn requests_that_contradict_themselves_are_refused() {
+        let good = || CreateContainer { image: "busybox".into(), ..CreateContainer::default() };
+        assert!(check(&good()).is_ok());
+        assert!(
+            check(&CreateContainer { auto_remove: true, restart: RestartPolicy::Always, ..good() }).is_err()
+        );
+        assert!(check(&CreateContainer { name: Some("a b".into()), ..good() }).is_err());
+        assert!(check(&CreateContainer { disk: Some(1), ..good() }).is_err());
+        assert!(check(&CreateContainer { log: LogOptions { max_size: 1, max_file: 1 }, ..good() }).is_err());
+    }
+}

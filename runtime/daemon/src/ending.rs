@@ -1,0 +1,213 @@
+//! What people do to a container that is there: signal, stop, pause, restart, rename, remove.
+
+use crate::error::{ApiError, Result};
+use crate::life;
+use crate::live::{Live, Phase};
+use crate::names;
+use crate::state::Shared;
+use crate::store::Record;
+use std::sync::Arc;
+use std::time::Duration;
+use vial_api::ErrorKind;
+use vial_sandbox::{Pod, PodError, pause as freeze, signals};
+
+/// The error of what needs a running container.
+pub fn not_running(record: &Record) -> ApiError {
+    ApiError::new(ErrorKind::Conflict, format!("container {} is not running", record.name))
+}
+
+/// What asks something of a container that stands still.
+pub fn paused(record: &Record) -> ApiError {
+    let words = format!("container {0} is paused; let it go on first (vial unpause {0})", record.name);
+    ApiError::new(ErrorKind::Conflict, words)
+}
+
+/// The pod of a container that runs.
+///
+/// # Errors
+/// When it does not, or stands still.
+pub async fn running(daemon: &Shared, record: &Record) -> Result<Pod> {
+    let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
+    if live.is_paused() {
+        return Err(paused(record));
+    }
+    match live.started().await {
+        Phase::Running(pod) => Ok(pod),
+        _ => Err(not_running(record)),
+    }
+}
+
+/// Whether a signal is meant to end its receiver, so that the restart policy rests. Docker takes every signal for that, even the SIGHUP that
+/// makes a server read its configuration again.
+fn is_meant_to_end(record: &Record, signal: i32) -> bool {
+    [signals::SIGKILL, signals::SIGTERM, libc::SIGINT, libc::SIGQUIT, record.stop_signal].contains(&signal)
+}
+
+/// Sends a container a signal for a person.
+///
+/// # Errors
+/// When it does not run, is paused (SIGKILL ends it all the same), or the agent refuses.
+pub async fn kill(daemon: &Shared, record: &Record, signal: i32) -> Result<()> {
+    let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
+    if is_meant_to_end(record, signal) {
+        life::note_stopped(daemon, record, true).await;
+    }
+    send(daemon, record, &live, signal).await
+}
+
+async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -> Result<()> {
+    if live.is_paused() {
+        if signal != signals::SIGKILL {
+            return Err(paused(record));
+        }
+        return Ok(freeze::kill(&daemon.registry, &record.pod).await?);
+    }
+    match live.phase() {
+        // A start that nobody wants any more.
+        Phase::Starting => {
+            live.cancel();
+            Ok(())
+        }
+        Phase::Running(pod) => match pod.signal(signal).await {
+            // An agent that does not answer must not protect its container.
+            Err(PodError::Slow { .. } | PodError::Agent(_)) if signal == signals::SIGKILL => {
+                pod.kill();
+                Ok(())
+            }
+            other => Ok(other?),
+        },
+        Phase::Failed(_) | Phase::Ended(_) => Err(not_running(record)),
+    }
+}
+
+/// Asks a container to end, then kills it, then its VM; waits for the end. One that does not run is left alone; one that is paused goes on
+/// first, or it could not hear.
+///
+/// # Errors
+/// None of its own: whatever the agent answers, the container ends.
+pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
+    life::note_stopped(daemon, record, true).await;
+    let Some(live) = daemon.live(&record.id) else { return Ok(()) };
+    if live.is_paused() {
+        // When that does not work the signals don't either, and the VM is killed.
+        let _ = unpause(daemon, record).await;
+    }
+    let kills = [(record.stop_signal, timeout), (signals::SIGKILL, Duration::from_secs(5))];
+    for (signal, within) in kills {
+        // It may have just ended, or its agent may be stuck: the next step is harder.
+        let _ = send(daemon, record, &live, signal).await;
+        if tokio::time::timeout(within, live.ended()).await.is_ok() {
+            return Ok(());
+        }
+    }
+    freeze::kill(&daemon.registry, &record.pod).await?;
+    live.ended().await;
+    Ok(())
+}
+
+/// Stops a container if it runs, then starts it.
+///
+/// # Errors
+/// As [`life::start`], and when the command can't be run.
+pub async fn restart(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
+    stop(daemon, record, timeout).await?;
+    start(daemon, record).await
+}
+
+/// Starts a container; returns when its command runs.
+///
+/// # Errors
+/// As [`life::start`], and when the command can't be run.
+pub async fn start(daemon: &Shared, record: &Record) -> Result<()> {
+    match life::start(daemon, record).await? {
+        Some(live) => match live.started().await {
+            Phase::Failed(error) => Err(error),
+            _ => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Makes a container's pod stand still: its VM, and so every process in it.
+///
+/// # Errors
+/// When it does not run, is paused already, or its VMM refuses.
+pub async fn pause(daemon: &Shared, record: &Record) -> Result<()> {
+    running(daemon, record).await?;
+    let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
+    freeze::pause(&daemon.registry, &record.pod).await?;
+    live.set_paused(true);
+    Ok(())
+}
+
+/// Lets a container's pod go on.
+///
+/// # Errors
+/// When it is not paused, or its VMM refuses.
+pub async fn unpause(daemon: &Shared, record: &Record) -> Result<()> {
+    let live = daemon.live(&record.id).filter(|live| live.is_paused());
+    let live = live.ok_or_else(|| {
+        ApiError::new(ErrorKind::Conflict, format!("container {} is not paused", record.name))
+    })?;
+    freeze::resume(&daemon.registry, &record.pod).await?;
+    live.set_paused(false);
+    Ok(())
+}
+
+/// Gives a container another name.
+///
+/// # Errors
+/// When the name is not possible or in use.
+pub async fn rename(daemon: &Shared, record: &Record, name: String) -> Result<()> {
+    names::check(&name).map_err(|why| ApiError::new(ErrorKind::InvalidArgument, why))?;
+    let (daemon, id) = (daemon.clone(), record.id.clone());
+    Ok(tokio::task::spawn_blocking(move || daemon.store.rename(&id, &name)).await??)
+}
+
+/// Removes a container.
+///
+/// # Errors
+/// When it runs and `force` is not given, or something of it can't be removed.
+pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()> {
+    if let Some(live) = daemon.live(&record.id) {
+        if !force {
+            return Err(ApiError::new(
+                ErrorKind::Conflict,
+                format!(
+                    "container {0} is running; stop it first (vial stop {0}) or force it (vial rm -f {0})",
+                    record.name
+                ),
+            ));
+        }
+        // Or its restart policy would not let it end.
+        life::note_stopped(daemon, record, true).await;
+        match live.phase() {
+            // One that stands still was perhaps found so by this daemon, which then has no other hand in it yet.
+            _ if live.is_paused() => freeze::kill(&daemon.registry, &record.pod).await?,
+            Phase::Starting => live.cancel(),
+            // Nothing of it is kept, so nothing in it is asked.
+            Phase::Running(pod) => pod.kill(),
+            Phase::Failed(_) | Phase::Ended(_) => {}
+        }
+        live.ended().await;
+    }
+    let (daemon, record) = (daemon.clone(), record.clone());
+    tokio::task::spawn_blocking(move || {
+        // Said first and done then: a removal that is killed halfway is finished at the next start.
+        if daemon.store.set_removing(&record.id)? {
+            return life::discard_blocking(&daemon, &record);
+        }
+        match daemon.store.get(&record.id)? {
+            // With its end, for it was to go with that.
+            None => Ok(()),
+            Some(_) => Err(ApiError::new(
+                ErrorKind::Conflict,
+                format!(
+                    "container {} is just being started or removed by someone else; try again",
+                    record.name
+                ),
+            )),
+        }
+    })
+    .await?
+}
