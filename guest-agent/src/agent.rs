@@ -7,6 +7,7 @@ use crate::events::Events;
 use crate::init;
 use crate::inside::Inside;
 use crate::own_stats;
+use crate::processes;
 use crate::reaper::{Ended, Reaper};
 use crate::rootfs::Mounted;
 use crate::runtime::{Plan, Runtime};
@@ -87,6 +88,9 @@ impl Agent {
                 self.resize(&container, exec.as_deref(), Size { cols, rows })
             }
             Request::Stats { container } => Ok(Response::Stats(self.container(&container)?.cgroup.stats())),
+            Request::Processes { container } => {
+                Ok(Response::Processes(processes::read(&self.container(&container)?.cgroup.processes())))
+            }
             Request::SandboxStats => Ok(Response::SandboxStats(own_stats::read())),
             Request::Delete { container } => self.delete(&container).await,
             Request::Shutdown => Err(invalid("a shutdown is carried out by its connection")),

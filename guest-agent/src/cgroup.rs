@@ -2,7 +2,7 @@
 
 use crate::devices::{self, Rule};
 use crate::sys::watch::watch_urgent;
-use agent_protocol::Stats;
+use agent_protocol::{MAX_PROCESSES, Stats};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -106,11 +106,40 @@ impl Cgroup {
     pub fn stats(&self) -> Stats {
         let read = |file: &str| fs::read_to_string(self.path.join(file)).unwrap_or_default();
         let number = |file: &str| read(file).trim().parse().unwrap_or(0);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // The VM is the pod's network namespace.
+        let (received_bytes, sent_bytes) = traffic(&fs::read_to_string("/proc/net/dev").unwrap_or_default());
         Stats {
             memory_bytes: number("memory.current"),
             cpu_usec: value(&read("cpu.stat"), "usage_usec"),
             pids: number("pids.current"),
+            at_us: (now.tv_sec as u64) * 1_000_000 + (now.tv_nsec as u64) / 1_000,
+            inactive_file_bytes: value(&read("memory.stat"), "inactive_file"),
+            // "max" is no number.
+            memory_limit_bytes: number("memory.max"),
+            read_bytes: sum(&read("io.stat"), "rbytes="),
+            written_bytes: sum(&read("io.stat"), "wbytes="),
+            received_bytes,
+            sent_bytes,
         }
+    }
+
+    /// The processes in it and below, by the agent's numbers; no more than are listed.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        let mut todo = vec![self.path.clone()];
+        while let Some(folder) = todo.pop() {
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            if found.len() >= MAX_PROCESSES {
+                break;
+            }
+            let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+            todo.extend(below.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+        }
+        found.truncate(MAX_PROCESSES);
+        found.sort_unstable();
+        found
     }
 
     /// Removes it with everything that the container's processes made below it.
@@ -142,6 +171,21 @@ fn value(text: &str, key: &str) -> u64 {
         .find(|(name, _)| *name == key)
         .and_then(|(_, number)| number.trim().parse().ok())
         .unwrap_or(0)
+}
+
+/// The sum of what stands behind a key in a file of lines of `key=value` words.
+fn sum(text: &str, key: &str) -> u64 {
+    text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
+}
+
+/// Bytes received and sent over all links but the loopback, from `/proc/net/dev`.
+fn traffic(text: &str) -> (u64, u64) {
+    let links = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
+    let numbers = |line: &str| -> Option<(u64, u64)> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some((words.first()?.parse().ok()?, words.get(8)?.parse().ok()?))
+    };
+    links.filter_map(|(_, line)| numbers(line)).fold((0, 0), |(r, s), (a, b)| (r + a, s + b))
 }
 
 /// A cgroup file that the kernel marks as urgent data when it changes.
@@ -177,5 +221,15 @@ mod tests {
         assert_eq!(value(text, "oom_kill"), 2);
         assert_eq!(value(text, "kill"), 0);
         assert_eq!(value("rubbish", "oom"), 0);
+    }
+
+    #[test]
+    fn traffic_and_disks_are_sums() {
+        let io = "254:0 rbytes=5 wbytes=7 rios=1\n254:16 rbytes=10 wbytes=x\n";
+        assert_eq!((sum(io, "rbytes="), sum(io, "wbytes=")), (15, 7));
+        let net =
+            "Inter-|   Receive\n face |bytes\n    lo: 9 9 9 9 9 9 9 9 9 9\n  eth0: 100 1 0 0 0 0 0 0 200 2\n";
+        assert_eq!(traffic(net), (100, 200));
+        assert_eq!(traffic("eth0: 1 2\nrubbish"), (0, 0));
     }
 }

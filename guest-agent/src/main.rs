@@ -20,6 +20,7 @@ mod init;
 mod inside;
 mod listen;
 mod own_stats;
+mod processes;
 mod reaper;
 mod rootfs;
 mod runtime;

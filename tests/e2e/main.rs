@@ -11,4 +11,5 @@ mod life;
 mod recovery;
 mod streams;
 mod terminal;
+mod usage;
 mod vm_command;

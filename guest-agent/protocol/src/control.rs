@@ -135,6 +135,11 @@ pub enum Request {
     },
     /// What the VM and the agent itself use now, containers aside.
     SandboxStats,
+    /// What runs in a container.
+    Processes {
+        /// Which container.
+        container: String,
+    },
     /// Kill what is left of a container, unmount its root, forget it and its streams.
     Delete {
         /// Which container.
@@ -220,6 +225,8 @@ pub enum Response {
     },
     /// What a container uses.
     Stats(Stats),
+    /// What runs in a container, in the kernel's order.
+    Processes(Vec<ProcessInfo>),
     /// What the VM and the agent use.
     SandboxStats(SandboxStats),
 }
@@ -246,6 +253,51 @@ pub struct Stats {
     pub cpu_usec: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// Guest clock since boot at which this was read, microseconds (CLOCK_BOOTTIME).
+    #[serde(default)]
+    pub at_us: u64,
+    /// The part of the memory that is copies of files which nobody has used for a while, bytes.
+    #[serde(default)]
+    pub inactive_file_bytes: u64,
+    /// The limit of its memory, bytes; 0 without one.
+    #[serde(default)]
+    pub memory_limit_bytes: u64,
+    /// Read from disks, bytes.
+    #[serde(default)]
+    pub read_bytes: u64,
+    /// Written to disks, bytes.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// Received by the pod over its network, bytes.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Sent by the pod over its network, bytes.
+    #[serde(default)]
+    pub sent_bytes: u64,
+}
+
+/// Most processes that [`Response::Processes`] lists.
+pub const MAX_PROCESSES: usize = 1024;
+
+/// A process in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Its id as the container sees it.
+    pub pid: u32,
+    /// Its parent's, as the container sees it; 0 when that is outside.
+    pub ppid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// The kernel's letter for its state (R, S, D, Z, T, …).
+    pub state: String,
+    /// Threads.
+    pub threads: u32,
+    /// Processor time, microseconds.
+    pub cpu_usec: u64,
+    /// Memory in RAM, bytes.
+    pub resident_bytes: u64,
+    /// Its command line, words parted by spaces, cut off; for one without, its name in brackets. The container's to choose.
+    pub command: String,
 }
 
 /// What happened in the guest.

@@ -285,6 +285,54 @@ pub struct Exec {
     pub terminal: Option<TerminalSize>,
 }
 
+/// Answer of `GET /v1/containers/{id}/stats`: what a container uses now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The guest's clock when this was read, microseconds; differences tell how much time went by.
+    pub at_us: u64,
+    /// Processor time so far, microseconds.
+    pub cpu_usec: u64,
+    /// Memory, without copies of files that nobody has used for a while; bytes.
+    pub memory_bytes: u64,
+    /// Limit of its memory; bytes.
+    pub memory_limit_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Read from disks; bytes.
+    pub read_bytes: u64,
+    /// Written to disks; bytes.
+    pub written_bytes: u64,
+    /// Received by its pod; bytes.
+    pub received_bytes: u64,
+    /// Sent by its pod; bytes.
+    pub sent_bytes: u64,
+}
+
+/// One of the answer of `GET /v1/containers/{id}/top`: a process as its container sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its parent's; 0 is none.
+    pub ppid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// The kernel's letter for its state.
+    pub state: String,
+    /// Threads.
+    pub threads: u32,
+    /// Processor time, microseconds.
+    pub cpu_usec: u64,
+    /// Memory in RAM, bytes.
+    pub resident_bytes: u64,
+    /// Its command line, as the process wants it seen.
+    pub command: String,
+}
+
 /// Query of `POST /v1/containers/{id}/stop`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopQuery {

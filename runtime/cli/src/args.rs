@@ -39,6 +39,10 @@ pub enum Command {
     Unpause(Names),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Show what containers use, again every second
+    Stats(StatsArgs),
+    /// List what runs in a container
+    Top(TopArgs),
     /// Wait until containers end and print their exit statuses
     Wait(Names),
     /// Ask containers to end, and kill them if they do not
@@ -194,6 +198,33 @@ pub struct AttachArgs {
     pub detach_keys: DetachKeys,
     /// Name or id
     pub container: String,
+}
+
+/// `vial stats`
+#[derive(Debug, Clone, Args)]
+pub struct StatsArgs {
+    /// Once
+    #[arg(long)]
+    pub no_stream: bool,
+    /// As JSON; without --no-stream one list for each line
+    #[arg(long)]
+    pub json: bool,
+    /// Names or ids [default: all that run]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `vial top`
+#[derive(Debug, Clone, Args)]
+pub struct TopArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Name or id
+    pub container: String,
+    /// Taken for the sake of habit: options of ps, which change nothing
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub ps_options: Vec<String>,
 }
 
 /// Names or ids.

@@ -22,6 +22,7 @@ mod server;
 mod state;
 mod store;
 mod streams;
+mod usage;
 
 pub use error::ApiError;
 pub use paths::Paths;

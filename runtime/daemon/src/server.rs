@@ -6,7 +6,7 @@ use crate::live::Phase;
 use crate::paths::{Paths, named};
 use crate::state::{Daemon, Shared};
 use crate::store::Store;
-use crate::{containers, images, recovery};
+use crate::{containers, images, recovery, usage};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -45,6 +45,8 @@ pub fn router(daemon: Shared) -> Router {
         .route("/containers/{id}/attach", post(containers::attach))
         .route("/containers/{id}/exec", post(containers::exec))
         .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/stats", get(usage::stats))
+        .route("/containers/{id}/top", get(usage::top))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/stop", post(containers::stop))
         .route("/containers/{id}/kill", post(containers::kill))

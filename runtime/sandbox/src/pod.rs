@@ -4,7 +4,9 @@ use crate::error::PodError;
 use crate::ids::{ContainerId, PodId, random_hex};
 use crate::sizing::VmSize;
 use crate::timing::Timing;
-use agent_protocol::{CreateContainer, Exec, ExitStatus, Request, RootFs, Sandbox, StreamKind, Upper};
+use agent_protocol::{
+    CreateContainer, Exec, ExitStatus, Request, Response, RootFs, Sandbox, StreamKind, Upper,
+};
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -13,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{
-    AgentClient, ConsoleSpec, DiskSource, DiskSpec, Events, Launcher, Limits, OutputStream, Parts, Registry,
-    StdinStream, Vm, VmId, VmSpec,
+    AgentCallError, AgentClient, ConsoleSpec, DiskSource, DiskSpec, Events, Launcher, Limits, OutputStream,
+    Parts, Registry, StdinStream, Vm, VmId, VmSpec,
 };
 
 /// Serial of the disk with the image.
@@ -176,10 +178,36 @@ impl Pod {
     /// When there is no such terminal (any more), or the agent can't be spoken to.
     pub async fn resize(&self, exec: Option<&str>, cols: u16, rows: u16) -> Result<(), PodError> {
         let (container, exec) = (self.0.container.as_str().to_owned(), exec.map(str::to_owned));
-        let agent = self.agent();
-        let request = agent.request(Request::Resize { container, exec, cols, rows });
-        match tokio::time::timeout(PATIENCE, request).await {
-            Ok(answer) => Ok(answer.map(drop)?),
+        self.ask(Request::Resize { container, exec, cols, rows }).await.map(drop)
+    }
+
+    /// What the container uses now.
+    ///
+    /// # Errors
+    /// When the agent refuses or can't be spoken to.
+    pub async fn stats(&self) -> Result<agent_protocol::Stats, PodError> {
+        let container = self.0.container.as_str().to_owned();
+        match self.ask(Request::Stats { container }).await? {
+            Response::Stats(stats) => Ok(stats),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// What runs in the container.
+    ///
+    /// # Errors
+    /// When the agent refuses or can't be spoken to.
+    pub async fn processes(&self) -> Result<Vec<agent_protocol::ProcessInfo>, PodError> {
+        let container = self.0.container.as_str().to_owned();
+        match self.ask(Request::Processes { container }).await? {
+            Response::Processes(processes) => Ok(processes),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, PodError> {
+        match tokio::time::timeout(PATIENCE, self.agent().request(request)).await {
+            Ok(answer) => Ok(answer?),
             Err(_) => Err(PodError::Slow { what: "the agent's answer", within: PATIENCE }),
         }
     }
@@ -261,6 +289,10 @@ impl Pod {
         }
         end(&self.0.vm, in_order).await;
     }
+}
+
+fn wrong_answer() -> PodError {
+    PodError::Agent(AgentCallError::Broken("it answered another question than the one that was asked".into()))
 }
 
 /// One more process in a container.

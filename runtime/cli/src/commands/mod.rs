@@ -8,6 +8,7 @@ mod life;
 mod list;
 mod load;
 mod run;
+mod usage;
 
 use crate::args::Command;
 use crate::client::Client;
@@ -21,6 +22,8 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
     match command {
         Command::Run(args) => run::run(client, args).await,
         Command::Exec(args) => run::exec(client, args).await,
+        Command::Stats(args) => usage::stats(client, &args).await,
+        Command::Top(args) => usage::top(client, &args).await,
         Command::Attach(args) => attach::attach(client, args).await,
         Command::Ps(args) => list::ps(client, &args).await,
         Command::Logs(args) => list::logs(client, &args).await,
