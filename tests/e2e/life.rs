@@ -92,7 +92,8 @@ fn restart_policies_are_followed() {
     let text = vial.run(["inspect", "ff"]).ok();
     assert!(text.contains("\"RestartCount\": 2"), "{text}");
 
-    let script = format!("{count}; echo $n; [ $n = 1 ] && exit 0; sleep 1000");
+    // Synced, for a VM that is killed is a machine that loses its power.
+    let script = format!("{count}; sync; echo $n; [ $n = 1 ] && exit 0; sleep 1000");
     vial.run(["run", "-d", "--name", "aa", "--restart", "unless-stopped", "busybox", "sh", "-c", &script])
         .ok();
     vial.run(["run", "-d", "--name", "nn", "busybox", "true"]).ok();

@@ -8,6 +8,7 @@ mod image_tree;
 mod images;
 mod kills;
 mod life;
+mod lists;
 mod recovery;
 mod streams;
 mod terminal;

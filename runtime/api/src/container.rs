@@ -243,6 +243,18 @@ pub struct LogsQuery {
     /// Go on until the container ends.
     #[serde(default)]
     pub follow: bool,
+    /// Of what is there, only so many lines at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u64>,
+    /// Not what is older, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// Not what is newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// Each line with its time in front.
+    #[serde(default)]
+    pub timestamps: bool,
 }
 
 /// Query of `POST /v1/containers/{id}/attach`, an upgrade. The offsets say what the client has already.
@@ -374,6 +386,45 @@ pub struct RemoveQuery {
     /// Kill it first if it runs.
     #[serde(default)]
     pub force: bool,
+}
+
+/// What takes room on the host's disk: answer of `GET /v1/system/df`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// Each image. Layers that several share count with each.
+    pub images: Vec<ImageUse>,
+    /// All images together, each layer counted once, with what is just being loaded; bytes.
+    pub images_size: u64,
+    /// Each container.
+    pub containers: Vec<ContainerUse>,
+}
+
+/// An image on the host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUse {
+    /// `sha256:…`
+    pub id: String,
+    /// Its names.
+    pub names: Vec<String>,
+    /// Bytes.
+    pub size: u64,
+    /// How many containers, ended or not, are made from it.
+    pub containers: u64,
+}
+
+/// A container on the host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerUse {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// Bytes of its writable layer.
+    pub layer: u64,
+    /// Bytes of its log.
+    pub log: u64,
 }
 
 /// One step of a start, for `--timing`.

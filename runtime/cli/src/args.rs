@@ -1,6 +1,7 @@
 //! The command line's shape.
 
 use crate::life_args::{CreateArgs, KeepArgs, RenameArgs, StartArgs};
+use crate::list_args::{ContainerCommand, ImageCommand, InspectArgs, LogsArgs, PsArgs, SystemCommand};
 use crate::terminal::keys::DetachKeys;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -59,8 +60,17 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
-    /// Show all that is known of containers or images, as JSON
-    Inspect(Names),
+    /// Show all that is known of containers or images, as JSON or by a template
+    Inspect(InspectArgs),
+    /// Act on containers in bulk
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Act on images in bulk
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// What takes room, and how to have it back
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Run, stop or ask after the daemon that owns images and pods
     Daemon(DaemonArgs),
     /// Check whether this machine can run Vial
@@ -133,30 +143,6 @@ pub struct RunArgs {
     /// The command and its arguments [default: the image's]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
-}
-
-/// `vial ps`
-#[derive(Debug, Clone, Args)]
-pub struct PsArgs {
-    /// Those that do not run too
-    #[arg(short, long)]
-    pub all: bool,
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Ids only
-    #[arg(short, long, conflicts_with = "json")]
-    pub quiet: bool,
-}
-
-/// `vial logs`
-#[derive(Debug, Clone, Args)]
-pub struct LogsArgs {
-    /// Go on until the container ends
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Name or id
-    pub container: String,
 }
 
 /// `vial exec`

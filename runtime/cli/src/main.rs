@@ -9,13 +9,17 @@ mod client;
 mod commands;
 mod doctor_cmd;
 mod error;
+mod filter;
+mod format;
 mod input;
 mod life_args;
+mod list_args;
 mod signals;
 mod streams;
 mod terminal;
 mod units;
 mod vm_cmd;
+mod when;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -21,7 +21,7 @@ use vial_api::{
     AttachQuery, Container, CreateContainer, CreateQuery, Created, ErrorKind, Exec, Exit, KillQuery,
     ListQuery, LogsQuery, RemoveQuery, RenameQuery, StopQuery,
 };
-use vial_sandbox::log::{Follower, Item, Position, Stream};
+use vial_sandbox::log::{Follower, Item, Position, Selector, Stream, Wanted};
 use vial_sandbox::{signals, spec};
 
 /// `GET /v1/containers`
@@ -248,11 +248,37 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response> {
     let record = daemon.find(&id)?;
-    let follower = daemon.log(&record.id).follow(Position::default(), false);
-    let parts = futures_util::stream::unfold(follower, move |mut follower: Follower| async move {
-        let next = if query.follow { follower.next().await } else { follower.now() };
-        Some((next.transpose()?.map(encode), follower))
-    });
+    let log = daemon.log(&record.id);
+    let mut wanted =
+        Wanted { since_ms: query.since_ms, until_ms: query.until_ms, skip: 0, timestamps: query.timestamps };
+    if let Some(tail) = query.tail {
+        let mut follower = log.follow(Position::default(), false);
+        let mut counting = Selector::new(Wanted { timestamps: false, ..wanted });
+        // The log is bounded, and so is this look at it; not on a thread that others wait for.
+        let lines = tokio::task::spawn_blocking(move || {
+            while let Some(item) = follower.now()? {
+                counting.pick(item);
+            }
+            Ok::<_, ApiError>(counting.lines())
+        });
+        wanted.skip = lines.await??.saturating_sub(tail);
+    }
+    let state = (log.follow(Position::default(), false), Selector::new(wanted));
+    let parts = futures_util::stream::unfold(
+        state,
+        move |(mut follower, mut selector): (Follower, Selector)| async move {
+            loop {
+                let next = if query.follow { follower.next().await } else { follower.now() };
+                let seen = match next.transpose()? {
+                    Ok(item) => selector.pick(item).map(|item| Ok(encode(item))),
+                    Err(error) => Some(Err(error)),
+                };
+                if let Some(seen) = seen {
+                    return Some((seen, (follower, selector)));
+                }
+            }
+        },
+    );
     Ok(Response::new(Body::from_stream(parts)))
 }
 

@@ -8,6 +8,7 @@
 mod containers;
 mod creation;
 pub mod detach;
+mod disk_use;
 mod ending;
 mod error;
 mod images;

@@ -34,6 +34,7 @@ pub fn router(daemon: Shared) -> Router {
     let api = Router::new()
         .route("/version", get(version))
         .route("/daemon/stop", post(stop))
+        .route("/system/df", get(crate::disk_use::df))
         .route("/images", get(images::list))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/import", post(images::import).layer(DefaultBodyLimit::disable()))

@@ -1,29 +1,59 @@
 //! `vial inspect`.
 
-use super::print_json;
+use super::{print_json, say, say_whole};
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
+use crate::format::Template;
+use crate::list_args::InspectArgs;
 use hyper::Method;
 use serde_json::Value;
 use vial_api::ErrorKind;
 
-/// Prints all that is known of each name, as a JSON list. A container is looked for first, then an image.
+/// Prints all that is known of each name, as a JSON list, or each by the template. A container is looked for first, then an image.
 ///
 /// # Errors
 /// When the daemon can't, or there is neither.
-pub async fn inspect(client: &Client, names: &[String]) -> Result<i32> {
+pub async fn inspect(client: &Client, args: &InspectArgs) -> Result<i32> {
+    // Before anything is asked, so that a mistake in it is told first.
+    let template = match args.format.as_deref() {
+        None | Some("json") => None,
+        Some(text) => Some(Template::parse(text).map_err(|error| Error::Message(error.to_string()))?),
+    };
     let (mut found, mut code) = (Vec::new(), 0);
-    for name in names {
-        match one(client, name).await {
-            Ok(value) => found.push(value),
+    for name in &args.names {
+        match one(client, name).await.and_then(|value| filled(template.as_ref(), value)) {
+            Ok(Shown::Text(text)) => say_whole(&text)?,
+            Ok(Shown::Value(value)) => found.push(value),
             Err(error) => {
                 eprintln!("vial: {error}");
                 code = 1;
             }
         }
     }
-    print_json(&found)?;
+    match args.format.as_deref() {
+        None => print_json(&found)?,
+        Some("json") => {
+            for value in &found {
+                say(&serde_json::to_string(value)?)?;
+            }
+        }
+        Some(_) => {}
+    }
     Ok(code)
+}
+
+enum Shown {
+    Text(String),
+    Value(Value),
+}
+
+fn filled(template: Option<&Template>, value: Value) -> Result<Shown> {
+    match template {
+        Some(template) => {
+            template.fill(&value).map(Shown::Text).map_err(|error| Error::Message(error.to_string()))
+        }
+        None => Ok(Shown::Value(value)),
+    }
 }
 
 async fn one(client: &Client, name: &str) -> Result<Value> {

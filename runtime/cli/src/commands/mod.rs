@@ -7,12 +7,15 @@ mod inspect;
 mod life;
 mod list;
 mod load;
+mod prune;
+mod ps;
 mod run;
 mod usage;
 
 use crate::args::Command;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::list_args::{ContainerCommand, ImageCommand, SystemCommand};
 
 /// Carries out a command that needs the daemon.
 ///
@@ -25,7 +28,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Stats(args) => usage::stats(client, &args).await,
         Command::Top(args) => usage::top(client, &args).await,
         Command::Attach(args) => attach::attach(client, args).await,
-        Command::Ps(args) => list::ps(client, &args).await,
+        Command::Ps(args) => ps::ps(client, &args).await,
         Command::Logs(args) => list::logs(client, &args).await,
         Command::Create(args) => run::create(client, args.run).await,
         Command::Start(args) => run::start(client, &args).await,
@@ -41,7 +44,11 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Import(args) => load::import(client, &args).await,
         Command::Images(args) => images::list(client, &args).await,
         Command::Rmi(args) => images::remove(client, &args).await,
-        Command::Inspect(args) => inspect::inspect(client, &args.names).await,
+        Command::Inspect(args) => inspect::inspect(client, &args).await,
+        Command::Container(ContainerCommand::Prune(args)) => prune::containers(client, args).await,
+        Command::Image(ImageCommand::Prune(args)) => prune::images(client, args).await,
+        Command::System(SystemCommand::Df { json }) => prune::df(client, json).await,
+        Command::System(SystemCommand::Prune(args)) => prune::system(client, args).await,
         Command::Daemon(args) => daemon::act(client, args.action).await,
         Command::Version => daemon::version(client).await,
         Command::Vm(_) | Command::Doctor(_) | Command::Launcher => {
@@ -62,6 +69,13 @@ async fn each<F: Future<Output = Result<()>>>(names: &[String], what: impl Fn(St
     code
 }
 
+/// Milliseconds since the epoch.
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    // Good for 584 million years.
+    now.as_millis() as u64
+}
+
 /// Pretty JSON on standard output.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     say(&serde_json::to_string_pretty(value)?)
@@ -74,4 +88,11 @@ fn say(line: &str) -> Result<()> {
     writeln!(out, "{}", line.trim_end_matches('\n'))
         .and_then(|()| out.flush())
         .map_err(Error::io("write to standard output"))
+}
+
+/// A line that may be empty or end in empty ones, as templates make them.
+fn say_whole(line: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("write to standard output"))
 }

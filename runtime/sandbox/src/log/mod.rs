@@ -5,11 +5,13 @@
 pub mod format;
 mod output;
 mod reader;
+mod select;
 mod writer;
 
 pub use format::{Position, Stream};
 pub use output::{Follower, OutputLog};
 pub use reader::{Item, Reader};
+pub use select::{Selector, Wanted};
 pub use writer::{Limits, Writer};
 
 #[cfg(test)]
