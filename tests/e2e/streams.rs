@@ -61,3 +61,16 @@ fn without_i_the_input_is_empty() {
     assert_eq!(vial.run_with(["run", "--rm", "busybox", "wc", "-c"], b"12345").ok().trim(), "0");
     vial.leaves_nothing();
 }
+
+#[test]
+fn an_exec_ends_with_its_container() {
+    let vial = Vial::with_busybox();
+    vial.run(["run", "-d", "--name", "pod", "busybox", "sleep", "1000"]).ok();
+    let exec = vial.spawn(["exec", "pod", "sh", "-c", "echo begun; exec sleep 1000"], Stdio::null());
+    let mut exec = exec;
+    let mut first = [0; 6];
+    exec.stdout.as_mut().expect("stdout is a pipe").read_exact(&mut first).expect("the command begins");
+    vial.run(["rm", "-f", "pod"]).ok();
+    assert_eq!(vial.wait(exec).code, 137);
+    vial.leaves_nothing();
+}

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 
 /// Upper bound of a frame's payload in bytes; a longer one ends the connection.
 pub const MAX_PAYLOAD: usize = 64 << 10;
+
+/// Bytes of standard input that a client may have sent and not heard to be taken ([`Kind::StdinTaken`]); beyond that and one payload it
+/// is cut off. Twice what the daemon has on its way into the guest, for it hears what was taken only while it has more to write: less
+/// here, and both would wait.
+pub const INPUT_WINDOW: usize = 8 << 20;
 /// Bytes in front of a payload.
 pub const HEADER: usize = 5;
 

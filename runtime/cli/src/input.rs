@@ -1,13 +1,12 @@
 //! Standard input on its way: read by a thread, kept until the container has it.
 
+use rustix::event::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::Read;
+use std::os::fd::AsFd;
 use tokio::sync::mpsc;
-use vial_api::frame::MAX_PAYLOAD;
+use vial_api::frame::{INPUT_WINDOW, MAX_PAYLOAD};
 
-/// Bytes of standard input that may be on their way: kept until the container has taken them, should the daemon be lost. Twice what the
-/// daemon holds itself, for it hears what was taken only while it has more to write: less here, and both would wait.
-const INPUT_WINDOW: usize = 8 << 20;
 /// Standard input that has been read and not yet been taken by the container.
 #[derive(Debug, Default)]
 pub struct Input {
@@ -101,12 +100,21 @@ pub fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    wait_until(&stdin, PollFlags::IN);
+                }
                 // An unreadable standard input has ended too.
                 Ok(_) | Err(_) => return,
             }
         }
     });
     receiver
+}
+
+/// Waits for a descriptor that another process, with which it is shared, made non-blocking.
+pub fn wait_until(fd: impl AsFd, ready: PollFlags) {
+    // Interrupted: whoever called tries again.
+    let _ = rustix::event::poll(&mut [PollFd::new(&fd, ready)], None);
 }
 
 #[cfg(test)]

@@ -3,14 +3,17 @@
 
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
-use crate::input::{Input, read_stdin};
+use crate::input::{Input, read_stdin, wait_until};
 use crate::signals::Signals;
 use crate::terminal::keys::DetachKeys;
 use crate::terminal::screen::{Screen, changed};
 use hyper::Method;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -415,11 +418,26 @@ pub async fn print_frames(mut body: hyper::body::Incoming) -> Result<()> {
 
 fn print(kind: Kind, bytes: &[u8]) -> std::io::Result<()> {
     if kind == Kind::Stderr {
-        return std::io::stderr().write_all(bytes);
+        return write_all(std::io::stderr().lock(), bytes);
     }
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()
+    // Nothing of ours waits in it, or it would come after what is written past it.
+    out.flush()?;
+    write_all(out, bytes)
+}
+
+/// Writes to the descriptor itself: where that does not block, how far a buffered write came would not be known.
+fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&fd, bytes) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_until(&fd, PollFlags::OUT),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 struct Abort(tokio::task::JoinHandle<()>);

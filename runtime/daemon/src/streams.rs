@@ -5,7 +5,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{Exit, TerminalSize};
 use vial_sandbox::log::{Follower, Item, Position, Stream};
@@ -46,10 +46,25 @@ impl Frames {
     }
 }
 
+/// Standard input that a client sent and the container has not been given. A client keeps to [`frame::INPUT_WINDOW`], so all that it
+/// sends is read at once: of a connection that is not read its end would not be seen.
+struct Input {
+    payloads: mpsc::UnboundedReceiver<Vec<u8>>,
+    room: Arc<Semaphore>,
+}
+
+impl Input {
+    /// The next payload; an empty one is the end; none: the client is gone.
+    async fn recv(&mut self) -> Option<Vec<u8>> {
+        let payload = self.payloads.recv().await?;
+        self.room.add_permits(payload.len());
+        Some(payload)
+    }
+}
+
 /// Input from the client, and whether it is still there.
 struct Client {
-    /// Payloads of standard input; an empty one is its end.
-    input: mpsc::Receiver<Vec<u8>>,
+    input: Input,
     /// Sizes of its terminal.
     sizes: mpsc::Receiver<TerminalSize>,
     gone: watch::Receiver<bool>,
@@ -64,20 +79,23 @@ impl Client {
 
 fn split(connection: Connection) -> (Frames, Client) {
     let (reader, writer) = tokio::io::split(connection);
-    let (sender, input) = mpsc::channel(1);
+    let (sender, payloads) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(frame::INPUT_WINDOW + frame::MAX_PAYLOAD));
     let (size_sender, sizes) = mpsc::channel(SIZES);
     let (gone_sender, gone) = watch::channel(false);
-    tokio::spawn(read_input(reader, sender, size_sender, gone_sender));
+    tokio::spawn(read_input(reader, sender, room.clone(), size_sender, gone_sender));
+    let input = Input { payloads, room };
     (Frames(Arc::new(Mutex::new(writer))), Client { input, sizes, gone })
 }
 
 /// Sizes that may wait for a slow agent; of more than these only a later one matters, and that comes after them.
 const SIZES: usize = 16;
 
-/// Reads frames until the connection or everybody's interest ends. While input is not taken it is not read: back-pressure.
+/// Reads frames until the connection or everybody's interest ends, or the client sends more than it may.
 async fn read_input(
     mut reader: ReadHalf<Connection>,
-    sender: mpsc::Sender<Vec<u8>>,
+    sender: mpsc::UnboundedSender<Vec<u8>>,
+    room: Arc<Semaphore>,
     sizes: mpsc::Sender<TerminalSize>,
     gone: watch::Sender<bool>,
 ) {
@@ -98,11 +116,16 @@ async fn read_input(
                 () = gone.closed() => return,
             }
         }
-        tokio::select! {
-            // When nobody takes input (any more), it is dropped; the end of the connection must still be seen.
-            _ = sender.send(payload) => {}
-            () = gone.closed() => return,
-        }
+        // At most MAX_PAYLOAD, which fits.
+        let Ok(held) = room.try_acquire_many(payload.len() as u32) else {
+            tracing::warn!(
+                "a client sends more input than was taken of it, against the protocol, and is cut off"
+            );
+            break;
+        };
+        held.forget();
+        // When nobody takes input (any more), it is dropped; the end of the connection must still be seen.
+        let _ = sender.send(payload);
     }
     gone.send_replace(true);
 }
@@ -221,17 +244,17 @@ struct ContainerInput {
 
 impl ContainerInput {
     /// Passes standard input on. Where it is not a terminal, the client's going is its end.
-    async fn pass(self, mut input: mpsc::Receiver<Vec<u8>>, frames: Frames) {
+    async fn pass(self, mut input: Input, frames: Frames) {
         if let Err(error) = self.pass_until(&mut input, &frames).await {
-            // A process that does not read its input any more, or has ended: the rest is nobody's.
-            tracing::debug!(container = self.pod.container().short(), %error, "standard input ends early");
+            // A process that has ended: the rest is nobody's.
+            tracing::warn!(container = self.pod.container().short(), %error, "standard input ends early");
         }
         while input.recv().await.is_some() {}
     }
 
     async fn pass_until(
         &self,
-        input: &mut mpsc::Receiver<Vec<u8>>,
+        input: &mut Input,
         frames: &Frames,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut told = None;
@@ -249,7 +272,7 @@ impl ContainerInput {
             }
             let mut shared = self.live.stdin.lock().await;
             let stdin = self.opened(&mut shared).await?;
-            let passed = if payload.is_empty() { stdin.finish().await } else { stdin.write(&payload).await };
+            let passed = self.pod.put_stdin(stdin, None, &payload).await;
             if passed.is_err() {
                 // The next client opens it anew, if there is still something to open.
                 *shared = None;
@@ -272,7 +295,7 @@ impl ContainerInput {
     }
 }
 
-async fn pass_input(mut stdin: StdinStream, mut input: mpsc::Receiver<Vec<u8>>, frames: &Frames) {
+async fn exec_input(pod: Pod, exec: String, mut stdin: StdinStream, mut input: Input, frames: Frames) {
     let mut told = None;
     loop {
         if told != Some(stdin.taken()) {
@@ -281,10 +304,9 @@ async fn pass_input(mut stdin: StdinStream, mut input: mpsc::Receiver<Vec<u8>>, 
             let _ = frames.send(Kind::StdinTaken, &stdin.taken().to_le_bytes()).await;
         }
         let payload = input.recv().await.unwrap_or_default();
-        let passed = if payload.is_empty() { stdin.finish().await } else { stdin.write(&payload).await };
-        if let Err(error) = passed {
-            // A process that does not read its input any more, or has ended: the rest is nobody's.
-            tracing::debug!(%error, "standard input ends early");
+        if let Err(error) = pod.put_stdin(&mut stdin, Some(&exec), &payload).await {
+            // A process that has ended: the rest is nobody's.
+            tracing::debug!(container = pod.container().short(), %error, "standard input ends early");
             break;
         }
         if payload.is_empty() {
@@ -300,13 +322,11 @@ pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
     let (frames, client) = split(connection);
     let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
     // Ends with the client.
-    tokio::spawn(pass_sizes(pod, Some(id), client.sizes));
+    tokio::spawn(pass_sizes(pod.clone(), Some(id.clone()), client.sizes));
     let outputs = [(Kind::Stdout, stdout), (Kind::Stderr, stderr)]
         .map(|(kind, stream)| tokio::spawn(exec_output(kind, stream, frames.clone())));
-    let _input = stdin.map(|stdin| {
-        let frames = frames.clone();
-        Abort(tokio::spawn(async move { pass_input(stdin, client.input, &frames).await }))
-    });
+    let _input =
+        stdin.map(|stdin| Abort(tokio::spawn(exec_input(pod, id, stdin, client.input, frames.clone()))));
     let served = async {
         frames.send(Kind::Started, &[]).await.ok();
         for output in outputs {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{
     AgentCallError, AgentClient, ConsoleSpec, DiskSource, DiskSpec, Events, Launcher, Limits, OutputStream,
-    Parts, Registry, StdinStream, Vm, VmId, VmSpec,
+    Parts, Registry, StdinStream, StreamError, Vm, VmId, VmSpec,
 };
 
 /// Serial of the disk with the image.
@@ -25,6 +25,8 @@ const IMAGE_DISK: &str = "image";
 const UPPER_DISK: &str = "upper";
 /// How long the agent may take for an answer, and a guest to power off when asked to.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Attempts to connect a stream again without a byte in between, before it is given up.
+pub(crate) const STREAM_ATTEMPTS: u32 = 3;
 const POWER_OFF: Duration = Duration::from_secs(5);
 
 /// What pods are made with.
@@ -225,6 +227,38 @@ impl Pod {
     /// When the agent refuses or can't be spoken to.
     pub async fn stdin(&self) -> Result<StdinStream, PodError> {
         Ok(self.0.vm.stdin(self.0.container.as_str(), None, PATIENCE).await?)
+    }
+
+    /// Puts a payload into the standard input of the container, or of an exec in it; an empty one is its end. A connection that is
+    /// lost is made again: a process that waits for input that was given up would wait for ever.
+    ///
+    /// # Errors
+    /// When the agent refuses (the process has ended), or no connection holds.
+    pub async fn put_stdin(
+        &self,
+        stdin: &mut StdinStream,
+        exec: Option<&str>,
+        payload: &[u8],
+    ) -> Result<(), PodError> {
+        let begin = stdin.accepted();
+        let mut attempts = 0;
+        loop {
+            let taken = stdin.taken();
+            // Never more than the payload, which fits.
+            let rest = &payload[(stdin.accepted() - begin) as usize..];
+            let passed = if payload.is_empty() { stdin.finish().await } else { stdin.write(rest).await };
+            let lost = match passed {
+                Err(error @ StreamError::Lost(_)) => error,
+                other => return Ok(other.map_err(vial_vm::Error::from)?),
+            };
+            attempts = if stdin.taken() > taken { 0 } else { attempts + 1 };
+            tracing::warn!(container = self.container().short(), error = %lost, attempts, "standard input is connected again");
+            if attempts >= STREAM_ATTEMPTS {
+                return Err(vial_vm::Error::from(lost).into());
+            }
+            let container = self.0.container.as_str();
+            self.0.vm.resume_stdin(stdin, container, exec, PATIENCE).await?;
+        }
     }
 
     /// Runs one more process.

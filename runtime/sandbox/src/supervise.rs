@@ -1,7 +1,7 @@
 //! Looking after a running pod: its output into the log, its events, its end.
 
 use crate::log::{OutputLog, Stream};
-use crate::pod::{Connections, PATIENCE, Pod, lock};
+use crate::pod::{Connections, PATIENCE, Pod, STREAM_ATTEMPTS, lock};
 use agent_protocol::{Event, ExitStatus, StreamKind};
 use std::sync::Arc;
 use vial_vm::{AgentCallError, Events, OutputStream, StreamError, VmExit};
@@ -21,9 +21,6 @@ pub enum Ended {
     /// Its agent broke the protocol or can't be reached any more; the VM must be ended.
     Agent(String),
 }
-
-/// Attempts to open a stream again without a byte in between, before it is given up.
-const ATTEMPTS: u32 = 3;
 
 impl Pod {
     /// Moves output into the log and waits for the container's end.
@@ -47,6 +44,8 @@ impl Pod {
                 }
             }
         };
+        // No other event will be heard: whoever waits for an exec learns that the container ended first.
+        lock(&self.0.execs).clear();
         // What is left is in the agent's rings, a bounded rest: no client may hold it up any longer.
         log.let_go();
         for pump in pumps {
@@ -143,7 +142,7 @@ async fn pump(pod: Pod, stream: Stream, opened: Option<OutputStream>, log: Arc<O
             Err(error) => error.to_string(),
         };
         attempts = if log.position().of(stream) > before { 0 } else { attempts + 1 };
-        if attempts >= ATTEMPTS {
+        if attempts >= STREAM_ATTEMPTS {
             // Usually because the VM is gone, which its supervisor knows better.
             return tracing::debug!(container = pod.container().short(), why, "output ends");
         }

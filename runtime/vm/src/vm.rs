@@ -276,6 +276,25 @@ impl Vm {
         }
     }
 
+    /// Goes on with a standard input whose connection was lost: nothing of it is lost, and nothing comes twice.
+    ///
+    /// # Errors
+    /// As [`Vm::stdin`].
+    pub async fn resume_stdin(
+        &self,
+        stdin: &mut StdinStream,
+        container: &str,
+        exec: Option<&str>,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let header = self.header(container, exec, StreamKind::Stdin, 0)?;
+        let resumed = async { Ok(stdin.resume(self.connect(STREAM_PORT).await?, &header).await?) };
+        match tokio::time::timeout(within, resumed).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { what: "the opening of a stream", within }),
+        }
+    }
+
     /// Removes what is left of it after its end.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ const WINDOW: u64 = 1 << 20;
 /// What followers wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
-    written: u64,
+    /// Up to where readers can come. What was dropped for lack of space is beyond it until a record behind it tells of the gap.
+    readable: Position,
     /// Where it ends, when nothing will be added: what a later start of the container adds is not this one's.
     end: Option<Position>,
 }
@@ -50,13 +51,13 @@ impl OutputLog {
     pub fn open(dir: &Path, limits: Limits, base: Option<Position>) -> io::Result<Arc<Self>> {
         let writer = Writer::open(dir, limits)?;
         let position = writer.position();
-        let progress = Progress { written: position.total(), end: None };
+        let progress = Progress { readable: position, end: None };
         Ok(Self::new(dir, Some(writer), base.unwrap_or(position), progress))
     }
 
     /// The log of a container that does not run. Nothing is changed on the disk, so another may write to it at the same time.
     pub fn of_ended(dir: &Path) -> Arc<Self> {
-        Self::new(dir, None, Position::default(), Progress { written: 0, end: Some(ALL) })
+        Self::new(dir, None, Position::default(), Progress { readable: Position::default(), end: Some(ALL) })
     }
 
     fn new(dir: &Path, writer: Option<Writer>, base: Position, progress: Progress) -> Arc<Self> {
@@ -90,18 +91,21 @@ impl OutputLog {
         // A writer throttled by the kernel must not hold up the other tasks of this thread.
         let written = tokio::task::spawn_blocking(move || {
             // Whoever has output opened the log for it.
-            let Some(mut writer) = log.writer.as_ref().map(lock) else { return (offset, 0) };
+            let Some(mut writer) = log.writer.as_ref().map(lock) else { return (offset, false) };
             let time_ms = crate::now_ms();
-            if let Err(error) = writer.append(stream, offset, &data, time_ms) {
+            let appended = writer.append(stream, offset, &data, time_ms);
+            if let Err(error) = &appended {
                 tracing::warn!(dir = %log.dir.display(), %error, bytes = data.len(), "output is lost: the log cannot be written");
                 writer.skip_to(stream, offset.saturating_add(data.len() as u64));
             }
-            (writer.position().of(stream), writer.position().total())
+            (writer.position().of(stream), appended.is_ok())
         })
         .await;
         match written {
-            Ok((position, total)) => {
-                self.progress.send_modify(|progress| progress.written = progress.written.max(total));
+            Ok((position, readable)) => {
+                if readable {
+                    self.progress.send_modify(|progress| progress.readable.set(stream, position));
+                }
                 position
             }
             // The runtime is shutting down: nothing was acknowledged, so nothing is lost.
@@ -122,9 +126,9 @@ impl OutputLog {
             if self.let_go.load(Ordering::Acquire) {
                 return;
             }
-            let written = self.progress.borrow().written;
+            let readable = self.progress.borrow().readable.total();
             let slowest = lock(&self.holding).values().copied().min();
-            if slowest.is_none_or(|read| written.saturating_sub(read) < WINDOW) {
+            if slowest.is_none_or(|read| readable.saturating_sub(read) < WINDOW) {
                 return;
             }
             moved.await;
@@ -172,7 +176,11 @@ impl Follower {
             let item = self.reader.read()?;
             if item.is_some() || end.is_some() {
                 self.moved();
-                return Ok(item.filter(|item| end.is_none_or(|end| item.is_before(end))));
+                let item = item.filter(|item| end.is_none_or(|end| item.is_before(end)));
+                // What was dropped at the very end has no record behind it that tells.
+                return Ok(
+                    item.or_else(|| end.filter(|end| *end != ALL).and_then(|end| self.reader.skip_to(end)))
+                );
             }
             self.moved();
             if self.progress.changed().await.is_err() {
@@ -255,6 +263,22 @@ mod tests {
         assert!(futures_poll(room.as_mut()).is_pending());
         drop(follower);
         room.await;
+    }
+
+    #[tokio::test]
+    async fn output_that_the_disk_has_no_room_for_holds_nobody_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = OutputLog::open(dir.path(), Limits::default(), None).unwrap();
+        let mut follower = log.follow(Position::default(), true);
+        let at = log.append(Stream::Stdout, 0, b"before".to_vec()).await;
+        // As `append` does when the disk is full.
+        lock(log.writer.as_ref().unwrap()).skip_to(Stream::Stdout, at + 2 * WINDOW);
+        assert!(matches!(follower.next().await.unwrap(), Some(Item::Data { .. })));
+        log.room().await;
+        log.complete();
+        let gap = Item::Gap { stream: Stream::Stdout, bytes: 2 * WINDOW };
+        assert_eq!(follower.next().await.unwrap(), Some(gap));
+        assert_eq!(follower.next().await.unwrap(), None);
     }
 
     /// The container is started again while a client still reads what it wrote before.

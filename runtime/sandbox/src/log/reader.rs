@@ -71,6 +71,15 @@ impl Reader {
         self.position
     }
 
+    /// Goes to `end`, which lies behind everything that was read; the gap on the way, one stream at a time.
+    pub fn skip_to(&mut self, end: Position) -> Option<Item> {
+        let behind = |stream: &Stream| self.position.of(*stream) < end.of(*stream);
+        let stream = [Stream::Stdout, Stream::Stderr].into_iter().find(behind)?;
+        let bytes = end.of(stream) - self.position.of(stream);
+        self.position.set(stream, end.of(stream));
+        Some(Item::Gap { stream, bytes })
+    }
+
     /// The next item; `None` at the end of what is written so far.
     ///
     /// # Errors

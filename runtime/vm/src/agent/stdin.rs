@@ -58,6 +58,11 @@ impl StdinStream {
         self.taken
     }
 
+    /// Up to where it was given bytes; those are kept until they are taken, also when a write failed.
+    pub fn accepted(&self) -> u64 {
+        self.taken + self.kept.len() as u64
+    }
+
     /// Writes all of it; waits while the container does not read. After this was dropped halfway, the rest of what was
     /// accepted goes out with the next call.
     ///
