@@ -29,6 +29,10 @@ pub enum ErrorKind {
     CommandNotExecutable,
     /// An archive or image is not usable.
     BadImage,
+    /// A registry wants other credentials, or any at all.
+    Unauthorized,
+    /// A registry can't be reached or does not do its work; another try may help.
+    Unavailable,
     /// The host has no room left on a disk.
     NoSpace,
     /// This machine cannot run VMs (no KVM, no rights).
@@ -47,6 +51,9 @@ impl ErrorKind {
     pub fn http_status(self) -> u16 {
         match self {
             Self::InvalidArgument | Self::BadImage => 400,
+            // Not 401: that would ask for credentials for this API.
+            Self::Unauthorized => 403,
+            Self::Unavailable => 502,
             Self::NoSuchContainer | Self::NoSuchImage => 404,
             Self::Conflict => 409,
             Self::CommandNotFound | Self::CommandNotExecutable => 422,

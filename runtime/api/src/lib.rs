@@ -13,11 +13,13 @@ pub mod error;
 pub mod frame;
 pub mod image;
 pub mod policy;
+pub mod registry;
 
 pub use container::*;
 pub use error::{ErrorBody, ErrorKind};
 pub use image::*;
 pub use policy::{LogOptions, RestartPolicy};
+pub use registry::*;
 
 use serde::{Deserialize, Serialize};
 

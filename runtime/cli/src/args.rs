@@ -52,6 +52,16 @@ pub enum Command {
     Kill(KillArgs),
     /// Remove containers
     Rm(RmArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Send an image to a registry
+    Push(PushArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Keep a user name and password for a registry
+    Login(LoginArgs),
+    /// Forget the user name and password for a registry
+    Logout(LogoutArgs),
     /// Load images from a docker or OCI archive, a folder, or standard input
     Load(LoadArgs),
     /// Make an image of a tar of a root file system
@@ -138,6 +148,11 @@ pub struct RunArgs {
     /// Print how long each step took, on standard error
     #[arg(long)]
     pub timing: bool,
+    /// When to fetch the image from its registry
+    #[arg(long, value_enum, default_value_t = PullPolicy::Missing, value_name = "WHEN")]
+    pub pull: PullPolicy,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// The image
     pub image: String,
     /// The command and its arguments [default: the image's]
@@ -252,6 +267,91 @@ pub struct RmArgs {
     /// Names or ids
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+/// How to speak to a registry.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RegistryArgs {
+    /// Over plain HTTP; only for a registry on this machine, or one that /etc/vial/registries.json lists
+    #[arg(long)]
+    pub insecure: bool,
+    /// Trust these certificates (PEM) too
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// `vial pull`
+#[derive(Debug, Clone, Args)]
+pub struct PullArgs {
+    /// For this os/architecture[/variant] [default: this machine's]
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Print the image's name only
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// The image: [registry/]repository[:tag|@digest]
+    pub image: String,
+}
+
+/// `vial push`
+#[derive(Debug, Clone, Args)]
+pub struct PushArgs {
+    /// Print the image's name only
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// A name of an image here, and where it goes: [registry/]repository[:tag]
+    pub image: String,
+}
+
+/// `vial tag`
+#[derive(Debug, Clone, Args)]
+pub struct TagArgs {
+    /// Name or id of an image
+    pub image: String,
+    /// Its new name: [registry/]repository[:tag]
+    pub name: String,
+}
+
+/// `vial login`
+#[derive(Debug, Clone, Args)]
+pub struct LoginArgs {
+    /// User name [default: asked for]
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// Password; others on this machine may see it: better use --password-stdin
+    #[arg(short, long, conflicts_with = "password_stdin")]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    #[command(flatten)]
+    pub access: RegistryArgs,
+    /// The registry
+    #[arg(default_value = "docker.io")]
+    pub registry: String,
+}
+
+/// `vial logout`
+#[derive(Debug, Clone, Args)]
+pub struct LogoutArgs {
+    /// The registry
+    #[arg(default_value = "docker.io")]
+    pub registry: String,
+}
+
+/// When `vial run` asks the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PullPolicy {
+    /// When the image is not here
+    Missing,
+    /// Every time
+    Always,
+    /// Never
+    Never,
 }
 
 /// `vial load`

@@ -138,6 +138,15 @@ impl Client {
         Ok(serde_json::from_slice(&whole(response).await?)?)
     }
 
+    /// A request with a JSON body whose answer is that it was done.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn order(&self, path: &str, value: &impl Serialize) -> Result<()> {
+        let json = [(CONTENT_TYPE, "application/json")];
+        self.send(Method::POST, path, body(serde_json::to_vec(value)?), &json).await.map(drop)
+    }
+
     /// A request whose connection becomes one of stream frames. Returns the id of the container behind it too.
     ///
     /// # Errors

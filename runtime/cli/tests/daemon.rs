@@ -119,7 +119,7 @@ fn images_come_show_and_go() {
 #[test]
 fn errors_say_what_and_what_next() {
     let home = Home::new();
-    home.fails(&["run", "--rm", "busybox", "true"], 125, "vial load -i FILE");
+    home.fails(&["run", "--rm", "--pull", "never", "busybox", "true"], 125, "vial load -i FILE");
     let tar = home.path("root.tar");
     tiny_tar(&tar);
     home.ok(&["import", "-c", "CMD sh", tar.to_str().unwrap(), "tiny"]);

@@ -1,5 +1,6 @@
 //! Containers: `/v1/containers…`.
 
+use crate::body::json;
 use crate::error::{ApiError, Result};
 use crate::live::Phase;
 use crate::state::Shared;
@@ -366,12 +367,6 @@ fn stop_timeout(query: StopQuery) -> Duration {
 /// Something that is finished even when the client that asked for it goes away.
 async fn detached(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
     tokio::spawn(work).await?
-}
-
-fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(ErrorKind::InvalidArgument, format!("the request's body makes no sense: {error}"))
-    })
 }
 
 /// Takes an upgrade request apart.

@@ -1,15 +1,14 @@
 //! Images: `/v1/images…`. The store is synchronous, so each handler works on a thread that may block.
 
+use crate::body::reader;
 use crate::error::{ApiError, Result};
 use crate::names;
 use crate::state::Shared;
 use axum::Json;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use std::io::Read;
 use tokio::sync::mpsc;
 use vial_api::{ErrorKind, ImageSummary, ImportQuery, LoadEvent, LoadQuery, RemoveImageQuery, RemovedImage};
 use vial_image::{Error, ImageStore, ImportConfig, LoadSource, LoadedImage, Progress};
@@ -38,7 +37,10 @@ fn missing(store: &ImageStore, wanted: &str) -> ApiError {
     });
     let hint = match guess {
         Some(name) => format!("did you mean {name}?"),
-        None if known.is_empty() => "there are no images yet; load one with: vial load -i FILE".to_owned(),
+        None if known.is_empty() => {
+            "there are no images yet; fetch one with vial pull, or load one with: vial load -i FILE"
+                .to_owned()
+        }
         None => "see: vial images".to_owned(),
     };
     ApiError::new(ErrorKind::NoSuchImage, format!("there is no image {wanted} on this machine; {hint}"))
@@ -194,48 +196,4 @@ fn events(work: impl FnOnce(&mut dyn FnMut(LoadEvent)) -> Result<()> + Send + 's
         Some((Ok::<_, std::convert::Infallible>(line), receiver))
     });
     Response::new(Body::from_stream(lines))
-}
-
-/// A request's body for a thread that blocks.
-fn reader(body: Body) -> BodyReader {
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let mut stream: BodyDataStream = body.into_data_stream();
-        while let Some(part) = stream.next().await {
-            if part.as_ref().is_ok_and(Bytes::is_empty) {
-                continue;
-            }
-            let part = part.map_err(|error| std::io::Error::other(format!("the upload broke off: {error}")));
-            let broken = part.is_err();
-            if sender.send(part).await.is_err() || broken {
-                return;
-            }
-        }
-        // An end that is said, because a channel that just closes may be a runtime that shuts down.
-        let _ = sender.send(Ok(Bytes::new())).await;
-    });
-    BodyReader { receiver, current: Bytes::new(), ended: false }
-}
-
-struct BodyReader {
-    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
-    current: Bytes,
-    ended: bool,
-}
-
-impl Read for BodyReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() && !self.ended {
-            match self.receiver.blocking_recv() {
-                Some(part) => {
-                    self.current = part?;
-                    self.ended = self.current.is_empty();
-                }
-                None => return Err(std::io::Error::other("the upload broke off")),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
-    }
 }

@@ -5,6 +5,7 @@
 //!
 //! `unsafe` is in [`detach`], for one system call.
 
+mod body;
 mod containers;
 mod creation;
 pub mod detach;
@@ -18,6 +19,7 @@ mod live;
 mod names;
 mod paths;
 pub mod recovery;
+mod registry;
 mod restart;
 mod server;
 mod state;

@@ -6,7 +6,7 @@ use crate::live::Phase;
 use crate::paths::{Paths, named};
 use crate::state::{Daemon, Shared};
 use crate::store::Store;
-use crate::{containers, images, recovery, usage};
+use crate::{containers, images, recovery, registry, usage};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -38,6 +38,10 @@ pub fn router(daemon: Shared) -> Router {
         .route("/images", get(images::list))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/import", post(images::import).layer(DefaultBodyLimit::disable()))
+        .route("/images/pull", post(registry::pull))
+        .route("/images/push", post(registry::push))
+        .route("/images/tag", post(registry::tag))
+        .route("/registries/login", post(registry::login))
         .route("/images/{name}", get(images::inspect).delete(images::remove))
         .route("/containers", get(containers::list).post(containers::create))
         .route("/containers/run", post(containers::run))
@@ -156,6 +160,10 @@ pub async fn run(
     // The socket first: from now on a command line starts a new daemon, which waits for the lock.
     let _ = std::fs::remove_file(&path);
     daemon.stopping.send_replace(true);
+    // Pulls that nobody can wait for any more leave nothing behind.
+    if tokio::time::timeout(LAST_ORDERS, daemon.transfers.end()).await.is_err() {
+        tracing::warn!("a pull does not end; the next daemon cleans up after it");
+    }
     finish_starts(&daemon).await;
     // Answers that are on their way get there; those that wait for a pod's end do not hold the daemon.
     if let Ok(served) = tokio::time::timeout(LAST_ANSWERS, serving).await {

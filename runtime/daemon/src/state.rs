@@ -4,6 +4,7 @@ use crate::error::{ApiError, Result};
 use crate::live::{Live, Phase};
 use crate::names;
 use crate::paths::Paths;
+use crate::registry::Transfers;
 use crate::store::{Record, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ pub struct Daemon {
     pub store: Store,
     /// Images.
     pub images: ImageStore,
+    /// Pulls and pushes that are going on.
+    pub transfers: Arc<Transfers>,
     /// Writable layers.
     pub uppers: Uppers,
     /// Makes VM processes.
@@ -57,6 +60,7 @@ impl Daemon {
             paths,
             store,
             images,
+            transfers: Arc::default(),
             uppers,
             launcher,
             registry,

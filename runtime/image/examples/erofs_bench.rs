@@ -72,7 +72,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn convert(tar: &Path, out: &Path) -> Result<File, Box<dyn Error>> {
     let _ = fs::remove_file(out);
     let file = File::options().read(true).write(true).create_new(true).open(out)?;
-    layer::write(File::open(tar)?, &file, &mut |_| {})?;
+    let frame = out.with_extension("frame");
+    layer::write(File::open(tar)?, &file, &File::create(&frame)?, &mut |_| {})?;
+    fs::remove_file(frame)?;
     Ok(file)
 }
 

@@ -87,6 +87,21 @@ pub enum Error {
         /// Why.
         source: WriteError,
     },
+    /// What a push needs of a layer is not there or broken.
+    #[error(
+        "layer {layer} can't be pushed ({source}): it was stored by an older version, has too many entries, or is damaged; remove the image and load or pull it again"
+    )]
+    NoTar {
+        /// Its diff_id.
+        layer: crate::digest::Digest,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name that can't be given.
+    #[error(
+        "{0} can't be given to an image: a digest is what a manifest has, not what people choose; name it by tag"
+    )]
+    NotATag(String),
     /// A layer file in the store is broken.
     #[error(
         "{path:?} in the image store is damaged: {source}; remove the images that use it and load them again"
@@ -166,6 +181,8 @@ impl Error {
             | Error::Layer { .. }
             | Error::Merge { .. }
             | Error::Name { .. }
+            | Error::NotATag(_)
+            | Error::NoTar { .. }
             | Error::Change(_)
             | Error::Ambiguous(_) => ErrorKind::InvalidInput,
             Error::Io { .. }
@@ -188,7 +205,7 @@ impl Error {
         match self {
             Error::Io { source, .. } => full(source),
             Error::Stream { source: StreamError::Io(source), .. } => full(source),
-            Error::Write { source: WriteError::Io(source), .. } => full(source),
+            Error::Write { source: WriteError::Io(source), .. } | Error::NoTar { source, .. } => full(source),
             Error::Layer { source, .. } => match &**source {
                 LayerError::DiskFull { .. } => true,
                 LayerError::Io(source) | LayerError::Write(WriteError::Io(source)) => full(source),

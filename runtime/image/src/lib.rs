@@ -28,7 +28,10 @@ pub use digest::{Digest, ImageId};
 pub use error::{Error, ErrorKind, Result};
 pub use import::{ChangeError, ImportConfig, rfc3339};
 pub use reference::{ImageName, NameError};
-pub use store::{Image, ImageStore, ImageSummary, LoadSource, LoadedImage, Progress, RemoveReport};
+pub use store::{
+    Export, ExportBlob, Image, ImageStore, ImageSummary, Ingest, IngestLayer, LoadSource, LoadedImage,
+    Origin, Progress, RemoveReport,
+};
 
 // What `Image::config` is made of, so that callers need not agree on a version themselves.
 pub use oci_spec::image::ImageConfiguration;

@@ -44,6 +44,9 @@ pub const MAX_LAYER_DATA: u64 = 8 << 40;
 /// Bytes of one uncompressed layer tar.
 pub const MAX_LAYER_TAR: u64 = 64 << 30;
 
+/// Compressed bytes of all of a layer's tar but its files' data; beyond it the layer can't be pushed.
+pub const MAX_FRAME: u64 = 256 << 20;
+
 /// Bytes of a whole archive that is spooled because it can't be read at random.
 pub const MAX_ARCHIVE: u64 = 256 << 30;
 

@@ -1,4 +1,4 @@
-//! Image names as Docker writes them: `[domain/]path[:tag]`, stored in full and shown as people type them.
+//! Image names as Docker writes them: `[domain/]path[:tag|@digest]`, stored in full and shown as people type them.
 //!
 //! Grammar: distribution's `reference` package; defaults: domain `docker.io`, path below `library/`, tag `latest`.
 
@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::{Digest, DigestError};
+
 const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
@@ -14,6 +16,8 @@ const DEFAULT_TAG: &str = "latest";
 /// Bytes of domain and path together.
 const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
+/// Bytes of `@sha256:` and 64 digits.
+const MAX_DIGEST: usize = 72;
 
 /// A full name: `docker.io/library/busybox:latest`. `Display` shows the familiar form, `busybox:latest`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,7 +25,23 @@ const MAX_TAG: usize = 128;
 pub struct ImageName {
     domain: String,
     path: String,
-    tag: String,
+    version: Version,
+}
+
+/// Which of a repository's images: the one that a tag means now, or that with this manifest for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Version {
+    Tag(String),
+    Digest(Digest),
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Version::Tag(tag) => write!(f, ":{tag}"),
+            Version::Digest(digest) => write!(f, "@{digest}"),
+        }
+    }
 }
 
 /// Why a text is not an image name.
@@ -33,9 +53,9 @@ pub enum NameError {
     /// Too long.
     #[error("an image name has at most {MAX_NAME} bytes before its tag")]
     Long,
-    /// By digest.
-    #[error("images are named by tag here; a name with a digest (@sha256:…) is not supported")]
-    Digest,
+    /// The digest behind an `@`.
+    #[error("its digest is unusable: {0}")]
+    Digest(#[from] DigestError),
     /// The domain.
     #[error("{0:?} is not a registry's domain (letters, digits, dots, dashes, and perhaps a port)")]
     Domain(String),
@@ -54,7 +74,7 @@ pub enum NameError {
 impl ImageName {
     /// `domain/path:tag`, with nothing left out.
     pub fn full(&self) -> String {
-        format!("{}/{}:{}", self.domain, self.path, self.tag)
+        format!("{}/{}{}", self.domain, self.path, self.version)
     }
 
     /// The name without its tag, as people type it.
@@ -69,9 +89,30 @@ impl ImageName {
         }
     }
 
-    /// The tag.
-    pub fn tag(&self) -> &str {
-        &self.tag
+    /// The registry: `docker.io` where none was written.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository within its registry: `library/busybox`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The tag; `None` for a name by digest.
+    pub fn tag(&self) -> Option<&str> {
+        match &self.version {
+            Version::Tag(tag) => Some(tag),
+            Version::Digest(_) => None,
+        }
+    }
+
+    /// The digest of the manifest that is meant; `None` for a name by tag.
+    pub fn digest(&self) -> Option<Digest> {
+        match self.version {
+            Version::Tag(_) => None,
+            Version::Digest(digest) => Some(digest),
+        }
     }
 }
 
@@ -82,12 +123,13 @@ impl FromStr for ImageName {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        if text.len() > MAX_NAME + 1 + MAX_TAG {
+        if text.len() > MAX_NAME + 1 + MAX_TAG + MAX_DIGEST {
             return Err(NameError::Long);
         }
-        if text.contains('@') {
-            return Err(NameError::Digest);
-        }
+        let (text, digest) = match text.split_once('@') {
+            Some((text, digest)) => (text, Some(digest.parse::<Digest>()?)),
+            None => (text, None),
+        };
         let (name, tag) = match text.rsplit_once(':') {
             Some((name, tag)) if !tag.contains('/') => (name, tag),
             _ => (text, DEFAULT_TAG),
@@ -112,13 +154,15 @@ impl FromStr for ImageName {
         if domain.len() + 1 + path.len() > MAX_NAME {
             return Err(NameError::Long);
         }
-        Ok(ImageName { domain: domain.to_owned(), path, tag: tag.to_owned() })
+        // With both, the digest says it all.
+        let version = digest.map_or_else(|| Version::Tag(tag.to_owned()), Version::Digest);
+        Ok(ImageName { domain: domain.to_owned(), path, version })
     }
 }
 
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.familiar_repository(), self.tag)
+        write!(f, "{}{}", self.familiar_repository(), self.version)
     }
 }
 
@@ -142,7 +186,16 @@ fn is_meant_as_domain(first: &str) -> bool {
 }
 
 fn is_domain(text: &str) -> bool {
-    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let (host, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((address, port)) => {
+            let port = if port.is_empty() { Some("0") } else { port.strip_prefix(':') };
+            let Some(port) = port.filter(|_| address.parse::<std::net::Ipv6Addr>().is_ok()) else {
+                return false;
+            };
+            ("ip6", port)
+        }
+        None => text.split_once(':').unwrap_or((text, "0")),
+    };
     let label = |label: &str| {
         !label.is_empty()
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -184,11 +237,21 @@ mod tests {
             ("docker.io/localhost/b", "docker.io/localhost/b:latest", "docker.io/localhost/b:latest"),
             ("user/app:v1", "docker.io/user/app:v1", "user/app:v1"),
             ("localhost:5000/app", "localhost:5000/app:latest", "localhost:5000/app:latest"),
+            ("[::1]:5000/app:v1", "[::1]:5000/app:v1", "[::1]:5000/app:v1"),
             ("ghcr.io/x/y__z:a.b", "ghcr.io/x/y__z:a.b", "ghcr.io/x/y__z:a.b"),
         ] {
             let name: ImageName = typed.parse().unwrap();
             assert_eq!((name.full().as_str(), name.to_string().as_str()), (full, shown));
         }
+    }
+
+    #[test]
+    fn a_digest_replaces_the_tag() {
+        let digest = Digest::of(b"x");
+        let name: ImageName = format!("busybox:1.36@{digest}").parse().unwrap();
+        assert_eq!(name.full(), format!("docker.io/library/busybox@{digest}"));
+        assert_eq!((name.tag(), name.digest()), (None, Some(digest)));
+        assert_eq!(name.to_string().parse::<ImageName>().unwrap(), name);
     }
 
     #[test]
@@ -205,6 +268,8 @@ mod tests {
             "a___b",
             "a b",
             "a@sha256:00",
+            "[::1/a",
+            "[evil]:1/a",
             "a.io/../b",
         ] {
             assert!(text.parse::<ImageName>().is_err(), "{text:?}");

@@ -127,7 +127,7 @@ impl Tar {
 /// Streams a tar into a layer file and reads its tree back.
 pub fn layer(tar: &[u8]) -> Result<(Tree, File), layer::LayerError> {
     let file = tempfile::tempfile().unwrap();
-    layer::write(tar, &file, &mut |_| {})?;
+    layer::write(tar, &file, &tempfile::tempfile().unwrap(), &mut |_| {})?;
     let image = reader::read(&file).unwrap();
     Ok((image.tree, file))
 }
@@ -156,6 +156,11 @@ pub fn config(ids: &[Digest]) -> (String, String) {
     .to_string();
     let name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     (config, name)
+}
+
+/// A layer with one file.
+pub fn simple(content: &[u8]) -> Vec<u8> {
+    Tar::default().dir("bin").file("bin/sh", content).end()
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -77,7 +77,14 @@ pub fn layer(bytes: &[u8]) {
             _ => part.to_vec(),
         };
         let file = tempfile::tempfile().unwrap();
-        let Ok(written) = layers::write(&sealed[..], &file, &mut |_| {}) else { return };
+        let mut frame = tempfile::tempfile().unwrap();
+        let Ok(written) = layers::write(&sealed[..], &file, &frame, &mut |_| {}) else { return };
+        if written.framed {
+            let mut tar = Vec::new();
+            std::io::Seek::rewind(&mut frame).unwrap();
+            layers::frame::replay(&frame, &file, &mut tar).expect("what was framed can be had again");
+            assert_eq!(vial_image::Digest::of(&tar), written.totals.diff_id, "byte for byte");
+        }
         let image = reader::read(&file).expect("what was written can be read");
         assert_eq!(image.blocks, written.blocks);
         devices.push(writer::Device { blocks: image.blocks, tag: written.totals.diff_id.hex() });

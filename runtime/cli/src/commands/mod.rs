@@ -7,9 +7,12 @@ mod inspect;
 mod life;
 mod list;
 mod load;
+mod login;
 mod prune;
 mod ps;
+mod registry;
 mod run;
+mod transfer;
 mod usage;
 
 use crate::args::Command;
@@ -40,6 +43,11 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Stop(args) => life::stop(client, &args).await,
         Command::Kill(args) => life::kill(client, &args).await,
         Command::Rm(args) => life::rm(client, &args).await,
+        Command::Pull(args) => registry::pull(client, args).await,
+        Command::Push(args) => registry::push(client, args).await,
+        Command::Tag(args) => registry::tag(client, args).await,
+        Command::Login(args) => login::login(client, args).await,
+        Command::Logout(args) => login::logout(&args),
         Command::Load(args) => load::load(client, &args).await,
         Command::Import(args) => load::import(client, &args).await,
         Command::Images(args) => images::list(client, &args).await,

@@ -1,5 +1,6 @@
 //! `vial run`, `vial create`, `vial start`, `vial exec`.
 
+use super::registry::Fetch;
 use super::say;
 use crate::args::{ExecArgs, RunArgs};
 use crate::client::{Client, escape};
@@ -27,10 +28,19 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         return Err(Error::NotATerminal);
     }
     let terminal = args.tty.then(|| args.detach_keys.clone());
+    let image = Fetch::new(&args);
     let request = request(args)?;
     let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     if detach {
-        let id = match client.post::<Created>("/containers", &request).await {
+        image.before(client).await?;
+        let made = match client.post::<Created>("/containers", &request).await {
+            Err(error) if image.may_help(&error) => {
+                image.missing(client, &error).await?;
+                client.post::<Created>("/containers", &request).await
+            }
+            answer => answer,
+        };
+        let id = match made {
             Ok(created) => created.id,
             Err(Error::Connection(_)) => started(made_anyway(client, &request, since_ms).await?)?,
             Err(error) => return Err(error),
@@ -39,7 +49,9 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         return Ok(0);
     }
     client.start_daemon()?;
-    let signals = Signals::watch()?;
+    // Before signals are watched: a fetch is given up by them as any command is.
+    image.before(client).await?;
+    let mut signals = Signals::watch()?;
     let session = |container| Session {
         client: client.clone(),
         container,
@@ -49,7 +61,17 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         joins: false,
         terminal: terminal.clone(),
     };
-    let (connection, session) = match client.upgrade("/containers/run", &request).await {
+    let mut answer = client.upgrade("/containers/run", &request).await;
+    if let Err(error) = &answer
+        && image.may_help(error)
+    {
+        tokio::select! {
+            fetched = image.missing(client, error) => fetched?,
+            number = signals.next() => return Ok(128 + number),
+        }
+        answer = client.upgrade("/containers/run", &request).await;
+    }
+    let (connection, session) = match answer {
         Ok((connection, container)) => (connection, session(container)),
         Err(Error::Connection(_)) => {
             let session = session(made_anyway(client, &request, since_ms).await?.id);
@@ -70,8 +92,17 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
 /// # Errors
 /// When it can't be made.
 pub async fn create(client: &Client, args: RunArgs) -> Result<i32> {
-    let created: Created = client.post("/containers?start=false", &request(args)?).await?;
-    say(&created.id)?;
+    let image = Fetch::new(&args);
+    let request = request(args)?;
+    image.before(client).await?;
+    let made = match client.post::<Created>("/containers?start=false", &request).await {
+        Err(error) if image.may_help(&error) => {
+            image.missing(client, &error).await?;
+            client.post("/containers?start=false", &request).await
+        }
+        answer => answer,
+    };
+    say(&made?.id)?;
     Ok(0)
 }
 

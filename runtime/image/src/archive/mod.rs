@@ -117,8 +117,10 @@ impl Archive {
 fn sort_names<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<ImageName>, Vec<String>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for text in texts {
-        match text.parse() {
-            Ok(name) => good.push(name),
+        match text.parse::<ImageName>() {
+            // A name by digest promises a manifest that nobody has checked here.
+            Ok(name) if name.tag().is_some() => good.push(name),
+            Ok(_) => {}
             Err(_) if bad.len() < limits::MAX_BAD_NAMES => bad.push(text.chars().take(100).collect()),
             Err(_) => {}
         }

@@ -2,6 +2,7 @@
 
 mod builder;
 mod data;
+pub mod frame;
 pub mod path;
 mod stream;
 
@@ -10,6 +11,7 @@ use std::io::{self, Read};
 
 pub use builder::{Builder, EntryError};
 use data::DataWriter;
+use frame::{FrameWriter, Framed};
 pub use path::PathError;
 use stream::Chunks;
 pub use stream::{Compression, StreamError, Totals, decompress};
@@ -79,9 +81,11 @@ pub struct Written {
     pub blocks: u32,
     /// Entries of the tar.
     pub entries: u64,
+    /// Whether the frame is whole, so that the tar can be had again.
+    pub framed: bool,
 }
 
-/// Reads a layer tar (plain, gzip or zstd) to its last byte and writes its layer file, which must be empty.
+/// Reads a layer tar (plain, gzip or zstd) to its last byte and writes its layer file and its frame, which must be empty.
 /// `progress` hears the number of tar bytes so far, about once per MiB.
 ///
 /// Reading, decompression and digests run on a thread of their own, tar and file on the caller's. Memory: about
@@ -89,16 +93,20 @@ pub struct Written {
 pub fn write(
     source: impl Read + Send,
     file: &File,
+    frame: &File,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, LayerError> {
+    let frame = FrameWriter::new(frame)?;
     std::thread::scope(|scope| {
         let mut chunks = Chunks::spawn(scope, source);
-        let written = write_from(&mut chunks, file, progress);
+        let mut framed = Framed::new(&mut chunks, frame);
+        let written = write_from(&mut framed, file, progress)
+            .and_then(|(tree, data_blocks, entries)| Ok((tree, data_blocks, entries, framed.finish()?)));
         match written {
-            Ok((tree, data_blocks, entries)) => {
+            Ok((tree, data_blocks, entries, framed)) => {
                 let totals = chunks.finish()?;
                 let blocks = writer::write_layer(file, &tree, data_blocks, totals.diff_id.uuid())?;
-                Ok(Written { totals, blocks, entries })
+                Ok(Written { totals, blocks, entries, framed })
             }
             // A broken stream looks like a truncated tar to the reader: the stream knows better.
             Err(error) => Err(chunks.failure().map_or(error, LayerError::Stream)),
@@ -107,11 +115,11 @@ pub fn write(
 }
 
 fn write_from(
-    chunks: &mut Chunks,
+    source: &mut Framed<'_, '_, '_>,
     file: &File,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(crate::tree::Tree, u32, u64), LayerError> {
-    let mut reader = tar::Reader::new(chunks);
+    let mut reader = tar::Reader::new(source);
     let mut builder = Builder::default();
     let mut out = DataWriter::new(file, 1);
     let mut space = SpaceCheck::default();
@@ -153,7 +161,7 @@ fn write_from(
 
 /// Copies one file's data, its holes left out.
 fn copy(
-    reader: &mut tar::Reader<&mut Chunks>,
+    reader: &mut tar::Reader<&mut Framed<'_, '_, '_>>,
     entry: &tar::Entry,
     out: &mut DataWriter<'_>,
     file: &File,
@@ -168,8 +176,9 @@ fn copy(
         while left > 0 {
             let bytes = reader.data().map_err(|error| LayerError::Tar(error, Some(name.into())))?;
             let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let at = out.position();
             out.write(&bytes[..count])?;
-            reader.consume(count);
+            reader.consume_stored(count, at);
             left -= count as u64;
             space.check(file, out.stored())?;
         }

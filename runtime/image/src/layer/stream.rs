@@ -6,7 +6,6 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::digest::{Digest, Hasher};
 use crate::limits;
-use crate::tar::Source;
 
 /// Bytes handed from thread to thread at once. With 16 in flight, about 9 MiB: enough that neither side waits for a busy machine to wake the other.
 const CHUNK: usize = 512 << 10;
@@ -272,6 +271,3 @@ impl BufRead for Chunks<'_> {
         self.used += count;
     }
 }
-
-impl Source for Chunks<'_> {}
-impl Source for &mut Chunks<'_> {}

@@ -140,8 +140,12 @@ fn a_bomb_is_stopped() {
     let head = crate::testing::header(&Head { size: 1 << 30, ..Head::default() });
     let source = io::Read::chain(&head[..], Zeros.take(1 << 30));
     let file = tempfile::tempfile().unwrap();
-    let error =
-        write(flate2::read::GzEncoder::new(source, flate2::Compression::default()), &file, &mut |_| {});
+    let error = write(
+        flate2::read::GzEncoder::new(source, flate2::Compression::default()),
+        &file,
+        &tempfile::tempfile().unwrap(),
+        &mut |_| {},
+    );
     assert!(matches!(error, Err(LayerError::Stream(StreamError::Bomb))), "{error:?}");
 }
 
@@ -161,7 +165,7 @@ fn every_compression_gives_the_same_layer() {
     let zstd = zstd::encode_all(&tar[..], 3).unwrap();
     let totals = [tar.clone(), gzip(&tar), zstd].map(|bytes| {
         let file = tempfile::tempfile().unwrap();
-        let written = write(&bytes[..], &file, &mut |_| {}).unwrap();
+        let written = write(&bytes[..], &file, &tempfile::tempfile().unwrap(), &mut |_| {}).unwrap();
         assert_eq!(written.totals.digest, Digest::of(&bytes));
         assert_eq!(written.totals.length, bytes.len() as u64);
         written.totals.diff_id

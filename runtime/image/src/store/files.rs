@@ -48,8 +48,11 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("syncing the folder", path))
 }
 
-fn lock_file(dir: &Path) -> Result<(File, PathBuf)> {
-    let path = dir.join("lock");
+/// Name of the writers' lock.
+const WRITERS: &str = "lock";
+
+fn lock_file(dir: &Path, name: &str) -> Result<(File, PathBuf)> {
+    let path = dir.join(name);
     let file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -61,14 +64,26 @@ fn lock_file(dir: &Path) -> Result<(File, PathBuf)> {
 
 /// Waits until no one else writes. Dropping the file, or dying, lets the next one in.
 pub fn lock(dir: &Path) -> Result<File> {
-    let (file, path) = lock_file(dir)?;
+    let (file, path) = lock_file(dir, WRITERS)?;
     file.lock().map_err(Error::io("locking", &path))?;
     Ok(file)
 }
 
 /// The lock, unless someone else writes.
 pub fn try_lock(dir: &Path) -> Result<Option<File>> {
-    let (file, path) = lock_file(dir)?;
+    try_alone(dir, WRITERS)
+}
+
+/// Waits until nobody holds this lock alone, then holds it with others.
+pub fn share(dir: &Path, name: &str) -> Result<File> {
+    let (file, path) = lock_file(dir, name)?;
+    file.lock_shared().map_err(Error::io("locking", &path))?;
+    Ok(file)
+}
+
+/// This lock, unless anybody else holds it.
+pub fn try_alone(dir: &Path, name: &str) -> Result<Option<File>> {
+    let (file, path) = lock_file(dir, name)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

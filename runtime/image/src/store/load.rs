@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::{self, NewFile};
-use super::record::{Record, chain};
+use super::record::{Origin, Record, chain};
 use super::{ImageStore, free_space};
-use crate::archive::{Archive, ArchiveError, ArchiveImage, LayerBlob, Members};
+use crate::archive::{Archive, ArchiveError, ArchiveImage, Members};
 use crate::digest::{Digest, ImageId};
 use crate::erofs::{reader, writer};
 use crate::error::{Error, Result};
@@ -74,6 +74,22 @@ pub enum Progress {
     Warning(String),
 }
 
+/// What a layer's bytes must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    /// Digest of the bytes as they come, where it is known.
+    pub digest: Option<Digest>,
+    /// Digest of the decompressed bytes.
+    pub diff_id: Digest,
+}
+
+/// A layer that is written and has no name yet.
+struct NewLayer {
+    file: NewFile,
+    frame: Option<NewFile>,
+    diff_id: Digest,
+}
+
 impl ImageStore {
     /// Loads all images of an archive that are for this machine. Images before a broken one stay.
     pub fn load(&self, source: LoadSource, progress: &mut dyn FnMut(Progress)) -> Result<Vec<LoadedImage>> {
@@ -95,16 +111,17 @@ impl ImageStore {
             name.parse().map_err(|source| Error::Name { name: name.to_owned(), source })?;
         // As in `load`: whoever sends the tar may stall, so the lock is taken when the layer is whole.
         let written = self.write_layer(reader, name, (1, 1), None, progress);
-        let (new, diff_id) = written.map_err(|error| self.or_no_space(error))?;
+        let new = written.map_err(|error| self.or_no_space(error))?;
+        let diff_id = new.diff_id;
         self.write_locked(|| {
-            self.commit_layer(new, diff_id)?;
+            self.commit_layer(new)?;
             let config = import::configuration(&changes, diff_id, SystemTime::now());
-            self.commit_image(&config, &[diff_id], std::slice::from_ref(&parsed), name, progress)
+            self.commit_image(&config, &[diff_id], None, std::slice::from_ref(&parsed), name, progress)
         })
     }
 
     /// Runs a writer alone; when it fails, nothing of its doing stays.
-    fn write_locked<T>(&self, write: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn write_locked<T>(&self, write: impl FnOnce() -> Result<T>) -> Result<T> {
         let _lock = files::lock(&self.dir)?;
         let result = write();
         if result.is_err() {
@@ -115,7 +132,7 @@ impl ImageStore {
     }
 
     /// Whatever failed for want of space is told as that.
-    fn or_no_space(&self, error: Error) -> Error {
+    pub(super) fn or_no_space(&self, error: Error) -> Error {
         match error.is_full() {
             true => Error::NoSpace { store: self.dir.clone(), free: self.free().unwrap_or(0) },
             false => error,
@@ -205,7 +222,8 @@ impl ImageStore {
                 let section = archive
                     .layer(blob)
                     .map_err(|source| Error::Archive { origin: origin.to_owned(), source })?;
-                self.add_layer(section, &shown, (number, count), Some(blob), progress)?;
+                let expected = Expected { digest: blob.digest, diff_id: blob.diff_id };
+                self.add_layer(section, &shown, (number, count), Some(expected), progress)?;
             }
             progress(Progress::LayerDone { number, count, diff_id: blob.diff_id, reused });
         }
@@ -220,26 +238,33 @@ impl ImageStore {
             origin: origin.to_owned(),
             source: ArchiveError::Mismatch(shown.clone(), "configuration's encoding"),
         })?;
-        self.commit_image(config, &diff_ids, &image.names, &shown, progress)
+        self.commit_image(config, &diff_ids, None, &image.names, &shown, progress)
     }
 
-    /// Reads one layer into the store.
-    fn add_layer(
+    /// Reads one layer into the store. The caller holds the writers' lock or has pinned the layer.
+    pub(super) fn add_layer(
         &self,
         source: impl Read + Send,
         image: &str,
         place: (usize, usize),
-        expected: Option<&LayerBlob>,
+        expected: Option<Expected>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let (new, diff_id) = self.write_layer(source, image, place, expected, progress)?;
-        self.commit_layer(new, diff_id)
+        let new = self.write_layer(source, image, place, expected, progress)?;
+        self.commit_layer(new)
     }
 
-    /// Gives a written layer its name, under the lock.
-    fn commit_layer(&self, new: NewFile, diff_id: Digest) -> Result<()> {
-        let target = self.layer_path(diff_id, FORMAT_VERSION);
-        if target.exists() { Ok(()) } else { new.commit(&target).map(drop) }
+    /// Gives a written layer its name. The caller holds the writers' lock or has pinned the layer.
+    fn commit_layer(&self, new: NewLayer) -> Result<()> {
+        // The frame first: where there is a layer file, nobody looks for more.
+        let frame = new.frame.map(|frame| (frame, self.frame_path(new.diff_id, FORMAT_VERSION)));
+        let file = (new.file, self.layer_path(new.diff_id, FORMAT_VERSION));
+        for (file, target) in frame.into_iter().chain([file]) {
+            if !target.exists() {
+                file.commit(&target)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes one layer to a file without its name yet, and checks its digests where the image says what they must be.
@@ -248,40 +273,47 @@ impl ImageStore {
         source: impl Read + Send,
         image: &str,
         (number, count): (usize, usize),
-        expected: Option<&LayerBlob>,
+        expected: Option<Expected>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(NewFile, Digest)> {
-        let diff_id = expected.map(|blob| blob.diff_id);
+    ) -> Result<NewLayer> {
+        let diff_id = expected.map(|layer| layer.diff_id);
         let wrong = |source: LayerError| Error::Layer {
             image: image.to_owned(),
             layer: layer_text(number, count, diff_id),
             source: Box::new(source),
         };
-        let new = NewFile::create(&self.tmp())?;
+        let (new, frame) = (NewFile::create(&self.tmp())?, NewFile::create(&self.tmp())?);
         let mut report = |bytes| progress(Progress::Layer { number, count, diff_id, bytes });
-        let written = layer::write(source, new.file(), &mut report).map_err(wrong)?;
+        let written = layer::write(source, new.file(), frame.file(), &mut report).map_err(wrong)?;
         let check = |what, expected: Option<Digest>, found| match expected {
             Some(expected) if expected != found => Err(wrong(LayerError::Digest { what, found, expected })),
             _ => Ok(()),
         };
-        check("digest", expected.and_then(|blob| blob.digest), written.totals.digest)?;
+        check("digest", expected.and_then(|layer| layer.digest), written.totals.digest)?;
         check("diff_id", diff_id, written.totals.diff_id)?;
-        Ok((new, written.totals.diff_id))
+        Ok(NewLayer { file: new, frame: written.framed.then_some(frame), diff_id: written.totals.diff_id })
     }
 
     /// Writes the merged image where it is missing, then the record, then the names.
-    fn commit_image(
+    pub(super) fn commit_image(
         &self,
         config: &str,
         diff_ids: &[Digest],
+        origin: Option<Origin>,
         names: &[ImageName],
         shown: &str,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<LoadedImage> {
         let id = Digest::of(config.as_bytes());
-        if self.record(id).is_err() {
+        if let Ok(known) = self.record(id) {
+            // The same image from an archive first and a registry then, say: where it is from last is where it is most likely pushed to.
+            if origin.is_some() && known.origin != origin {
+                self.write_record(id, &Record { origin, ..known })?;
+            }
+        } else {
             let mut record = Record {
                 format: FORMAT_VERSION,
+                origin,
                 config: config.to_owned(),
                 layers: diff_ids.to_vec(),
                 devices: Vec::new(),
@@ -345,6 +377,7 @@ impl ImageStore {
         let mut total = size(&self.merged_path(record))?;
         for layer in layers {
             total += size(&self.layer_path(layer, record.format))?;
+            total += size(&self.frame_path(layer, record.format)).unwrap_or(0);
         }
         Ok(total)
     }

@@ -5,14 +5,18 @@
 //! names.json                   every name and the image it means
 //! images/<id>.json             one record per image, with its configuration
 //! layers/<diff_id>.v<N>.erofs  layer files, shared between images
+//! layers/<diff_id>.v<N>.frame  the rest of their tars, for pushing
 //! merged/<chain>.v<N>.erofs    merged images, by the digest of all diff_ids
 //! tmp/                         what is being written
+//! arriving                     flock: shared by whoever brings layers in without being the writer
 //! ```
 //! Files appear whole: written in `tmp/`, synced, renamed, folder synced. What refers comes after what it refers
 //! to, and goes before it. So a kill at any instruction leaves at most files that nothing refers to, and the next
 //! [`ImageStore::open`] sweeps those.
 
+mod export;
 mod files;
+mod ingest;
 mod load;
 mod record;
 mod remove;
@@ -25,7 +29,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 
+pub use export::{Export, ExportBlob};
+pub use ingest::{Ingest, IngestLayer};
 pub use load::{LoadSource, LoadedImage, Progress};
+pub use record::Origin;
 pub use remove::RemoveReport;
 
 use crate::digest::{Digest, ImageId};
@@ -37,6 +44,8 @@ use record::Record;
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     dir: PathBuf,
+    /// Layers that images on their way need, and how many of those: kept though no record refers to them yet.
+    pins: ingest::Pins,
 }
 
 /// An image, ready to be run.
@@ -76,13 +85,15 @@ pub struct ImageSummary {
 
 impl ImageStore {
     /// Opens a store, making the folder where there is none, and sweeps what a killed writer left behind,
-    /// unless another process is writing right now.
+    /// unless another process is writing or bringing in layers right now.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let store = ImageStore { dir: dir.as_ref().to_owned() };
+        let store = ImageStore { dir: dir.as_ref().to_owned(), pins: ingest::Pins::default() };
         for dir in [store.dir.clone(), store.images(), store.layers(), store.merged(), store.tmp()] {
             files::make_dir(&dir)?;
         }
-        if let Some(_lock) = files::try_lock(&store.dir)? {
+        if let (Some(_lock), Some(_alone)) =
+            (files::try_lock(&store.dir)?, files::try_alone(&store.dir, ingest::LOCK)?)
+        {
             files::empty_dir(&store.tmp())?;
             store.collect_garbage()?;
         }
@@ -194,6 +205,10 @@ impl ImageStore {
 
     fn layer_path(&self, diff_id: Digest, format: u32) -> PathBuf {
         self.layers().join(format!("{}.v{format}.erofs", diff_id.hex()))
+    }
+
+    fn frame_path(&self, diff_id: Digest, format: u32) -> PathBuf {
+        self.layers().join(format!("{}.v{format}.frame", diff_id.hex()))
     }
 
     fn merged_path(&self, record: &Record) -> PathBuf {

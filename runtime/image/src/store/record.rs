@@ -26,6 +26,22 @@ pub struct Record {
     pub loaded: u64,
     /// Bytes on disk.
     pub size: u64,
+    /// Where it was pulled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where an image came from, so that a push there, or to where the same blobs are, sends nothing twice and changes no digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The registry.
+    pub registry: String,
+    /// The repository in it.
+    pub repository: String,
+    /// Media type of the manifest.
+    pub media_type: String,
+    /// The manifest, byte for byte.
+    pub manifest: String,
 }
 
 impl Record {
@@ -99,13 +115,20 @@ impl ImageStore {
         for &id in &ids {
             // What a damaged record refers to is unknown: better to keep too much.
             let Ok(record) = self.record(id) else { return Ok(()) };
-            referred.extend(record.layers.iter().map(|&layer| self.layer_path(layer, record.format)));
+            for &layer in &record.layers {
+                referred
+                    .extend([self.layer_path(layer, record.format), self.frame_path(layer, record.format)]);
+            }
             referred.insert(self.merged_path(&record));
         }
+        // Held meanwhile, so that nobody begins to rely on a layer that is just going.
+        let pinned = self.pins.lock();
         for dir in [self.layers(), self.merged()] {
             for name in files::list_dir(&dir)? {
-                let path = dir.join(name);
-                if !referred.contains(&path) {
+                let path = dir.join(&name);
+                let hex = name.split('.').next().unwrap_or_default();
+                let kept = Digest::from_hex(hex).is_ok_and(|digest| pinned.contains_key(&digest));
+                if !kept && !referred.contains(&path) {
                     files::remove(&path)?;
                 }
             }

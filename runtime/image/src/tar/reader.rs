@@ -110,6 +110,13 @@ impl<S: Source> Reader<S> {
         Ok(&bytes[..bytes.len().min(remaining)])
     }
 
+    /// Marks bytes that [`Reader::data`] returned as read, and as written at this offset of the layer file.
+    pub fn consume_stored(&mut self, count: usize, at: u64) {
+        self.source.consume_stored(count, at);
+        self.remaining -= count as u64;
+        self.position += count as u64;
+    }
+
     /// Marks bytes that [`Reader::data`] returned as read.
     pub fn consume(&mut self, count: usize) {
         self.source.consume(count);

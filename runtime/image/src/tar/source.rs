@@ -20,6 +20,11 @@ pub trait Source: BufRead {
         }
         Ok(())
     }
+
+    /// As `consume`, of bytes that were also written at this offset of another file.
+    fn consume_stored(&mut self, count: usize, _at: u64) {
+        self.consume(count);
+    }
 }
 
 impl Source for &[u8] {}
