@@ -10,6 +10,7 @@ mod kills;
 mod life;
 mod lists;
 mod recovery;
+mod registry;
 mod streams;
 mod terminal;
 mod usage;
