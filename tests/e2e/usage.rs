@@ -9,7 +9,7 @@ fn stats_and_top_tell_of_a_busy_container() {
     vial.run(["run", "-d", "--name", "busy", "-m", "64m", "busybox", "sh", "-c", script]).ok();
     let table = vial.run(["stats", "--no-stream"]).ok();
     let line = table.lines().nth(1).expect("a line for the container");
-    assert!(line.contains("busy") && line.contains("/ 64"), "{table}");
+    assert!(line.contains("busy") && line.contains("/ 67.1MB"), "{table}");
     let percent = line.split_whitespace().find_map(|word| word.strip_suffix('%')?.parse::<f64>().ok());
     assert!(percent.expect("a percentage") > 1.0, "it computes without end: {table}");
 
