@@ -8,7 +8,7 @@ use crate::state::Shared;
 use crate::store::Record;
 use std::sync::Arc;
 use std::time::Duration;
-use vial_api::ErrorKind;
+use vial_api::{ErrorKind, State};
 use vial_sandbox::{Pod, PodError, pause as freeze, signals};
 
 /// The error of what needs a running container.
@@ -28,10 +28,11 @@ pub fn paused(record: &Record) -> ApiError {
 /// When it does not, or stands still.
 pub async fn running(daemon: &Shared, record: &Record) -> Result<Pod> {
     let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
+    let phase = live.settled().await;
     if live.is_paused() {
         return Err(paused(record));
     }
-    match live.started().await {
+    match phase {
         Phase::Running(pod) => Ok(pod),
         _ => Err(not_running(record)),
     }
@@ -56,6 +57,10 @@ pub async fn kill(daemon: &Shared, record: &Record, signal: i32) -> Result<()> {
 }
 
 async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -> Result<()> {
+    if record.state == State::Running {
+        // A daemon that has just started may still be on its way back to it.
+        live.settled().await;
+    }
     if live.is_paused() {
         if signal != signals::SIGKILL {
             return Err(paused(record));
@@ -88,6 +93,9 @@ async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -
 pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
     life::note_stopped(daemon, record, true).await;
     let Some(live) = daemon.live(&record.id) else { return Ok(()) };
+    if record.state == State::Running {
+        live.settled().await;
+    }
     if live.is_paused() {
         // When that does not work the signals don't either, and the VM is killed.
         let _ = unpause(daemon, record).await;

@@ -67,6 +67,16 @@ impl Live {
         self.wait(|phase| !matches!(phase, Phase::Starting)).await
     }
 
+    /// Waits until it is no longer starting, or is known to stand still: then nothing more happens to it by itself.
+    pub async fn settled(&self) -> Phase {
+        let mut paused = self.paused.subscribe();
+        tokio::select! {
+            phase = self.started() => phase,
+            // The sender is in `self`, so it can't be gone.
+            _ = paused.wait_for(|paused| *paused) => self.phase(),
+        }
+    }
+
     /// Waits for its end: [`Phase::Failed`] or [`Phase::Ended`].
     pub async fn ended(&self) -> Phase {
         self.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended(_))).await

@@ -103,6 +103,12 @@ async fn wait_unpaused(daemon: &Shared, record: &Record, live: &Live) -> Option<
     live.set_paused(true);
     tokio::select! {
         () = live.unpaused() => None,
+        () = live.cancelled() => {
+            if let Err(error) = pause::kill(&daemon.registry, &record.pod).await {
+                tracing::error!(container = record.id.short(), %error, "a VM cannot be killed");
+            }
+            pause::ended(&daemon.registry, &record.pod).await.ok()
+        }
         ended = pause::ended(&daemon.registry, &record.pod) => ended.ok(),
     }
 }
