@@ -11,6 +11,7 @@ mod life;
 mod lists;
 mod recovery;
 mod registry;
+mod soak;
 mod streams;
 mod terminal;
 mod usage;

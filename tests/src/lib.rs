@@ -8,5 +8,6 @@ pub mod host;
 pub mod leftovers;
 pub mod registry;
 pub mod screen;
+pub mod soak;
 pub mod story;
 pub mod talk;
