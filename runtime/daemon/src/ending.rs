@@ -153,10 +153,14 @@ pub async fn pause(daemon: &Shared, record: &Record) -> Result<()> {
 /// # Errors
 /// When it is not paused, or its VMM refuses.
 pub async fn unpause(daemon: &Shared, record: &Record) -> Result<()> {
-    let live = daemon.live(&record.id).filter(|live| live.is_paused());
-    let live = live.ok_or_else(|| {
-        ApiError::new(ErrorKind::Conflict, format!("container {} is not paused", record.name))
-    })?;
+    let not_paused =
+        || ApiError::new(ErrorKind::Conflict, format!("container {} is not paused", record.name));
+    let live = daemon.live(&record.id).ok_or_else(not_paused)?;
+    // A daemon that has just started may not have found out yet.
+    live.settled().await;
+    if !live.is_paused() {
+        return Err(not_paused());
+    }
     freeze::resume(&daemon.registry, &record.pod).await?;
     live.set_paused(false);
     Ok(())

@@ -12,6 +12,7 @@ use crate::restart::Occasion;
 use crate::state::Shared;
 use crate::store::Record;
 use std::collections::HashSet;
+use tokio::sync::oneshot;
 use vial_api::{ErrorKind, Exit};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
@@ -22,15 +23,17 @@ use vial_vm::{EndReason, VmExit, VmId, VmState};
 /// How long a guest whose container has ended may take to write out what that left, and power off.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Brings store and machine together. Pods that run are found again in tasks of their own; all else is done on return.
+/// Brings store and machine together. Pods that run are found again in tasks of their own; all else is done on return,
+/// and those that stand still are known to.
 ///
 /// # Errors
 /// When the store or the VMs' folder can't be read.
 pub async fn recover(daemon: &Shared) -> Result<()> {
     let records = daemon.store.list()?;
     let known: HashSet<String> = records.iter().map(|record| record.pod.vm_name()).collect();
+    let mut looks = Vec::new();
     for record in records {
-        one(daemon, record).await?;
+        looks.extend(one(daemon, record).await?);
     }
     // VMs of pods that no record knows: their maker died before it could note them, or after it forgot them.
     for vm in daemon.registry.list()? {
@@ -40,10 +43,18 @@ pub async fn recover(daemon: &Shared) -> Result<()> {
         }
     }
     daemon.registry.sweep_if(OWNER_POD, move |vm| !known.contains(vm.id.as_str())).await?;
-    sweep_files(daemon)
+    sweep_files(daemon)?;
+    // Or the first to ask would hear of a container that stands still that it runs. All were asked at once, and each answers in bounded time.
+    for look in looks {
+        let _ = look.await;
+    }
+    Ok(())
 }
 
-async fn one(daemon: &Shared, record: Record) -> Result<()> {
+/// What ends when it is known whether a pod that is being found again stands still.
+type Look = oneshot::Receiver<()>;
+
+async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
     let vm: VmId = record.pod.vm_name().parse()?;
     let rebooted = record.boot.as_ref().is_some_and(|boot| *boot != daemon.boot);
     let observed = match daemon.registry.info(&vm) {
@@ -76,8 +87,9 @@ async fn one(daemon: &Shared, record: Record) -> Result<()> {
             let live = Live::new(OutputLog::open(&dir, life::log_limits(&record), Some(record.base))?);
             daemon.adopt(&record.id, live.clone());
             // An agent that does not answer must not hold up the others.
-            tokio::spawn(reattach(daemon.clone(), record, live));
-            return Ok(());
+            let (looked, look) = oneshot::channel();
+            tokio::spawn(reattach(daemon.clone(), record, live, looked));
+            return Ok(Some(look));
         }
     }
     match decision.record {
@@ -91,16 +103,22 @@ async fn one(daemon: &Shared, record: Record) -> Result<()> {
         }
         RecordAction::Remove => life::discard(daemon, &record).await,
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Waits until a pod that stands still goes on, or its VM ends.
-async fn wait_unpaused(daemon: &Shared, record: &Record, live: &Live) -> Option<VmExit> {
+async fn wait_unpaused(
+    daemon: &Shared,
+    record: &Record,
+    live: &Live,
+    looked: oneshot::Sender<()>,
+) -> Option<VmExit> {
     // A VMM that does not answer is found out about by who attaches next.
     if !matches!(pause::is_paused(&daemon.registry, &record.pod).await, Ok(true)) {
         return None;
     }
     live.set_paused(true);
+    drop(looked);
     tokio::select! {
         () = live.unpaused() => None,
         () = live.cancelled() => {
@@ -113,8 +131,8 @@ async fn wait_unpaused(daemon: &Shared, record: &Record, live: &Live) -> Option<
     }
 }
 
-async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>) {
-    if let Some(exit) = wait_unpaused(&daemon, &record, &live).await {
+async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, looked: oneshot::Sender<()>) {
+    if let Some(exit) = wait_unpaused(&daemon, &record, &live, looked).await {
         live.set_paused(false);
         return give_up(daemon, record, live, vm_ended(&exit.to_string(), exit.reason == EndReason::Killed))
             .await;
