@@ -2,6 +2,7 @@
 
 mod bad_guests;
 mod bad_input;
+mod completion;
 mod containers;
 mod hostile_container;
 mod image_tree;

@@ -87,6 +87,8 @@ pub enum Command {
     Doctor(crate::doctor_cmd::DoctorArgs),
     /// Boot and manage plain microVMs
     Vm(crate::vm_cmd::VmArgs),
+    /// Print what makes a shell complete this program's words
+    Completion(crate::completion::CompletionArgs),
     /// Print the versions of the command line and of the daemon, if one runs
     Version,
     /// Make VM processes for a daemon, which calls this itself
@@ -154,6 +156,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// The image
+    #[arg(add = crate::completion::images())]
     pub image: String,
     /// The command and its arguments [default: the image's]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -182,6 +185,7 @@ pub struct ExecArgs {
     #[arg(short, long)]
     pub user: Option<String>,
     /// Name or id
+    #[arg(add = crate::completion::containers())]
     pub container: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -198,6 +202,7 @@ pub struct AttachArgs {
     #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
     pub detach_keys: DetachKeys,
     /// Name or id
+    #[arg(add = crate::completion::containers())]
     pub container: String,
 }
 
@@ -211,7 +216,7 @@ pub struct StatsArgs {
     #[arg(long)]
     pub json: bool,
     /// Names or ids [default: all that run]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -222,6 +227,7 @@ pub struct TopArgs {
     #[arg(long)]
     pub json: bool,
     /// Name or id
+    #[arg(add = crate::completion::containers())]
     pub container: String,
     /// Taken for the sake of habit: options of ps, which change nothing
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -232,7 +238,7 @@ pub struct TopArgs {
 #[derive(Debug, Clone, Args)]
 pub struct Names {
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -243,7 +249,7 @@ pub struct StopArgs {
     #[arg(short, long, default_value_t = 10)]
     pub time: u32,
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -254,7 +260,7 @@ pub struct KillArgs {
     #[arg(short, long, default_value = "KILL")]
     pub signal: String,
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -265,7 +271,7 @@ pub struct RmArgs {
     #[arg(short, long)]
     pub force: bool,
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -292,6 +298,7 @@ pub struct PullArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// The image: [registry/]repository[:tag|@digest]
+    #[arg(add = crate::completion::images())]
     pub image: String,
 }
 
@@ -304,6 +311,7 @@ pub struct PushArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// A name of an image here, and where it goes: [registry/]repository[:tag]
+    #[arg(add = crate::completion::images())]
     pub image: String,
 }
 
@@ -311,6 +319,7 @@ pub struct PushArgs {
 #[derive(Debug, Clone, Args)]
 pub struct TagArgs {
     /// Name or id of an image
+    #[arg(add = crate::completion::images())]
     pub image: String,
     /// Its new name: [registry/]repository[:tag]
     pub name: String,
@@ -395,7 +404,7 @@ pub struct RmiArgs {
     #[arg(short, long)]
     pub force: bool,
     /// Names or ids
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = crate::completion::images())]
     pub names: Vec<String>,
 }
 

@@ -178,6 +178,14 @@ impl Client {
         Ok((TokioIo::new(hyper::upgrade::on(response).await?), upgraded))
     }
 
+    /// What a daemon that runs answers to a request without a body; none is started, and whatever goes wrong is no answer.
+    pub async fn ask_running<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let stream = detach::connect(&self.paths).ok()??;
+        let request = Request::get(format!("{PREFIX}{path}")).body(body("")).ok()?;
+        let response = self.dispatch(stream, request).await.ok()?;
+        serde_json::from_slice(&whole(response).await.ok()?).ok()
+    }
+
     /// The daemon's version, if one runs; none is started.
     ///
     /// # Errors

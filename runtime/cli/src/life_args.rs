@@ -75,7 +75,7 @@ pub struct StartArgs {
     #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
     pub detach_keys: DetachKeys,
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::containers())]
     pub names: Vec<String>,
 }
 
@@ -83,6 +83,7 @@ pub struct StartArgs {
 #[derive(Debug, Clone, Args)]
 pub struct RenameArgs {
     /// Name or id
+    #[arg(add = crate::completion::containers())]
     pub container: String,
     /// The new name
     pub name: String,

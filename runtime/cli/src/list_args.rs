@@ -50,6 +50,7 @@ pub struct LogsArgs {
     #[arg(short, long)]
     pub timestamps: bool,
     /// Name or id
+    #[arg(add = crate::completion::containers())]
     pub container: String,
 }
 
@@ -74,7 +75,7 @@ pub struct InspectArgs {
     #[arg(short, long, value_name = "TEMPLATE")]
     pub format: Option<String>,
     /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = crate::completion::anything())]
     pub names: Vec<String>,
 }
 

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod commands;
+mod completion;
 mod doctor_cmd;
 mod error;
 mod filter;
@@ -27,6 +28,7 @@ use client::Client;
 use error::{Error, Result};
 
 fn main() {
+    completion::answer_shell();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -50,6 +52,7 @@ fn main() {
         Command::Launcher => vial_daemon::launcher(),
         Command::Vm(args) => vm_cmd::run(args),
         Command::Doctor(args) => doctor_cmd::run(args),
+        Command::Completion(args) => completion::run(args),
         command => {
             let of_run = matches!(command, Command::Run(_) | Command::Exec(_));
             with_daemon(command).unwrap_or_else(|error| {

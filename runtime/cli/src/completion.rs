@@ -1,0 +1,90 @@
+//! `vial completion`: the shell asks this program what could come next, so that names of containers and images are known too. No daemon is
+//! started for it.
+
+use crate::args::Cli;
+use crate::client::Client;
+use clap::{Args, CommandFactory, ValueEnum};
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+use std::time::Duration;
+use vial_api::{Container, ImageSummary};
+
+/// The variable in which the shell says that it asks, and which shell it is.
+const VARIABLE: &str = "VIAL_COMPLETE";
+/// Nobody waits longer than this for a name.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// `vial completion`
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// A shell that can be helped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// source <(vial completion bash)
+    Bash,
+    /// source <(vial completion zsh)
+    Zsh,
+    /// vial completion fish | source
+    Fish,
+}
+
+/// Answers a shell that asks, and ends the program then.
+pub fn answer_shell() {
+    CompleteEnv::with_factory(Cli::command).var(VARIABLE).complete();
+}
+
+/// Prints what makes a shell ask: its exit status.
+pub fn run(args: CompletionArgs) -> i32 {
+    let name = match args.shell {
+        Shell::Bash => "bash",
+        Shell::Zsh => "zsh",
+        Shell::Fish => "fish",
+    };
+    let shells = Shells::builtins();
+    let Some(shell) = shells.completer(name) else { return 1 };
+    let written = shell.write_registration(VARIABLE, "vial", "vial", "vial", &mut std::io::stdout());
+    i32::from(written.is_err())
+}
+
+/// What the daemon answers, if one runs and is quick; a shell that completes is no place for errors.
+fn ask<T: serde::de::DeserializeOwned + Default>(path: &str) -> T {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return T::default();
+    };
+    let client = Client::from_env();
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.ask_running(path)).await });
+    answer.ok().flatten().unwrap_or_default()
+}
+
+fn named_containers() -> Vec<CompletionCandidate> {
+    let list: Vec<Container> = ask("/containers?all=true");
+    let candidate = |container: Container| {
+        let help = format!("{}, {}", container.state.as_str(), container.image);
+        CompletionCandidate::new(container.name).help(Some(help.into()))
+    };
+    list.into_iter().map(candidate).collect()
+}
+
+fn named_images() -> Vec<CompletionCandidate> {
+    let list: Vec<ImageSummary> = ask("/images");
+    list.into_iter().flat_map(|image| image.names).map(CompletionCandidate::new).collect()
+}
+
+/// For an argument that is a container.
+pub fn containers() -> ArgValueCandidates {
+    ArgValueCandidates::new(named_containers)
+}
+
+/// For an argument that is an image.
+pub fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(named_images)
+}
+
+/// For an argument that is one or the other.
+pub fn anything() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| named_containers().into_iter().chain(named_images()).collect())
+}
