@@ -42,16 +42,17 @@ def table(title, rows, base):
         print(f"{name:44}{middle:10.1f}{min(values):10.1f}{max(values):10.1f}{middle / reference:8.2f}")
 
 
-def runc_bundle():
-    bundle = f"{work}/bundle"
+def runc_bundle(name="bundle", args=("true",)):
+    bundle = f"{work}/{name}"
     os.makedirs(f"{bundle}/rootfs/bin")
     busybox = shutil.which("busybox")
     shutil.copy(busybox, f"{bundle}/rootfs/bin/busybox")
-    os.symlink("busybox", f"{bundle}/rootfs/bin/true")
+    for applet in ("true", "sleep"):
+        os.symlink("busybox", f"{bundle}/rootfs/bin/{applet}")
     quiet(["runc", "spec"], cwd=bundle)
     with open(f"{bundle}/config.json") as file:
         spec = json.load(file)
-    spec["process"].update(terminal=False, args=["true"])
+    spec["process"].update(terminal=False, args=list(args))
     with open(f"{bundle}/config.json", "w") as file:
         json.dump(spec, file)
     return bundle
@@ -85,6 +86,30 @@ def whole_commands():
                 times.setdefault(name, []).append(spent)
     times = {name: values for name, values in times.items() if values}
     table("Whole commands, wall clock, ms; cold VMs, image present, caches warm", times, "runc run (busybox true)")
+
+
+def execs():
+    """One more command in what runs already: from the command line's start to its end."""
+    if not shutil.which("runc"):
+        return
+    bundle = runc_bundle("exec", ("sleep", "100000"))
+    quiet(["runc", "run", "--detach", "--bundle", bundle, "figures-exec"])
+    quiet([vial, "run", "-d", "--name", "exec", "busybox", "sleep", "100000"])
+    try:
+        commands = {
+            "vial exec (busybox true)": [vial, "exec", "exec", "true"],
+            "runc exec (busybox true)": ["runc", "exec", "figures-exec", "true"],
+        }
+        times = {name: [] for name in commands}
+        for turn in range(runs + 1):
+            for name, command in commands.items():
+                spent = wall_ms(command)
+                if turn:
+                    times[name].append(spent)
+        table("One more command in a running container, wall clock, ms", times, "runc exec (busybox true)")
+    finally:
+        quiet([vial, "rm", "-f", "exec"])
+        quiet(["runc", "delete", "--force", "figures-exec"])
 
 
 class Agent:
@@ -232,6 +257,7 @@ try:
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}; {runs} runs each after 1 warm-up, interleaved")
     quiet([vial, "load", "-q", "-i", f"{fixtures}/busybox.tar"])
     whole_commands()
+    execs()
     boots()
     sizes()
 finally:

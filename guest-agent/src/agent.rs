@@ -1,5 +1,7 @@
 //! The agent's state, and carrying out what the host asks.
 
+mod archive;
+
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Process, Stage, check_id};
 use crate::errors::{internal, invalid};
@@ -88,6 +90,8 @@ impl Agent {
                 self.resize(&container, exec.as_deref(), Size { cols, rows })
             }
             Request::Stats { container } => Ok(Response::Stats(self.container(&container)?.cgroup.stats())),
+            Request::GetArchive(get) => self.archive(archive::Job::Get(get)),
+            Request::PutArchive(put) => self.archive(archive::Job::Put(put)),
             Request::Processes { container } => {
                 Ok(Response::Processes(processes::read(&self.container(&container)?.cgroup.processes())))
             }

@@ -65,6 +65,14 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Moves the calling process into it.
+    ///
+    /// # Errors
+    /// When it is gone or full.
+    pub fn join(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.procs"), "0")
+    }
+
     /// Kills every process in it and below.
     pub fn kill(&self) {
         // It may be gone already, and then nothing is left to kill.

@@ -35,6 +35,7 @@ fn bash_completes_commands_options_and_names() {
     all.retain(|word| !word.starts_with('-'));
     all.sort();
     assert_eq!(all, ["green", "red"]);
+    assert_eq!(offered(&vial, &["vial", "cp", "gr"]), ["green:"]);
     let images = offered(&vial, &["vial", "run", "--rm", "busy"]);
     assert!(images.iter().any(|name| name.starts_with("busybox")), "{images:?}");
 

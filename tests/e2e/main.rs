@@ -4,6 +4,7 @@ mod bad_guests;
 mod bad_input;
 mod completion;
 mod containers;
+mod copy;
 mod hostile_container;
 mod image_tree;
 mod images;

@@ -140,6 +140,10 @@ pub enum Request {
         /// Which container.
         container: String,
     },
+    /// Give files of a running container, as a tar on the standard output of an exec of its own.
+    GetArchive(GetArchive),
+    /// Take files for a running container, as a tar on the standard input of an exec of its own.
+    PutArchive(PutArchive),
     /// Kill what is left of a container, unmount its root, forget it and its streams.
     Delete {
         /// Which container.
@@ -210,6 +214,36 @@ pub struct Exec {
     pub process: Box<serde_json::value::RawValue>,
     /// Whether standard input will come over a stream.
     pub stdin: bool,
+}
+
+/// Files out of a container. The exec ends with 0, or with 1 and the reason on its standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetArchive {
+    /// Which container.
+    pub container: String,
+    /// The id of the exec that its streams and its end will have.
+    pub exec: String,
+    /// What, as the container sees it. With a `/` at its end it must be a folder. The tar begins with its last name.
+    pub path: String,
+    /// If it is a link, what that points to.
+    pub follow: bool,
+}
+
+/// Files into a container; its end as with [`GetArchive`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutArchive {
+    /// Which container.
+    pub container: String,
+    /// The id of the exec that its streams and its end will have.
+    pub exec: String,
+    /// Where, as the container sees it: a folder that is there, or (not for a stream) a new name in one.
+    pub path: String,
+    /// The first folder of the tar is left out, what is in it is not.
+    pub contents: bool,
+    /// Owners and groups are the tar's; otherwise all is root's.
+    pub owners: bool,
+    /// Any tar, whose entries keep their names.
+    pub stream: bool,
 }
 
 /// How a request went.

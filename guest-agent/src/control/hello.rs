@@ -3,7 +3,7 @@
 use agent_protocol::{AgentError, ClientHello, ErrorKind, PROTOCOL, PROTOCOL_MIN, ServerHello};
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 5] = ["exec", "streams-resume", "sandbox-stats", "terminal", "processes"];
+const FEATURES: [&str; 6] = ["exec", "streams-resume", "sandbox-stats", "terminal", "processes", "archives"];
 
 /// The agent's answer to a hello.
 ///

@@ -297,6 +297,36 @@ pub struct Exec {
     pub terminal: Option<TerminalSize>,
 }
 
+/// Body of `POST /v1/containers/{id}/archive`, an upgrade: a tar as standard output, or with `put` as standard input; then the end, as of
+/// an exec whose standard error says why it failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    /// What or where in the container.
+    pub path: String,
+    /// If it is a link, what that points to.
+    #[serde(default)]
+    pub follow: bool,
+    /// Files go into the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put: Option<Put>,
+}
+
+/// How files are put into a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// The first folder of the tar is left out, what is in it is not.
+    #[serde(default)]
+    pub contents: bool,
+    /// Owners and groups are the tar's; otherwise all is root's.
+    #[serde(default)]
+    pub owners: bool,
+    /// Any tar, whose entries keep their names, into a folder that is there. Otherwise one file or folder by the rules of cp.
+    #[serde(default)]
+    pub stream: bool,
+}
+
 /// Answer of `GET /v1/containers/{id}/stats`: what a container uses now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

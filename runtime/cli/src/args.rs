@@ -40,6 +40,8 @@ pub enum Command {
     Unpause(Names),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Copy files into a container or out of it
+    Cp(CpArgs),
     /// Show what containers use, again every second
     Stats(StatsArgs),
     /// List what runs in a container
@@ -204,6 +206,23 @@ pub struct AttachArgs {
     /// Name or id
     #[arg(add = crate::completion::containers())]
     pub container: String,
+}
+
+/// `vial cp`
+#[derive(Debug, Clone, Args)]
+pub struct CpArgs {
+    /// Keep owners, groups and all permissions; otherwise copies are root's in the container and yours on the host
+    #[arg(short, long)]
+    pub archive: bool,
+    /// If the source is a link, copy what it points to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// NAME:PATH in a container, a path here, or - for a tar on standard input
+    #[arg(add = crate::completion::places())]
+    pub source: String,
+    /// NAME:PATH in a container, a path here, or - for a tar on standard output
+    #[arg(add = crate::completion::places())]
+    pub destination: String,
 }
 
 /// `vial stats`

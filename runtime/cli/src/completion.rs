@@ -4,8 +4,11 @@
 use crate::args::Cli;
 use crate::client::Client;
 use clap::{Args, CommandFactory, ValueEnum};
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::engine::{
+    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
+};
 use clap_complete::env::{CompleteEnv, Shells};
+use std::ffi::OsStr;
 use std::time::Duration;
 use vial_api::{Container, ImageSummary};
 
@@ -84,7 +87,22 @@ pub fn images() -> ArgValueCandidates {
     ArgValueCandidates::new(named_images)
 }
 
-/// For an argument that is one or the other.
+/// For an argument that is a path here or in a container, whose own paths nobody is asked for.
+pub fn places() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let containers = named_containers().into_iter().map(|name| {
+            let mut place = name.get_value().to_owned();
+            place.push(":");
+            CompletionCandidate::new(place)
+        });
+        let begun = |place: &CompletionCandidate| {
+            place.get_value().as_encoded_bytes().starts_with(current.as_encoded_bytes())
+        };
+        containers.filter(begun).chain(PathCompleter::any().complete(current)).collect()
+    })
+}
+
+/// For an argument that is a container or an image.
 pub fn anything() -> ArgValueCandidates {
     ArgValueCandidates::new(|| named_containers().into_iter().chain(named_images()).collect())
 }

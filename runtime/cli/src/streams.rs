@@ -360,7 +360,8 @@ async fn finished(
     }
 }
 
-async fn write_input(mut writer: WriteHalf<Connection>, mut frames: mpsc::Receiver<(Kind, Vec<u8>)>) {
+/// Writes frames until there are no more or nobody takes them.
+pub async fn write_input(mut writer: WriteHalf<Connection>, mut frames: mpsc::Receiver<(Kind, Vec<u8>)>) {
     while let Some((kind, payload)) = frames.recv().await {
         // At most MAX_PAYLOAD bytes, so there is a header.
         let Ok(header) = frame::header(kind, payload.len()) else { return };
@@ -375,7 +376,8 @@ async fn write_input(mut writer: WriteHalf<Connection>, mut frames: mpsc::Receiv
     }
 }
 
-async fn read_frames(mut reader: ReadHalf<Connection>, sender: mpsc::Sender<(Kind, Vec<u8>)>) {
+/// Reads frames until the connection ends or nobody wants them.
+pub async fn read_frames(mut reader: ReadHalf<Connection>, sender: mpsc::Sender<(Kind, Vec<u8>)>) {
     loop {
         let mut header = [0; frame::HEADER];
         if reader.read_exact(&mut header).await.is_err() {
@@ -440,7 +442,8 @@ fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-struct Abort(tokio::task::JoinHandle<()>);
+/// A task that ends with whoever waits for it.
+pub struct Abort(pub tokio::task::JoinHandle<()>);
 
 impl Drop for Abort {
     fn drop(&mut self) {

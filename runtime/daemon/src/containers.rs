@@ -4,6 +4,7 @@ use crate::body::json;
 use crate::error::{ApiError, Result};
 use crate::live::Phase;
 use crate::state::Shared;
+use crate::store::Record;
 use crate::streams::{self, Attach};
 use crate::{creation, ending, inspect, life};
 use axum::Json;
@@ -19,11 +20,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{
-    AttachQuery, Container, CreateContainer, CreateQuery, Created, ErrorKind, Exec, Exit, KillQuery,
-    ListQuery, LogsQuery, RemoveQuery, RenameQuery, StopQuery,
+    Archive, AttachQuery, Container, CreateContainer, CreateQuery, Created, ErrorKind, Exec, Exit, KillQuery,
+    ListQuery, LogsQuery, Put, RemoveQuery, RenameQuery, StopQuery,
 };
 use vial_sandbox::log::{Follower, Item, Position, Selector, Stream, Wanted};
-use vial_sandbox::{signals, spec};
+use vial_sandbox::{ExecStreams, Pod, PodError, PutHow, signals, spec};
 
 /// `GET /v1/containers`
 pub async fn list(
@@ -218,13 +219,44 @@ pub async fn exec(
     };
     let process = spec::exec(&record.spec, &options)?;
     let pod = ending::running(&daemon, &record).await?;
-    let id = record.id.clone();
+    let (opening, stdin) = (pod.clone(), exec.stdin);
+    exec_streams(&record, upgrade, pod, async move { opening.exec(&process, stdin).await }).await
+}
+
+/// `POST /v1/containers/{id}/archive`
+pub async fn archive(
+    State(daemon): State<Shared>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response> {
+    let record = daemon.find(&id)?;
+    let (upgrade, body) = upgrade(request).await?;
+    let Archive { path, follow, put }: Archive = json(&body)?;
+    let pod = ending::running(&daemon, &record).await?;
+    let opening = pod.clone();
+    exec_streams(&record, upgrade, pod, async move {
+        match put {
+            Some(Put { contents, owners, stream }) => {
+                opening.put_archive(path, PutHow { contents, owners, stream }).await
+            }
+            None => opening.get_archive(path, follow).await,
+        }
+    })
+    .await
+}
+
+/// Opens the streams of a process in a container and passes them to the client.
+async fn exec_streams(
+    record: &Record,
+    upgrade: OnUpgrade,
+    pod: Pod,
+    opening: impl Future<Output = Result<ExecStreams, PodError>> + Send + 'static,
+) -> Result<Response> {
     let (answer, answered) = oneshot::channel();
-    // As in `run`: this handler is dropped when the client goes, and a process that was asked for by then would have nobody who
+    // As in `run`: the handler is dropped when the client goes, and a process that was asked for by then would have nobody who
     // reads its output and hears of its end.
     tokio::spawn(async move {
-        let opened = pod.exec(&process, exec.stdin).await;
-        let streams = match opened {
+        let streams = match opening.await {
             Ok(streams) => streams,
             Err(error) => return drop(answer.send(Err(ApiError::from(error)))),
         };
@@ -239,7 +271,7 @@ pub async fn exec(
     let gone =
         |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it started the command");
     answered.await.map_err(gone)??;
-    Ok(switching(id.as_str(), Position::default()))
+    Ok(switching(record.id.as_str(), Position::default()))
 }
 
 /// `GET /v1/containers/{id}/logs`: a body of frames.

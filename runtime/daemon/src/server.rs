@@ -49,6 +49,7 @@ pub fn router(daemon: Shared) -> Router {
         .route("/containers/{id}", delete(containers::remove))
         .route("/containers/{id}/attach", post(containers::attach))
         .route("/containers/{id}/exec", post(containers::exec))
+        .route("/containers/{id}/archive", post(containers::archive))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/stats", get(usage::stats))
         .route("/containers/{id}/top", get(usage::top))

@@ -18,7 +18,7 @@ pub mod upper;
 
 pub use error::PodError;
 pub use ids::{ContainerId, PodId};
-pub use pod::{Connections, ExecStreams, Host, Pod, PodPlan};
+pub use pod::{Connections, ExecStreams, Host, Pod, PodPlan, PutHow};
 pub use supervise::Ended;
 
 /// Milliseconds since the epoch, by the host's clock.

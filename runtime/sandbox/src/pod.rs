@@ -5,7 +5,8 @@ use crate::ids::{ContainerId, PodId, random_hex};
 use crate::sizing::VmSize;
 use crate::timing::Timing;
 use agent_protocol::{
-    CreateContainer, Exec, ExitStatus, Request, Response, RootFs, Sandbox, StreamKind, Upper,
+    CreateContainer, Exec, ExitStatus, GetArchive, PutArchive, Request, Response, RootFs, Sandbox,
+    StreamKind, Upper,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
@@ -266,10 +267,44 @@ impl Pod {
     /// # Errors
     /// When the agent refuses or can't be spoken to.
     pub async fn exec(&self, process: &serde_json::Value, stdin: bool) -> Result<ExecStreams, PodError> {
+        let process = to_raw_value(process)?;
+        self.exec_of(stdin, |container, exec| Request::Exec(Exec { container, exec, process, stdin })).await
+    }
+
+    /// Has files of the container on the standard output.
+    ///
+    /// # Errors
+    /// As [`Self::exec`].
+    pub async fn get_archive(&self, path: String, follow: bool) -> Result<ExecStreams, PodError> {
+        self.exec_of(false, |container, exec| {
+            Request::GetArchive(GetArchive { container, exec, path, follow })
+        })
+        .await
+    }
+
+    /// Takes files for the container on the standard input.
+    ///
+    /// # Errors
+    /// As [`Self::exec`].
+    pub async fn put_archive(&self, path: String, how: PutHow) -> Result<ExecStreams, PodError> {
+        let PutHow { contents, owners, stream } = how;
+        self.exec_of(true, |container, exec| {
+            Request::PutArchive(PutArchive { container, exec, path, contents, owners, stream })
+        })
+        .await
+    }
+
+    /// Sends a request that makes an exec, and opens its streams.
+    async fn exec_of(
+        &self,
+        stdin: bool,
+        request: impl FnOnce(String, String) -> Request,
+    ) -> Result<ExecStreams, PodError> {
         let exec = random_hex(16)?;
         let (sender, exit) = oneshot::channel();
         lock(&self.0.execs).insert(exec.clone(), sender);
-        let opened = self.exec_inner(&exec, process, stdin, exit).await;
+        let request = request(self.0.container.as_str().to_owned(), exec.clone());
+        let opened = self.exec_inner(&exec, request, stdin, exit).await;
         if opened.is_err() {
             lock(&self.0.execs).remove(&exec);
         }
@@ -279,14 +314,11 @@ impl Pod {
     async fn exec_inner(
         &self,
         exec: &str,
-        process: &serde_json::Value,
+        request: Request,
         stdin: bool,
         exit: oneshot::Receiver<ExitStatus>,
     ) -> Result<ExecStreams, PodError> {
         let (vm, container) = (&self.0.vm, self.0.container.as_str());
-        let process = to_raw_value(process)?;
-        let request =
-            Request::Exec(Exec { container: container.to_owned(), exec: exec.to_owned(), process, stdin });
         match tokio::time::timeout(PATIENCE, self.agent().request(request)).await {
             Ok(answer) => answer.map(drop)?,
             Err(_) => return Err(PodError::Slow { what: "the start of the command", within: PATIENCE }),
@@ -327,6 +359,17 @@ impl Pod {
 
 fn wrong_answer() -> PodError {
     PodError::Agent(AgentCallError::Broken("it answered another question than the one that was asked".into()))
+}
+
+/// How files are put into a container; see [`PutArchive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutHow {
+    /// The first folder of the tar is left out.
+    pub contents: bool,
+    /// Owners and groups are the tar's.
+    pub owners: bool,
+    /// Any tar, whose entries keep their names.
+    pub stream: bool,
 }
 
 /// One more process in a container.

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "this crate is a test: what fails here has failed")]
 
 pub mod agent;
+pub mod copies;
 pub mod devices;
 pub mod frames;
 pub mod images;
@@ -26,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("erofs", images::erofs),
     ("archive", images::archive),
     ("manifests", images::manifests),
+    ("copies", copies::copies),
     ("reference", images::reference),
     ("agent_frames", frames::agent),
     ("api_frames", frames::api),

@@ -1,6 +1,7 @@
 //! One module per group of commands; each command is a function from its arguments to an exit status.
 
 mod attach;
+mod cp;
 pub mod daemon;
 mod images;
 mod inspect;
@@ -28,6 +29,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
     match command {
         Command::Run(args) => run::run(client, args).await,
         Command::Exec(args) => run::exec(client, args).await,
+        Command::Cp(args) => cp::cp(client, &args).await,
         Command::Stats(args) => usage::stats(client, &args).await,
         Command::Top(args) => usage::top(client, &args).await,
         Command::Attach(args) => attach::attach(client, args).await,
