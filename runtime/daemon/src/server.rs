@@ -76,6 +76,7 @@ pub fn router(daemon: Shared) -> Router {
         .layer(DefaultBodyLimit::max(vial_api::MAX_BODY))
         // Around all of it: what the framework refuses by itself (queries, lengths, methods) is told as our own errors are.
         .layer(axum::middleware::map_response(errors_as_json))
+        .layer(axum::middleware::map_request(async |request| crate::body::read_to_the_end(request)))
         .with_state(daemon)
 }
 
