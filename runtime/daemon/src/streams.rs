@@ -1,6 +1,7 @@
 //! The daemon's end of upgraded connections: a client attached to a container, or to an exec.
 
 use crate::live::{Live, Phase};
+use agent_protocol::StreamKind;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
@@ -323,8 +324,8 @@ pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
     let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
     // Ends with the client.
     tokio::spawn(pass_sizes(pod.clone(), Some(id.clone()), client.sizes));
-    let outputs = [(Kind::Stdout, stdout), (Kind::Stderr, stderr)]
-        .map(|(kind, stream)| tokio::spawn(exec_output(kind, stream, frames.clone())));
+    let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)]
+        .map(|(kind, stream)| tokio::spawn(exec_output(pod.clone(), id.clone(), kind, stream, frames.clone())));
     let _input =
         stdin.map(|stdin| Abort(tokio::spawn(exec_input(pod, id, stdin, client.input, frames.clone()))));
     let served = async {
@@ -365,14 +366,24 @@ async fn drain(mut stream: OutputStream) {
 }
 
 /// Passes one stream of an exec on. When the client is gone the rest is read and dropped, or the process would hang.
-async fn exec_output(kind: Kind, mut stream: OutputStream, frames: Frames) {
+async fn exec_output(pod: Pod, exec: String, kind: StreamKind, mut stream: OutputStream, frames: Frames) {
+    let frame = match kind {
+        StreamKind::Stderr => Kind::Stderr,
+        StreamKind::Stdout | StreamKind::Stdin => Kind::Stdout,
+    };
     let mut there = true;
-    while let Ok(Some(bytes)) = stream.next().await {
-        there = there && frames.send(kind, &bytes).await.is_ok();
-        let safe = stream.offset();
-        if stream.ack(safe).await.is_err() {
-            return;
+    loop {
+        match pod.exec_output(&mut stream, &exec, kind).await {
+            Ok(Some(bytes)) => there = there && frames.send(frame, &bytes).await.is_ok(),
+            Ok(None) => return,
+            Err(error) => {
+                // Usually because the container has ended, which the exec's status tells.
+                return tracing::debug!(container = pod.container().short(), %error, "an exec's output ends early");
+            }
         }
+        let safe = stream.offset();
+        // A connection that is lost is seen, and made again, by the next read.
+        let _ = stream.ack(safe).await;
     }
 }
 

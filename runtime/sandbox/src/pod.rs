@@ -262,6 +262,34 @@ impl Pod {
         }
     }
 
+    /// The next bytes of an exec's output; none at its end. A connection that is lost is made again: a process whose output nobody
+    /// takes would wait for ever.
+    ///
+    /// # Errors
+    /// When the agent refuses (the container has ended), or no connection holds.
+    pub async fn exec_output(
+        &self,
+        output: &mut OutputStream,
+        exec: &str,
+        kind: StreamKind,
+    ) -> Result<Option<Vec<u8>>, PodError> {
+        let mut attempts = 0;
+        loop {
+            let lost = match output.next().await {
+                Err(error @ StreamError::Lost(_)) => error,
+                other => return Ok(other.map_err(vial_vm::Error::from)?),
+            };
+            attempts += 1;
+            if attempts > STREAM_ATTEMPTS {
+                return Err(vial_vm::Error::from(lost).into());
+            }
+            let container = self.0.container.as_str();
+            // When the VM is gone this says so at once.
+            *output = self.0.vm.output(container, Some(exec), kind, output.offset(), PATIENCE).await?;
+            tracing::warn!(container = self.container().short(), error = %lost, "an exec's output was connected again");
+        }
+    }
+
     /// Runs one more process.
     ///
     /// # Errors
