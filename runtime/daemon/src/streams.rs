@@ -324,8 +324,9 @@ pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
     let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
     // Ends with the client.
     tokio::spawn(pass_sizes(pod.clone(), Some(id.clone()), client.sizes));
-    let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)]
-        .map(|(kind, stream)| tokio::spawn(exec_output(pod.clone(), id.clone(), kind, stream, frames.clone())));
+    let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)].map(|(kind, stream)| {
+        tokio::spawn(exec_output(pod.clone(), id.clone(), kind, stream, frames.clone()))
+    });
     let _input =
         stdin.map(|stdin| Abort(tokio::spawn(exec_input(pod, id, stdin, client.input, frames.clone()))));
     let served = async {
