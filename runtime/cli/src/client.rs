@@ -18,11 +18,36 @@ use vial_api::{ErrorBody, ErrorKind, PREFIX};
 use vial_daemon::Paths;
 use vial_daemon::detach;
 
-/// A request's body: whole or streamed.
-pub type Body = BoxBody<Bytes, std::io::Error>;
+/// A request's body.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it is at hand, so it can be sent twice.
+    Whole(Bytes),
+    /// What comes of it is gone.
+    Streamed(BoxBody<Bytes, std::io::Error>),
+}
+
+impl Body {
+    /// The same once more.
+    fn again(&self) -> Option<Self> {
+        match self {
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Streamed(_) => None,
+        }
+    }
+
+    fn into_http(self) -> BoxBody<Bytes, std::io::Error> {
+        match self {
+            Self::Whole(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed(),
+            Self::Streamed(body) => body,
+        }
+    }
+}
 
 /// Upper bound of an answer that is read whole, in bytes.
 const MAX_ANSWER: usize = 256 << 20;
+/// Daemons that may end, one after the other, before they read a request.
+const ATTEMPTS: u32 = 5;
 
 /// Where the daemon is.
 #[derive(Debug, Clone)]
@@ -41,7 +66,7 @@ pub struct UpgradeAnswer {
 
 /// A whole body.
 pub fn body(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+    Body::Whole(bytes.into())
 }
 
 /// Escapes a path segment or a query value (RFC 3986, unreserved characters stay).
@@ -71,15 +96,20 @@ impl Client {
         Ok(detach::connect_or_start(&self.paths).map(drop)?)
     }
 
+    /// [`Error::Unheard`] tells that the request can be made again whatever it asks for.
     async fn dispatch(&self, stream: StdStream, mut request: Request<Body>) -> Result<Response<Incoming>> {
         let fail = |error: std::io::Error| Error::Connection(error.to_string());
         stream.set_nonblocking(true).map_err(fail)?;
         let stream = UnixStream::from_std(stream).map_err(fail)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            http1::handshake::<_, BoxBody<Bytes, std::io::Error>>(TokioIo::new(stream)).await?;
         // Ends with the connection; an error in it reaches the request too.
         tokio::spawn(connection.with_upgrades());
         request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("vial"));
-        Ok(sender.send_request(request).await?)
+        let whole = matches!(request.body(), Body::Whole(_));
+        let answer = sender.send_request(request.map(Body::into_http)).await;
+        // Of a streamed one something may have been read.
+        answer.map_err(|error| if whole && unread(&error) { Error::Unheard } else { error.into() })
     }
 
     /// Sends a request, to a daemon that is started when none runs; an answer other than a success is an error.
@@ -93,14 +123,25 @@ impl Client {
         body: Body,
         headers: &[(hyper::header::HeaderName, &str)],
     ) -> Result<Response<Incoming>> {
-        let stream = detach::connect_or_start(&self.paths)?;
-        let mut request = Request::builder().method(method).uri(format!("{PREFIX}{path}"));
-        for (name, value) in headers {
-            request = request.header(name, *value);
-        }
-        let request =
-            request.body(body).map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
-        let response = self.dispatch(stream, request).await?;
+        let mut next = Some(body);
+        let mut attempts = ATTEMPTS;
+        let response = loop {
+            let Some(body) = next else { return Err(lost()) };
+            attempts -= 1;
+            next = body.again().filter(|_| attempts > 0);
+            let mut request = Request::builder().method(method.clone()).uri(format!("{PREFIX}{path}"));
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            let request = request
+                .body(body)
+                .map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
+            match self.dispatch(detach::connect_or_start(&self.paths)?, request).await {
+                // The next connection is refused, or in the next daemon's queue: nothing is waited for.
+                Err(Error::Unheard) => {}
+                answer => break answer?,
+            }
+        };
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
@@ -191,12 +232,32 @@ impl Client {
     /// # Errors
     /// When one runs and does not answer.
     pub async fn running(&self) -> Result<Option<vial_api::Version>> {
-        let Some(stream) = detach::connect(&self.paths)? else { return Ok(None) };
-        let request = Request::get(format!("{PREFIX}/version")).body(body(""));
-        let request = request.map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
-        let response = self.dispatch(stream, request).await?;
-        Ok(Some(serde_json::from_slice(&whole(response).await?)?))
+        for _ in 0..ATTEMPTS {
+            let Some(stream) = detach::connect(&self.paths)? else { return Ok(None) };
+            let request = Request::get(format!("{PREFIX}/version")).body(body(""));
+            let request =
+                request.map_err(|error| Error::Message(format!("cannot ask the daemon: {error}")))?;
+            match self.dispatch(stream, request).await {
+                Err(Error::Unheard) => {}
+                answer => return Ok(Some(serde_json::from_slice(&whole(answer?).await?)?)),
+            }
+        }
+        Err(lost())
     }
+}
+
+fn lost() -> Error {
+    Error::Connection("it ended before it read the request".into())
+}
+
+/// Whether a request failed because the other end of its socket went before all of it was read. A daemon that is killed listens until the
+/// kernel comes to that descriptor, which takes a while when it holds interfaces; who connects meanwhile is cut off. The kernel tells that
+/// from a daemon that had read all (af_unix.c, unix_release_sock): reading gives ECONNRESET then, not the end; writing gives EPIPE.
+fn unread(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|error| matches!(error.kind(), BrokenPipe | ConnectionReset))
 }
 
 /// An answer's whole body.
@@ -207,6 +268,46 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    /// What a client makes of a daemon that does this with its one connection.
+    fn asked(serve: impl FnOnce(UnixListener) + Send) -> Result<Response<Incoming>> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let stream = StdStream::connect(&socket).expect("it listens");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        std::thread::scope(|scope| {
+            scope.spawn(|| serve(listener));
+            runtime.block_on(async {
+                let request = Request::post("/").body(body("{}")).expect("a request");
+                Client::from_env().dispatch(stream, request).await
+            })
+        })
+    }
+
+    #[test]
+    fn a_request_that_nobody_read_is_told_from_one_that_was() {
+        assert!(matches!(asked(drop), Err(Error::Unheard)));
+        let half = asked(|listener| {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.read_exact(&mut [0; 10]).expect("ten bytes");
+        });
+        assert!(matches!(half, Err(Error::Unheard)));
+        let all = asked(|listener| {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut read = Vec::new();
+            while !read.ends_with(b"{}") {
+                let mut buffer = [0; 100];
+                let count = stream.read(&mut buffer).expect("more of the request");
+                read.extend_from_slice(&buffer[..count]);
+            }
+        });
+        assert!(matches!(all, Err(Error::Connection(_))));
+    }
+
     #[test]
     fn names_cannot_leave_their_segment() {
         assert_eq!(super::escape("a b/../c?d=é"), "a%20b%2F..%2Fc%3Fd%3D%C3%A9");

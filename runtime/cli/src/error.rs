@@ -14,6 +14,9 @@ pub enum Error {
     /// The daemon went away in the middle, or speaks nonsense.
     #[error("the connection to the daemon failed: {0}; its log may say why (vial daemon status)")]
     Connection(String),
+    /// The daemon ended, and has not read the request: nothing can have come of it.
+    #[error("the daemon ended before it read the request")]
+    Unheard,
     /// A file, or standard input or output.
     #[error("cannot {what}: {source}")]
     Io {

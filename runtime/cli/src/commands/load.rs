@@ -69,6 +69,10 @@ fn refuse_terminal(instead: &str) -> Result<()> {
 }
 
 async fn follow(client: &Client, path: String, body: Body, quiet: bool) -> Result<i32> {
+    if matches!(body, Body::Streamed(_)) {
+        // An archive from a pipe can be sent once: not to a daemon that is just ending.
+        client.json::<vial_api::Version>(Method::GET, "/version").await?;
+    }
     let mut answer = client.send(Method::POST, &path, body, &[]).await?.into_body();
     let progress = Progress::new(quiet);
     let mut buffer: Vec<u8> = Vec::new();
@@ -144,7 +148,7 @@ impl Progress {
 
 /// A request body that is read as it is sent.
 fn stream(source: impl AsyncRead + Send + Sync + Unpin + 'static) -> Body {
-    Source(source).boxed()
+    Body::Streamed(Source(source).boxed())
 }
 
 struct Source<R>(R);
