@@ -295,6 +295,11 @@ impl Vm {
         }
     }
 
+    /// A descriptor of its process, readable from its end on; none when it was gone before we came.
+    pub fn process(&self) -> Option<OwnedFd> {
+        self.0.process.as_ref().and_then(|process| process.get_ref().try_clone().ok())
+    }
+
     /// Removes what is left of it after its end.
     ///
     /// # Errors

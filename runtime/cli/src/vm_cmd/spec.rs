@@ -5,7 +5,7 @@ use crate::units;
 use clap::Args;
 use std::path::PathBuf;
 use vial_vm::spec::OWNER_VM;
-use vial_vm::{DiskSource, DiskSpec, Limits, NetSpec, Parts, VmSpec};
+use vial_vm::{DiskSource, DiskSpec, Limits, NetSpec, Parts, TapSource, VmSpec};
 
 /// `vial vm run`
 #[derive(Debug, Args)]
@@ -127,7 +127,11 @@ impl RunArgs {
             })
             .collect();
         spec.nets = (self.net.iter().enumerate())
-            .map(|(n, net)| NetSpec { id: format!("net{n}"), tap: net.tap.clone(), mac: net.mac.clone() })
+            .map(|(n, net)| NetSpec {
+                id: format!("net{n}"),
+                tap: TapSource::Named(net.tap.clone()),
+                mac: net.mac.clone(),
+            })
             .collect();
         spec.limits = Limits::for_vm(self.cpus, self.memory);
         spec.tied = !self.detach;

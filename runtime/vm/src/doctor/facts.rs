@@ -43,6 +43,9 @@ pub struct Facts {
     pub parts_missing: Vec<String>,
     /// What other firewalls do with forwarded packets.
     pub firewall: FirewallFacts,
+    /// Whether there is an iptables program.
+    #[serde(default)]
+    pub iptables: bool,
 }
 
 /// nftables.
@@ -95,6 +98,7 @@ pub fn gather(data_dir: &Path) -> Facts {
             .err()
             .map(rustix::io::Errno::raw_os_error),
         firewall: firewall(ruleset.as_ref().ok()),
+        iptables: ["/usr/sbin/iptables", "/sbin/iptables"].into_iter().any(|p| Path::new(p).exists()),
         nft: match ruleset {
             Ok(_) => NftFacts::Works,
             Err(facts) => facts,
@@ -162,7 +166,7 @@ fn firewall(ruleset: Option<&serde_json::Value>) -> FirewallFacts {
     let objects = ruleset.and_then(|r| r["nftables"].as_array()).map(Vec::as_slice).unwrap_or_default();
     for chain in objects.iter().filter_map(|o| o.get("chain")) {
         let word = |key: &str| chain[key].as_str().unwrap_or_default();
-        if word("table") == "vial" {
+        if word("table").starts_with("vial") {
             continue;
         }
         if word("hook") == "forward" && word("policy") == "drop" {

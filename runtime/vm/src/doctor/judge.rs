@@ -216,7 +216,7 @@ fn disk(facts: &Facts) -> Check {
 }
 
 fn tun(facts: &Facts) -> Check {
-    let meaning = "VMs can have no network devices (vial vm run --net).";
+    let meaning = "Pods have their loopback only (those with -p or --network routed do not start), and VMs no network devices.";
     match facts.tun_errno {
         None => ok("tun", "/dev/net/tun opens"),
         Some(libc::EACCES | libc::EPERM) => {
@@ -230,7 +230,7 @@ fn tun(facts: &Facts) -> Check {
 }
 
 fn nftables(facts: &Facts) -> Check {
-    let meaning = "The state of this machine's firewall can't be seen, and published ports will not work.";
+    let meaning = "Pods have their loopback only (those with -p or --network routed do not start), and this machine's firewall can't be seen.";
     match &facts.nft {
         NftFacts::Works => ok("nftables", "the ruleset can be read"),
         NftFacts::NoProgram => check(
@@ -248,35 +248,48 @@ fn nftables(facts: &Facts) -> Check {
     }
 }
 
+/// Chains whose owners the network tells to let pods through: iptables' (Docker's and ufw's too).
+const TOLD: [&str; 3] = ["ip filter FORWARD", "ip6 filter FORWARD", "ip filter FORWARD (iptables-legacy)"];
+
 fn forwarding(facts: &Facts) -> Check {
     let firewall = &facts.firewall;
-    if firewall.dropping.is_empty() {
-        return ok("forwarding", "no other firewall drops forwarded packets");
-    }
-    let by = match firewall.managers.as_slice() {
+    let managers = match firewall.managers.as_slice() {
         [] => String::new(),
-        managers => format!("; rules of {} are loaded", managers.join(", ")),
+        managers => format!(" (rules of {} are loaded)", managers.join(", ")),
     };
+    if firewall.dropping.is_empty() {
+        return ok("forwarding", format!("no other firewall drops forwarded packets{managers}"));
+    }
+    let dropping = firewall.dropping.join("; ");
+    let told = |chain: &String| TOLD.contains(&chain.as_str()) && facts.iptables;
+    let others: Vec<&String> = firewall.dropping.iter().filter(|chain| !told(chain)).collect();
+    if others.is_empty() {
+        let found = format!(
+            "{dropping} drops forwarded packets{managers}; Vial inserts rules for its interfaces there while pods run"
+        );
+        return ok("forwarding", found);
+    }
+    let others = others.into_iter().map(String::as_str).collect::<Vec<_>>();
     check(
         "forwarding",
         Status::Warn,
-        format!("dropped unless a rule allows it: {}{by}", firewall.dropping.join("; ")),
-        "Packets between VMs with network devices and other machines are lost in that firewall.",
-        &mend_forwarding(&firewall.managers),
+        format!("dropped unless a rule allows it: {dropping}{managers}"),
+        "Packets between pods and other machines are lost in that firewall: an accept in Vial's own table does not undo a drop in another.",
+        &mend_forwarding(&others),
     )
 }
 
-fn mend_forwarding(managers: &[String]) -> String {
-    let has = |name: &str| managers.iter().any(|m| m == name);
-    if has("docker") {
-        "Allow the VM's device where Docker lets you: iptables -I DOCKER-USER -i tap0 -j ACCEPT, and the same with -o.".into()
-    } else if has("ufw") {
-        "Allow the VM's device: ufw route allow in on tap0, and ufw route allow out on tap0.".into()
-    } else if has("firewalld") {
-        "Put the VM's device into the trusted zone: firewall-cmd --zone=trusted --add-interface=tap0.".into()
-    } else {
-        "Add a rule to that chain which accepts packets from and to the VM's device.".into()
+fn mend_forwarding(chains: &[&str]) -> String {
+    if chains.iter().all(|chain| TOLD.contains(chain)) {
+        return "Install iptables, so that Vial can insert its rules there: apt-get install iptables.".into();
     }
+    let rules = chains.iter().filter(|chain| !TOLD.contains(chain)).flat_map(|chain| {
+        ["iifname", "oifname"].map(|side| format!("nft insert rule {chain} {side} 'vial*' accept"))
+    });
+    format!(
+        "Let pods' interfaces through where that firewall is configured, or for now: {}.",
+        rules.collect::<Vec<_>>().join("; ")
+    )
 }
 
 #[cfg(test)]

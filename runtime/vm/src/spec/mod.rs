@@ -93,14 +93,23 @@ pub enum DiskSource {
 }
 
 /// A network device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct NetSpec {
     /// Unique name.
     pub id: String,
-    /// An existing TAP device of the host.
-    pub tap: String,
+    /// The host's end.
+    pub tap: TapSource,
     /// `aa:bb:cc:dd:ee:ff`; none: one derived from the name.
     pub mac: Option<String>,
+}
+
+/// A TAP with virtio-net headers.
+#[derive(Debug)]
+pub enum TapSource {
+    /// An existing device of the host.
+    Named(String),
+    /// An open one. Once the VM is launched this copy is closed: one that is not persistent ends with the VM.
+    Open(OwnedFd),
 }
 
 /// Where hvc0 leads.

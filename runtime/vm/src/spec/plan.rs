@@ -2,7 +2,7 @@
 //!
 //! Every source in the document is a descriptor, so that the VMM opens nothing and its filters can forbid opening.
 
-use super::{ConsoleSpec, DiskSource, VmSpec};
+use super::{ConsoleSpec, DiskSource, TapSource, VmSpec};
 use crate::Error;
 use agent_protocol::READY_PORT;
 use std::collections::HashSet;
@@ -52,6 +52,8 @@ pub enum Opening {
     Ready,
     /// A TAP device by name.
     Tap(String),
+    /// The open TAP of the network device with this index.
+    OpenTap(usize),
 }
 
 /// A configuration document and the descriptors that it names.
@@ -137,9 +139,12 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         }
     });
     let drives = drives.collect();
-    let nets = spec.nets.iter().map(|net| NetworkInterface {
+    let nets = spec.nets.iter().enumerate().map(|(index, net)| NetworkInterface {
         iface_id: net.id.clone(),
-        host_dev_name: table.add(Opening::Tap(net.tap.clone())),
+        host_dev_name: table.add(match &net.tap {
+            TapSource::Named(name) => Opening::Tap(name.clone()),
+            TapSource::Open(_) => Opening::OpenTap(index),
+        }),
         guest_mac: net.mac.clone(),
     });
     let network_interfaces = nets.collect();
@@ -200,14 +205,14 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
         if !ids.insert(&net.id) {
             return fail(format!("two devices have the id {:?}", net.id));
         }
-        if !taps.insert(&net.tap) {
-            return fail(format!("TAP {:?} is used twice", net.tap));
+        let TapSource::Named(tap) = &net.tap else { continue };
+        if !taps.insert(tap) {
+            return fail(format!("TAP {tap:?} is used twice"));
         }
         // IFNAMSIZ is 16 with the final zero.
-        let ok =
-            (1..=15).contains(&net.tap.len()) && !net.tap.bytes().any(|b| b == b'/' || b <= b' ' || b >= 127);
+        let ok = (1..=15).contains(&tap.len()) && !tap.bytes().any(|b| b == b'/' || b <= b' ' || b >= 127);
         if !ok {
-            return fail(format!("{:?} is not the name of a TAP device", net.tap));
+            return fail(format!("{tap:?} is not the name of a TAP device"));
         }
     }
     let root = if spec.disks.iter().any(|disk| disk.root) { ROOT_ARGUMENTS } else { 0 };

@@ -6,7 +6,7 @@ use crate::dir::{Meta, VmDir};
 use crate::id::{hex, random_bytes};
 use crate::launcher::{Cargo, Order, Tie};
 use crate::process::{self, ProcessRecord, wait_readable};
-use crate::spec::{ConsoleSpec, Opening, Plan, VmSpec, plan};
+use crate::spec::{ConsoleSpec, Opening, Plan, TapSource, VmSpec, plan};
 use crate::{Error, Launcher, Parts, Registry, VmId, sys, sys_path};
 use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
@@ -219,6 +219,12 @@ fn open_all(
                 theirs.into()
             }
             Opening::Tap(name) => open_tap(name)?,
+            Opening::OpenTap(index) => {
+                match std::mem::replace(&mut spec.nets[*index].tap, TapSource::Named(String::new())) {
+                    TapSource::Open(tap) => tap,
+                    TapSource::Named(_) => unreachable!("planned from this very description"),
+                }
+            }
         })
     };
     let opened: Result<Vec<OwnedFd>, Error> = plan.table.iter().map(&mut open_one).collect();

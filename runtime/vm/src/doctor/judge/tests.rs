@@ -24,6 +24,7 @@ fn good() -> Facts {
         parts_dir: "/usr/lib/vial".into(),
         parts_missing: vec![],
         firewall: FirewallFacts::default(),
+        iptables: true,
     }
 }
 
@@ -80,11 +81,11 @@ fn every_miss_has_its_verdict_and_a_way_out() {
         ("tun", Status::Warn, "root", |f| f.tun_errno = Some(libc::EACCES)),
         ("nftables", Status::Warn, "apt-get", |f| f.nft = NftFacts::NoProgram),
         ("nftables", Status::Warn, "modprobe", |f| f.nft = NftFacts::Failed("Protocol error".into())),
-        ("forwarding", Status::Warn, "DOCKER-USER", |f| {
-            f.firewall =
-                FirewallFacts { dropping: vec!["ip filter FORWARD".into()], managers: vec!["docker".into()] };
+        ("forwarding", Status::Warn, "nft insert rule inet filter forward iifname 'vial*' accept", |f| {
+            f.firewall = FirewallFacts { dropping: vec!["inet filter forward".into()], managers: vec![] };
         }),
-        ("forwarding", Status::Warn, "ufw route", |f| {
+        ("forwarding", Status::Warn, "install iptables", |f| {
+            f.iptables = false;
             f.firewall =
                 FirewallFacts { dropping: vec!["ip filter FORWARD".into()], managers: vec!["ufw".into()] };
         }),
@@ -101,4 +102,15 @@ fn every_miss_has_its_verdict_and_a_way_out() {
         let others = report.checks.iter().filter(|c| c.name != name);
         assert!(others.clone().all(|c| c.status == Status::Ok), "{:?}", others.collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_firewall_that_is_told_is_no_reason_to_warn() {
+    let mut facts = good();
+    facts.firewall =
+        FirewallFacts { dropping: vec!["ip filter FORWARD".into()], managers: vec!["docker".into()] };
+    let report = Report::from(judge(&facts));
+    let check = report.checks.iter().find(|c| c.name == "forwarding").unwrap();
+    assert_eq!(check.status, Status::Ok);
+    assert!(check.found.contains("docker") && check.found.contains("Vial inserts"), "{check:?}");
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::spec::{DiskSpec, NetSpec, OWNER_POD};
+use crate::spec::{DiskSpec, NetSpec, OWNER_POD, TapSource};
 
 fn disk(id: &str, source: DiskSource, read_only: bool) -> DiskSpec {
     DiskSpec { id: id.into(), source, read_only, root: false }
@@ -16,7 +16,7 @@ fn pod() -> VmSpec {
         disk("image", DiskSource::Concat(vec!["/m".into(), "/l1".into(), "/l2".into()]), true),
         disk("upper", DiskSource::File("/u".into()), false),
     ];
-    spec.nets = vec![NetSpec { id: "eth0".into(), tap: "tap0".into(), mac: None }];
+    spec.nets = vec![NetSpec { id: "eth0".into(), tap: TapSource::Named("tap0".into()), mac: None }];
     spec
 }
 
@@ -97,8 +97,8 @@ fn nonsense_is_refused() {
         ("read-only", |s| s.disks[0].read_only = false),
         ("no file", |s| s.disks[0].source = DiskSource::Concat(vec![])),
         ("root", |s| s.disks.iter_mut().for_each(|d| d.root = true)),
-        ("TAP", |s| s.nets[0].tap = "a/b".into()),
-        ("TAP", |s| s.nets[0].tap = "x".repeat(16)),
+        ("TAP", |s| s.nets[0].tap = TapSource::Named("a/b".into())),
+        ("TAP", |s| s.nets[0].tap = TapSource::Named("x".repeat(16))),
         ("2048 bytes", |s| s.cmdline = "x".repeat(2048)),
         ("line break", |s| s.cmdline = "a\nb".into()),
         ("files", |s| s.disks[0].source = DiskSource::Concat(vec!["/x".into(); MAX_TABLE])),
