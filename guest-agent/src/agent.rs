@@ -5,9 +5,11 @@ mod archive;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Process, Stage, check_id};
 use crate::errors::{internal, invalid};
+use crate::etc;
 use crate::events::Events;
 use crate::init;
 use crate::inside::Inside;
+use crate::interface;
 use crate::own_stats;
 use crate::processes;
 use crate::reaper::{Ended, Reaper};
@@ -130,6 +132,12 @@ impl Agent {
         };
         rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
             .map_err(internal("the clock can't be set"))?;
+        if let Some(network) = &sandbox.network {
+            interface::set_up(network).map_err(internal("the pod's network can't be set up"))?;
+        }
+        if let Some(files) = &sandbox.files {
+            etc::write(files).map_err(internal("the pod's files in /etc can't be made"))?;
+        }
         self.sandboxed.set(true);
         Ok(Response::Done)
     }

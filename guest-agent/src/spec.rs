@@ -7,6 +7,7 @@ use crate::capabilities::{CAP_SYS_ADMIN, CapMask, mask};
 use crate::cgroup::Cgroup;
 use crate::devices::{self, Rule};
 use crate::errors::{internal, invalid};
+use crate::etc;
 use crate::inside::Inside;
 use crate::streams::Size;
 use crate::users::{self, Identity};
@@ -79,6 +80,9 @@ pub fn container(json: &str, id: &str, rootfs: &Path) -> Result<Container, Agent
         ));
     }
     linux.set_namespaces(Some(namespaces));
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    etc::add_mounts(&mut mounts);
+    spec.set_mounts(Some(mounts));
     linux.set_cgroups_path(Some(Cgroup::spec_path(id)));
     linux.set_seccomp(None);
     // libcontainer refuses these without a network namespace; here the VM is one, so the agent sets them.

@@ -163,8 +163,13 @@ fn main() {
     let (control, hello) = Host::open(socket, TOKEN);
     println!("{:?}", hello.unwrap());
     let mut host = Host { socket: socket.clone(), control, next: 0, events: VecDeque::new() };
-    let sandbox =
-        Sandbox { hostname: "pod".into(), time_unix_ns: 1_800_000_000_000_000_000, entropy: TOKEN.into() };
+    let sandbox = Sandbox {
+        hostname: "pod".into(),
+        time_unix_ns: 1_800_000_000_000_000_000,
+        entropy: TOKEN.into(),
+        network: None,
+        files: None,
+    };
     println!("sandbox: {:?}", host.request(Request::ApplySandbox(sandbox)));
 
     for line in BufReader::new(std::fs::File::open(script).unwrap()).lines() {

@@ -6,6 +6,7 @@
 
 use crate::AgentError;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Agent → host on [`crate::READY_PORT`], once per cold boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +163,58 @@ pub struct Sandbox {
     pub time_unix_ns: u64,
     /// 32 or more random bytes, in hexadecimal, mixed into the guest's RNG.
     pub entropy: String,
+    /// The pod's network; absent: the loopback only. Needs the feature [`crate::FEATURE_NETWORK`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// What containers find in /etc.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<EtcFiles>,
+}
+
+/// A pod's one interface beside the loopback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Which one: its address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where else packets go. A gateway need not lie in any prefix of the addresses.
+    pub routes: Vec<Route>,
+    /// Link-layer addresses of gateways, known for good, so that nobody has to be asked.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A route through the pod's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination; with a length of 0 everything.
+    pub destination: IpAddr,
+    /// Bits of the destination that count.
+    pub length: u8,
+    /// Next hop, of the destination's family.
+    pub gateway: IpAddr,
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// The address.
+    pub ip: IpAddr,
+    /// `aa:bb:cc:dd:ee:ff`
+    pub mac: String,
+}
+
+/// Whole texts of files that every container of the pod sees, and may write, unless it mounts something else there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcFiles {
+    /// `/etc/hosts`
+    pub hosts: String,
+    /// `/etc/resolv.conf`
+    pub resolv_conf: String,
+    /// `/etc/hostname`
+    pub hostname: String,
 }
 
 /// A container to be made.

@@ -22,6 +22,9 @@ pub const PROTOCOL: u32 = 1;
 /// Oldest version that this build still understands.
 pub const PROTOCOL_MIN: u32 = 1;
 
+/// Feature of an agent that sets up a pod's network and its files in /etc.
+pub const FEATURE_NETWORK: &str = "network";
+
 /// Vsock port on which the agent listens for the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Vsock port on which the agent listens for stdio streams.

@@ -1,9 +1,12 @@
 //! The hello: version and secret, decided before anything else is believed.
 
-use agent_protocol::{AgentError, ClientHello, ErrorKind, PROTOCOL, PROTOCOL_MIN, ServerHello};
+use agent_protocol::{
+    AgentError, ClientHello, ErrorKind, FEATURE_NETWORK, PROTOCOL, PROTOCOL_MIN, ServerHello,
+};
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 6] = ["exec", "streams-resume", "sandbox-stats", "terminal", "processes", "archives"];
+const FEATURES: [&str; 7] =
+    ["exec", "streams-resume", "sandbox-stats", "terminal", "processes", "archives", FEATURE_NETWORK];
 
 /// The agent's answer to a hello.
 ///
