@@ -2,9 +2,11 @@
 //!
 //! A pod is one VM. So far each holds one container; ids are kept apart so that this can change without a new version.
 
+use crate::network::{Network, NetworkMode, Port};
 use crate::{LogOptions, RestartPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Body of `POST /v1/containers` (make, start, answer [`Created`]) and of `POST /v1/containers/run` (make, upgrade, start,
 /// stream).
@@ -52,6 +54,18 @@ pub struct CreateContainer {
     /// Whether the daemon removes the container when it has ended.
     #[serde(default)]
     pub auto_remove: bool,
+    /// Which network its pod is in.
+    #[serde(default)]
+    pub network: NetworkMode,
+    /// Ports to publish on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// Name servers instead of the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// `name:address` entries for its `/etc/hosts`; the address may be `host-gateway`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_hosts: Vec<String>,
     /// Whether a [`crate::frame::Kind::Timing`] frame is wanted.
     #[serde(default)]
     pub timing: bool,
@@ -96,6 +110,9 @@ pub struct Created {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// What it has to do without, in words for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Where a container is in its life.
@@ -224,6 +241,12 @@ pub struct Container {
     /// How often its restart policy has started it since a person did.
     #[serde(default)]
     pub restart_count: u32,
+    /// Its network while it runs; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Its published ports while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
     /// Process id of its VMM on the host while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_pid: Option<u32>,

@@ -12,12 +12,14 @@ pub mod container;
 pub mod error;
 pub mod frame;
 pub mod image;
+pub mod network;
 pub mod policy;
 pub mod registry;
 
 pub use container::*;
 pub use error::{ErrorBody, ErrorKind};
 pub use image::*;
+pub use network::{Network, NetworkMode, Port, Ports, Protocol};
 pub use policy::{LogOptions, RestartPolicy};
 pub use registry::*;
 
@@ -29,6 +31,8 @@ pub const PREFIX: &str = "/v1";
 pub const UPGRADE: &str = "vial-streams";
 /// Header of an upgrade's answer that holds the id of the container behind it.
 pub const CONTAINER_HEADER: &str = "vial-container";
+/// Header of an upgrade's answer that holds what the container has to do without, in words for the user. Absent: nothing.
+pub const WARNING_HEADER: &str = "vial-warning";
 /// Header of an upgrade's answer that holds where the container's output begins on this connection: `STDOUT,STDERR`, offsets in its log
 /// in decimal. Absent: `0,0`.
 pub const POSITION_HEADER: &str = "vial-position";

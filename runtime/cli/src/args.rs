@@ -149,6 +149,18 @@ pub struct RunArgs {
     /// What comes after the start.
     #[command(flatten)]
     pub keep: KeepArgs,
+    /// Publish a port, or a range, on the host: [[IP:]HOST:]CONTAINER[/udp]
+    #[arg(short, long, value_name = "PORT")]
+    pub publish: Vec<vial_api::Ports>,
+    /// routed, or none for the loopback only; if left out, routed where this machine has what it takes
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = crate::units::parse_network)]
+    pub network: Option<vial_api::NetworkMode>,
+    /// Name server instead of the host's
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<std::net::IpAddr>,
+    /// Add a line to /etc/hosts; IP may be host-gateway
+    #[arg(long, value_name = "NAME:IP")]
+    pub add_host: Vec<String>,
     /// Print how long each step took, on standard error
     #[arg(long)]
     pub timing: bool,

@@ -62,6 +62,8 @@ pub struct UpgradeAnswer {
     pub container: String,
     /// Where in its log the bytes of standard output and error on this connection begin.
     pub position: [u64; 2],
+    /// What the container has to do without.
+    pub warning: Option<String>,
 }
 
 /// A whole body.
@@ -215,6 +217,7 @@ impl Client {
         let upgraded = UpgradeAnswer {
             container: header(vial_api::CONTAINER_HEADER).to_owned(),
             position: [stdout.parse().unwrap_or(0), stderr.parse().unwrap_or(0)],
+            warning: Some(header(vial_api::WARNING_HEADER).to_owned()).filter(|text| !text.is_empty()),
         };
         Ok((TokioIo::new(hyper::upgrade::on(response).await?), upgraded))
     }

@@ -28,6 +28,10 @@ use client::Client;
 use error::{Error, Result};
 
 fn main() {
+    // A pod's network helper: this program in another role, started by the daemon. Not for people, so not in the help.
+    if std::env::args_os().nth(1).is_some_and(|word| word == vial_network::helper::COMMAND) {
+        std::process::exit(vial_network::helper::main());
+    }
     completion::answer_shell();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

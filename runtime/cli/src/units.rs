@@ -95,6 +95,22 @@ pub fn cell(text: &str, max: usize) -> String {
     clean.chars().take(max.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// Reads the name of a network.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn parse_network(text: &str) -> Result<vial_api::NetworkMode, String> {
+    match text {
+        // The latter two as Docker calls its own.
+        "routed" | "default" | "bridge" => Ok(vial_api::NetworkMode::Routed),
+        "none" => Ok(vial_api::NetworkMode::None),
+        "host" => {
+            Err("a microVM cannot share the host's network; publish the ports that are needed with -p".into())
+        }
+        _ => Err("there are the networks routed and none".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

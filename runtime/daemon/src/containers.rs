@@ -54,15 +54,19 @@ pub async fn create(
     let request = json(&body)?;
     if !query.start {
         let record = tokio::spawn(async move { creation::create(&daemon, request).await }).await??;
-        return Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name })));
+        return Ok((StatusCode::CREATED, Json(created(record, None))));
     }
     // A task of its own, as in `run`: this handler is dropped when the client goes.
-    let (record, live) =
+    let (record, live, warning) =
         tokio::spawn(async move { creation::create_and_start(&daemon, request).await }).await??;
     match live.started().await {
         Phase::Failed(error) => Err(error),
-        _ => Ok((StatusCode::CREATED, Json(Created { id: record.id.to_string(), name: record.name }))),
+        _ => Ok((StatusCode::CREATED, Json(created(record, warning)))),
     }
+}
+
+fn created(record: Record, warning: Option<String>) -> Created {
+    Created { id: record.id.to_string(), name: record.name, warning }
 }
 
 /// `POST /v1/containers/run`: makes one, upgrades, starts it, and streams.
@@ -76,7 +80,7 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
     // This handler is dropped when the client goes, and a container that was noted by then would never be started nor given up.
     tokio::spawn(async move {
         let live = match creation::create_and_start(&daemon, request).await {
-            Ok((record, live)) => match answer.send(Ok(record.id)) {
+            Ok((record, live, warning)) => match answer.send(Ok((record.id, warning))) {
                 Ok(()) => live,
                 Err(_) => return live.cancel(),
             },
@@ -92,8 +96,14 @@ pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Respo
         }
     });
     let gone = |_| ApiError::new(ErrorKind::Internal, "the daemon failed inside while it made the container");
-    let id = answered.await.map_err(gone)??;
-    Ok(switching(id.as_str(), Position::default()))
+    let (id, warning) = answered.await.map_err(gone)??;
+    let mut response = switching(id.as_str(), Position::default());
+    let plain = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    let warning = warning.map(|text| HeaderValue::from_str(&text.chars().map(plain).collect::<String>()));
+    if let Some(Ok(warning)) = warning {
+        response.headers_mut().insert(vial_api::WARNING_HEADER, warning);
+    }
+    Ok(response)
 }
 
 /// `POST /v1/containers/{id}/start`; answers when its command runs.

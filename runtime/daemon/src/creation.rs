@@ -36,6 +36,7 @@ fn check(request: &CreateContainer) -> Result<()> {
     if !(upper::MIN_SIZE..=upper::MAX_SIZE).contains(&disk) {
         return Err(upper::UpperError::Size(disk).into());
     }
+    crate::network::check(request)?;
     request.log.check().map_err(|why| invalid(format!("--log-opt {why}")))
 }
 
@@ -89,6 +90,7 @@ async fn plan(
         restarts: 0,
         backoff_ms: 0,
         base: Position::default(),
+        network: None,
     };
     Ok((record, image))
 }
@@ -103,11 +105,15 @@ pub async fn create(daemon: &Shared, request: CreateContainer) -> Result<Record>
     insert(daemon, record, name).await
 }
 
-/// Makes a container and begins to start it. Returns when it is in the store; [`Live::started`] tells the rest.
+/// Makes a container and begins to start it. Returns when it is in the store, and what it has to do without; [`Live::started`] tells the
+/// rest.
 ///
 /// # Errors
 /// As [`create`], and when this machine has no VMs to give.
-pub async fn create_and_start(daemon: &Shared, request: CreateContainer) -> Result<(Record, Arc<Live>)> {
+pub async fn create_and_start(
+    daemon: &Shared,
+    request: CreateContainer,
+) -> Result<(Record, Arc<Live>, Option<String>)> {
     let mut timing = Timing::begin();
     let name = request.name.clone();
     let (record, image) = plan(daemon, request, &mut timing).await?;
@@ -146,7 +152,8 @@ pub async fn create_and_start(daemon: &Shared, request: CreateContainer) -> Resu
     };
     // A task of its own: whoever asked may go away, and the life goes on.
     tokio::spawn(start.run(host, pod, layer));
-    Ok((record, live))
+    let warning = crate::network::foresee(daemon, &record.request).await;
+    Ok((record, live, warning))
 }
 
 /// Notes a container under its name or a made-up one.

@@ -80,6 +80,18 @@ impl From<vial_sandbox::upper::UpperError> for ApiError {
     }
 }
 
+impl From<vial_network::NetworkError> for ApiError {
+    fn from(error: vial_network::NetworkError) -> Self {
+        use vial_network::NetworkError;
+        let kind = match &error {
+            NetworkError::PortInUse { .. } | NetworkError::Full(_) => ErrorKind::Conflict,
+            NetworkError::Pool { .. } | NetworkError::NoPool { .. } => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<vial_vm::Error> for ApiError {
     fn from(error: vial_vm::Error) -> Self {
         let kind = match &error {

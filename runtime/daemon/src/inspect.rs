@@ -19,6 +19,29 @@ pub fn container(record: &Record, shown: &Container) -> Value {
     }
 }
 
+/// As `docker inspect` has it: a port of the container, and where on the host it is.
+fn network(shown: &Container) -> Value {
+    let mut ports = serde_json::Map::new();
+    for port in &shown.ports {
+        let key = format!("{}/{}", port.container, port.protocol.as_str());
+        let ip = port.ip.map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string());
+        let binding = json!({ "HostIp": ip, "HostPort": port.host.to_string() });
+        if let Some(bindings) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
+            bindings.push(binding);
+        }
+    }
+    let network = shown.network.as_ref();
+    let text = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
+    json!({
+        "IPAddress": text(network.map(|network| network.ipv4)),
+        "GlobalIPv6Address": text(network.and_then(|network| network.ipv6)),
+        "Gateway": text(network.map(|network| network.gateway)),
+        "MacAddress": network.map(|network| network.mac.clone()).unwrap_or_default(),
+        "Interface": network.map(|network| network.interface.clone()).unwrap_or_default(),
+        "Ports": ports,
+    })
+}
+
 fn docker(record: &Record, shown: &Container) -> Value {
     let exit = record.exit.clone().unwrap_or_default();
     let process = &record.spec["process"];
@@ -65,6 +88,7 @@ fn docker(record: &Record, shown: &Container) -> Value {
             "OpenStdin": record.stdin,
             "StopSignal": record.stop_signal,
         },
+        "NetworkSettings": network(shown),
         "HostConfig": {
             "Memory": record.memory,
             "NanoCpus": u64::from(record.milli_cpus) * 1_000_000,

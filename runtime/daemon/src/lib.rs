@@ -17,6 +17,7 @@ mod inspect;
 mod life;
 mod live;
 mod names;
+mod network;
 mod paths;
 pub mod recovery;
 mod registry;

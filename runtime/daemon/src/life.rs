@@ -5,6 +5,7 @@
 
 use crate::error::{ApiError, Result};
 use crate::live::{Live, Phase};
+use crate::network;
 use crate::paths::named;
 use crate::recovery::{self, vm_ended};
 use crate::restart::{self, Again, Occasion, Past};
@@ -40,6 +41,9 @@ pub fn pod_plan(daemon: &Shared, record: &Record, image: Vec<PathBuf>) -> Result
             .and_then(|size| size.fits(vial_vm::host_memory_mib()))
             .map_err(spec::SpecError::from)?,
         stdin: record.stdin,
+        net: None,
+        network: None,
+        files: None,
     })
 }
 
@@ -127,18 +131,30 @@ pub struct Start {
 
 impl Start {
     /// Goes through with it, and looks after the container until its end.
-    pub async fn run(self, host: Host, plan: PodPlan, layer: Layer) {
-        let Self { daemon, record, live, by_policy, mut timing } = self;
+    pub async fn run(self, host: Host, mut plan: PodPlan, layer: Layer) {
+        let Self { daemon, mut record, live, by_policy, mut timing } = self;
         let started = async {
             if !record.is_new() {
                 // Of the start before, if that could not be cleared away.
                 recovery::clear_vm(&daemon, &record).await;
             }
-            layer.await??;
+            let held = network::give(&daemon, &mut record, &mut plan).await?;
+            timing.reached("network slot taken");
+            let (layer, published) = tokio::join!(layer, network::publish(&daemon, &record));
+            layer??;
+            published?;
             timing.reached("writable layer ready");
-            Ok::<_, ApiError>(Pod::start(&host, plan, &mut timing, live.cancelled()).await?)
+            let started = Pod::start(&host, plan, &mut timing, live.cancelled()).await?;
+            if let Some(lease) = &record.network
+                && let Err(error) = network::help(&started.0, lease, &held)
+            {
+                started.0.end(false).await;
+                return Err(error.into());
+            }
+            Ok::<_, ApiError>(started)
         };
-        match started.await {
+        let started = started.await;
+        match started {
             Ok((pod, connections)) => {
                 live.set_timing(&timing);
                 note_running(&daemon, &record).await;
@@ -147,6 +163,7 @@ impl Start {
             }
             Err(error) => {
                 live.set_timing(&timing);
+                network::release(&daemon.network, record.network.as_ref()).await;
                 fail(&daemon, &record, &live, error, by_policy).await;
             }
         }
@@ -322,6 +339,7 @@ pub async fn look_after(
         in_order = !record.auto_remove;
     }
     pod.end(in_order).await;
+    network::release(&daemon.network, record.network.as_ref()).await;
     timing.reached("VM gone");
     if record.auto_remove {
         discard(&daemon, &record).await;

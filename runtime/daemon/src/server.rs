@@ -6,7 +6,7 @@ use crate::live::Phase;
 use crate::paths::{Paths, named};
 use crate::state::{Daemon, Shared};
 use crate::store::Store;
-use crate::{containers, images, recovery, registry, usage};
+use crate::{containers, images, network, recovery, registry, usage};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -20,6 +20,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use vial_api::{ErrorBody, ErrorKind, PREFIX, Version};
 use vial_image::ImageStore;
+use vial_network::Network;
 use vial_sandbox::upper::Uppers;
 use vial_vm::{Launcher, Registry};
 
@@ -146,8 +147,11 @@ pub async fn run(
     })
     .await??;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-    let daemon = Daemon::new(paths, store, images, uppers, launcher, registry, boot);
     ready()?;
+    // Before recovery, which gives networks of ended pods back.
+    let config = vial_network::Config::new(paths.run.clone(), std::env::var("VIAL_POOL").ok());
+    let network = Network::open(config, network::running(&store, &registry)?).await;
+    let daemon = Daemon::new(paths, store, images, uppers, launcher, registry, boot, network);
     recovery::recover(&daemon).await?;
     tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");
 
@@ -171,6 +175,9 @@ pub async fn run(
     if let Ok(served) = tokio::time::timeout(LAST_ANSWERS, serving).await {
         served??;
     }
+    let pods =
+        daemon.all_live().iter().any(|live| !matches!(live.phase(), Phase::Failed(_) | Phase::Ended(_)));
+    daemon.network.close(pods).await;
     tracing::info!("the daemon ends; pods go on");
     Ok(())
 }

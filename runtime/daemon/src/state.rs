@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use vial_api::{Container, ErrorKind, State};
 use vial_image::ImageStore;
+use vial_network::{Network, address};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::upper::Uppers;
 use vial_sandbox::{ContainerId, Host};
@@ -33,6 +34,8 @@ pub struct Daemon {
     pub launcher: Launcher,
     /// Knows them.
     pub registry: Registry,
+    /// Pods' networks.
+    pub network: Network,
     live: Mutex<HashMap<ContainerId, Arc<Live>>>,
     /// True from when the daemon is to end.
     pub stopping: watch::Sender<bool>,
@@ -47,6 +50,7 @@ pub type Shared = Arc<Daemon>;
 
 impl Daemon {
     /// Puts the parts together.
+    #[expect(clippy::too_many_arguments, reason = "called once, with one of each")]
     pub fn new(
         paths: Paths,
         store: Store,
@@ -55,6 +59,7 @@ impl Daemon {
         launcher: Launcher,
         registry: Registry,
         boot: String,
+        network: Network,
     ) -> Shared {
         Arc::new(Self {
             paths,
@@ -64,6 +69,7 @@ impl Daemon {
             uppers,
             launcher,
             registry,
+            network,
             live: Mutex::default(),
             stopping: watch::Sender::new(false),
             start_gate: tokio::sync::Mutex::default(),
@@ -174,6 +180,7 @@ impl Daemon {
             Phase::Running(pod) => Some(pod),
             _ => None,
         });
+        let lease = record.network.as_ref().filter(|_| matches!(state, State::Running | State::Paused));
         Container {
             id: record.id.to_string(),
             name: record.name.clone(),
@@ -194,6 +201,16 @@ impl Daemon {
             labels: record.request.labels.clone(),
             restart: record.request.restart,
             restart_count: record.restarts,
+            network: lease.map(|lease| vial_api::Network {
+                ipv4: lease.v4.into(),
+                ipv6: lease.v6.map(Into::into),
+                gateway: lease.gateway4.into(),
+                mac: address::mac_text(lease.mac),
+                interface: lease.interface.clone(),
+            }),
+            ports: lease
+                .map(|lease| lease.ports.iter().map(crate::network::shown).collect())
+                .unwrap_or_default(),
             vmm_pid: pod
                 .filter(|_| matches!(state, State::Running | State::Paused))
                 .and_then(|pod| pod.vmm_pid())

@@ -5,8 +5,8 @@ use crate::ids::{ContainerId, PodId, random_hex};
 use crate::sizing::VmSize;
 use crate::timing::Timing;
 use agent_protocol::{
-    CreateContainer, Exec, ExitStatus, GetArchive, PutArchive, Request, Response, RootFs, Sandbox,
-    StreamKind, Upper,
+    AgentError, CreateContainer, ErrorKind, EtcFiles, Exec, ExitStatus, FEATURE_NETWORK, GetArchive, Network,
+    PutArchive, Request, Response, RootFs, Sandbox, StreamKind, Upper,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{
-    AgentCallError, AgentClient, ConsoleSpec, DiskSource, DiskSpec, Events, Launcher, Limits, OutputStream,
-    Parts, Registry, StdinStream, StreamError, Vm, VmId, VmSpec,
+    AgentCallError, AgentClient, ConsoleSpec, DiskSource, DiskSpec, Events, Launcher, Limits, NetSpec,
+    OutputStream, Parts, Registry, StdinStream, StreamError, Vm, VmId, VmSpec,
 };
 
 /// Serial of the disk with the image.
@@ -46,7 +46,7 @@ pub struct Host {
 }
 
 /// A pod to be made, with its one container.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PodPlan {
     /// Its id.
     pub pod: PodId,
@@ -64,6 +64,12 @@ pub struct PodPlan {
     pub size: VmSize,
     /// Whether standard input will come over a stream.
     pub stdin: bool,
+    /// Its network device.
+    pub net: Option<NetSpec>,
+    /// What the guest does with that device.
+    pub network: Option<Network>,
+    /// Its containers' files in /etc.
+    pub files: Option<EtcFiles>,
 }
 
 /// A running pod. Clones are the same one; dropping them changes nothing for it.
@@ -101,12 +107,12 @@ impl Pod {
     /// Whatever step did not work.
     pub async fn start(
         host: &Host,
-        plan: PodPlan,
+        mut plan: PodPlan,
         timing: &mut Timing,
         cancelled: impl Future<Output = ()>,
     ) -> Result<(Self, Connections), PodError> {
         let id: VmId = plan.pod.vm_name().parse()?;
-        let spec = vm_spec(host, &plan);
+        let spec = vm_spec(host, &mut plan);
         let mut cancelled = std::pin::pin!(cancelled);
         let vm = tokio::select! {
             // Dropped halfway, the launch leaves nothing behind.
@@ -150,6 +156,11 @@ impl Pod {
     /// The container in it.
     pub fn container(&self) -> &ContainerId {
         &self.0.container
+    }
+
+    /// Its VM.
+    pub fn vm(&self) -> &Vm {
+        &self.0.vm
     }
 
     /// Process id of its VMM, while it lives.
@@ -448,7 +459,7 @@ fn say_last_words(vm: &Vm, error: &dyn std::fmt::Display) {
     }
 }
 
-fn vm_spec(host: &Host, plan: &PodPlan) -> VmSpec {
+fn vm_spec(host: &Host, plan: &mut PodPlan) -> VmSpec {
     let labels = [("pod", plan.pod.as_str()), ("container", plan.container.as_str())];
     let disk = |id: &str, source, read_only| DiskSpec { id: id.into(), source, read_only, root: false };
     VmSpec {
@@ -467,6 +478,7 @@ fn vm_spec(host: &Host, plan: &PodPlan) -> VmSpec {
             disk(IMAGE_DISK, DiskSource::Concat(plan.image.clone()), true),
             disk(UPPER_DISK, DiskSource::File(plan.upper.clone()), false),
         ],
+        nets: plan.net.take().into_iter().collect(),
         // For the last words of a guest that panics. What it writes there counts against the memory of the VM's cgroup.
         console: ConsoleSpec::Log,
         agent: true,
@@ -487,13 +499,24 @@ async fn start_container(
     timing.reached("agent ready");
     let (agent, events) = vm.agent(PATIENCE, true).await?;
     timing.reached("agent connected");
+    // It would skip what it does not know, and the container would look in vain for its network.
+    if plan.network.is_some() && !agent.hello().features.iter().any(|feature| feature == FEATURE_NETWORK) {
+        let message = "the agent in the VM is too old to set up a network; install the parts of one version, or run with --network none";
+        return Err(PodError::Refused(AgentError::new(ErrorKind::Unsupported, message)));
+    }
     let container = plan.container.as_str().to_owned();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // Good for 584 years.
     let time_unix_ns = now.as_nanos() as u64;
     let root = RootFs { image: IMAGE_DISK.into(), upper: Upper::Disk { serial: UPPER_DISK.into() } };
     let requests = vec![
-        Request::ApplySandbox(Sandbox { hostname: plan.hostname, time_unix_ns, entropy }),
+        Request::ApplySandbox(Sandbox {
+            hostname: plan.hostname,
+            time_unix_ns,
+            entropy,
+            network: plan.network,
+            files: plan.files,
+        }),
         Request::CreateContainer(CreateContainer {
             container: container.clone(),
             root,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use vial_api::{Container, State};
 
 /// Fields of a row for templates, with their headings; both as Docker has them.
-const HEADINGS: [(&str, &str); 11] = [
+const HEADINGS: [(&str, &str); 12] = [
     ("ID", "CONTAINER ID"),
     ("Names", "NAMES"),
     ("Image", "IMAGE"),
@@ -21,6 +21,7 @@ const HEADINGS: [(&str, &str); 11] = [
     ("RunningFor", "CREATED"),
     ("Status", "STATUS"),
     ("State", "STATE"),
+    ("Ports", "PORTS"),
     ("Labels", "LABELS"),
     ("Pod", "POD"),
     ("Restarts", "RESTARTS"),
@@ -64,16 +65,21 @@ pub async fn ps(client: &Client, args: &PsArgs) -> Result<i32> {
             cell(&command(container), width(24)),
             format!("{} ago", ago(now.saturating_sub(container.created_ms))),
             status(container, now),
+            cell(&ports(container), width(40)),
             container.name.clone(),
         ]
     };
     let rows: Vec<Vec<String>> = containers.iter().map(line).collect();
-    say(&table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAME"], &rows))?;
+    say(&table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME"], &rows))?;
     Ok(0)
 }
 
 fn command(container: &Container) -> String {
     format!("\"{}\"", container.command.join(" "))
+}
+
+fn ports(container: &Container) -> String {
+    container.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn row(container: &Container, id: String, now: u64, whole: bool) -> Value {
@@ -87,6 +93,7 @@ fn row(container: &Container, id: String, now: u64, whole: bool) -> Value {
         "RunningFor": format!("{} ago", ago(now.saturating_sub(container.created_ms))),
         "Status": status(container, now),
         "State": container.state.as_str(),
+        "Ports": ports(container),
         "Labels": labels.join(","),
         "Pod": short(&container.pod),
         "Restarts": container.restart_count,
@@ -174,6 +181,8 @@ mod tests {
             labels: Default::default(),
             restart: Default::default(),
             restart_count: 0,
+            network: None,
+            ports: vec![],
             vmm_pid: None,
         };
         assert_eq!(status(&container, 6000), "Up 5 seconds");

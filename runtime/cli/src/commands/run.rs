@@ -41,7 +41,10 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
             answer => answer,
         };
         let id = match made {
-            Ok(created) => created.id,
+            Ok(created) => {
+                warn(created.warning.as_deref());
+                created.id
+            }
             Err(Error::Connection(_)) => started(made_anyway(client, &request, since_ms).await?)?,
             Err(error) => return Err(error),
         };
@@ -61,7 +64,7 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         joins: false,
         terminal: terminal.clone(),
     };
-    let mut answer = client.upgrade("/containers/run", &request).await;
+    let mut answer = client.upgrade_at("/containers/run", &request).await;
     if let Err(error) = &answer
         && image.may_help(error)
     {
@@ -69,10 +72,13 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
             fetched = image.missing(client, error) => fetched?,
             number = signals.next() => return Ok(128 + number),
         }
-        answer = client.upgrade("/containers/run", &request).await;
+        answer = client.upgrade_at("/containers/run", &request).await;
     }
     let (connection, session) = match answer {
-        Ok((connection, container)) => (connection, session(container)),
+        Ok((connection, upgraded)) => {
+            warn(upgraded.warning.as_deref());
+            (connection, session(upgraded.container))
+        }
         Err(Error::Connection(_)) => {
             let session = session(made_anyway(client, &request, since_ms).await?.id);
             (session.attach([0, 0]).await?, session)
@@ -138,6 +144,13 @@ pub async fn start(client: &Client, args: &StartArgs) -> Result<i32> {
     };
     let (end, _) = session.run_from(connection, signals, upgraded.position).await?;
     finish(end, &known.id)
+}
+
+/// On standard error, where the command's own words go too, but before any of them.
+fn warn(warning: Option<&str>) {
+    if let Some(warning) = warning {
+        crate::tell(&format!("warning: {warning}"));
+    }
 }
 
 /// Where to look when a container's VM failed. The API has only words for that; they are the VM crate's own.
@@ -240,6 +253,10 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         stdin: args.interactive,
         terminal: args.tty.then(own_size),
         auto_remove: args.rm,
+        network: args.network.unwrap_or_default(),
+        ports: args.publish.into_iter().flat_map(|ports| ports.0).collect(),
+        dns: args.dns,
+        add_hosts: args.add_host,
         timing: args.timing,
         labels: args.keep.labels(),
         restart: args.keep.restart,

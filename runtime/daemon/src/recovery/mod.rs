@@ -143,6 +143,11 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, lo
     };
     match attached {
         Ok((pod, connections)) => {
+            if let Some(lease) = &record.network
+                && let Err(error) = crate::network::help_again(&pod, lease)
+            {
+                tracing::warn!(container = record.id.short(), %error, "its network's helper can't be renewed");
+            }
             live.enter(Phase::Running(pod.clone()));
             life::look_after(daemon, record, live, pod, connections, Timing::begin()).await;
         }
@@ -159,6 +164,7 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, lo
 /// Ends what this daemon has no hand in (any more).
 async fn give_up(daemon: Shared, record: Record, live: std::sync::Arc<Live>, exit: Exit) {
     clear_vm(&daemon, &record).await;
+    crate::network::release(&daemon.network, record.network.as_ref()).await;
     live.log.complete();
     life::finish(&daemon, &record, &exit).await;
     if !life::follow_policy(&daemon, &record.id, Occasion::Ended, true).await {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vial_api::Exit;
+use vial_network::Lease;
 use vial_sandbox::ContainerId;
 use vial_sandbox::log::Position;
 
@@ -176,6 +177,22 @@ impl Store {
         self.lock().execute(
             "UPDATE containers SET stopped = ?2 WHERE id = ?1 AND stopped <> ?2",
             params![id.as_str(), stopped],
+        )?;
+        Ok(())
+    }
+
+    /// Notes the network of a container's pod, before its VM is made.
+    ///
+    /// # Errors
+    /// When SQLite can't.
+    pub fn set_network(&self, id: &ContainerId, lease: Option<&Lease>) -> Result<(), StoreError> {
+        let text = lease
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|error| StoreError::Corrupt { column: "network", text: error.to_string() })?;
+        self.lock().execute(
+            "UPDATE pods SET network = ?2 WHERE id = (SELECT pod FROM containers WHERE id = ?1) AND network IS NOT ?2",
+            params![id.as_str(), text],
         )?;
         Ok(())
     }

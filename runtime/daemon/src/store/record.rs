@@ -3,12 +3,14 @@
 use super::StoreError;
 use rusqlite::Row;
 use vial_api::{CreateContainer, Exit, State};
+use vial_network::Lease;
 use vial_sandbox::log::Position;
 use vial_sandbox::{ContainerId, PodId};
 
 /// The columns that [`Record::read`] reads.
 pub const COLUMNS: &str = "id, pod, name, image, image_id, args, spec, request, stop_signal, memory, milli_cpus, stdin, \
-    auto_remove, state, exit, created_ms, started_ms, finished_ms, boot, stopped, restarts, backoff_ms, base_stdout, base_stderr";
+    auto_remove, state, exit, created_ms, started_ms, finished_ms, boot, stopped, restarts, backoff_ms, base_stdout, base_stderr, \
+    (SELECT network FROM pods WHERE pods.id = containers.pod) AS network";
 
 /// A container as it is remembered.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,8 @@ pub struct Record {
     pub backoff_ms: u64,
     /// Where in its log the output of the newest start begins.
     pub base: Position,
+    /// The pod's network, of its newest start.
+    pub network: Option<Lease>,
 }
 
 impl Record {
@@ -79,6 +83,7 @@ impl Record {
         let (id, pod, state) = (text("id")?, text("pod")?, text("state")?);
         let exit: Option<String> = row.get("exit")?;
         let request: Option<String> = row.get("request")?;
+        let network: Option<String> = row.get("network")?;
         let image = text("image")?;
         let (stdin, auto_remove) = (row.get("stdin")?, row.get("auto_remove")?);
         // A row of the first version has none; its spec says the rest.
@@ -107,6 +112,7 @@ impl Record {
             restarts: row.get("restarts")?,
             backoff_ms: row.get("backoff_ms")?,
             base: Position { stdout: row.get("base_stdout")?, stderr: row.get("base_stderr")? },
+            network: network.map(|text| json("network", &text)).transpose()?,
             image,
         })
     }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE pods (
         id          TEXT PRIMARY KEY,
@@ -69,6 +69,8 @@ pub(super) const MIGRATIONS: [&str; 2] = [
     CREATE INDEX containers_image ON containers (image_id);
     CREATE INDEX containers_pod ON containers (pod);
 ",
+    // JSON of the lease of the pod's network; null is none.
+    "ALTER TABLE pods ADD COLUMN network TEXT;",
 ];
 
 /// Brings a store up to date.

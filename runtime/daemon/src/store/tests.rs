@@ -34,6 +34,7 @@ pub fn new_record(name: &str) -> Record {
         restarts: 0,
         backoff_ms: 0,
         base: Position::default(),
+        network: None,
     }
 }
 

@@ -1,0 +1,287 @@
+//! A pod's network, between what was asked for, what the host gives, and what the guest is told.
+
+use crate::error::{ApiError, Result};
+use crate::state::Shared;
+use crate::store::{Record, Store};
+use agent_protocol::{EtcFiles, Neighbour, Route};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use vial_api::{CreateContainer, ErrorKind, NetworkMode, State};
+use vial_network::helper::{self, MAX_PORTS};
+use vial_network::{Held, Lease, Network, NetworkError, Port, Protocol, Slot, address, names, ports};
+use vial_sandbox::{Pod, PodPlan};
+use vial_vm::{NetSpec, Registry, TapSource, VmState};
+
+/// Where the host says whom it asks for names, and where systemd-resolved says whom it asks itself.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+/// Entries that a container may add to its /etc/hosts.
+const MAX_HOSTS: usize = 256;
+/// The word that stands for the gateway in such an entry, as Docker has it.
+const HOST_GATEWAY: &str = "host-gateway";
+
+/// What can be said about a request's network without looking at anything else.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn check(request: &CreateContainer) -> Result<()> {
+    let gateway = match request.network {
+        NetworkMode::Default | NetworkMode::Routed => Some(IpAddr::from([0; 4])),
+        NetworkMode::None if request.ports.is_empty() => None,
+        NetworkMode::None => {
+            return Err(invalid(
+                "a container without a network has no ports to publish: leave out -p or --network none",
+            ));
+        }
+    };
+    if request.ports.len() > MAX_PORTS {
+        let message = format!("{} ports to publish; a container may have {MAX_PORTS}", request.ports.len());
+        return Err(invalid(message));
+    }
+    add_hosts(&request.add_hosts, gateway).map(drop)
+}
+
+/// Whether a pod may start without a network that this host can't give.
+fn may_lack(request: &CreateContainer) -> bool {
+    request.network == NetworkMode::Default && request.ports.is_empty()
+}
+
+fn lacking(error: &NetworkError) -> String {
+    format!("this container has no network but its loopback: {error} (vial doctor tells more)")
+}
+
+/// What a new container will have to do without.
+pub async fn foresee(daemon: &Shared, request: &CreateContainer) -> Option<String> {
+    if !may_lack(request) {
+        return None;
+    }
+    daemon.network.prepare().await.err().filter(NetworkError::is_of_the_host).map(|error| lacking(&error))
+}
+
+/// The wire of a pod; none when it may do without, and has to.
+async fn slot(daemon: &Shared, request: &CreateContainer) -> Result<Option<Slot>> {
+    match daemon.network.slot().await {
+        Ok(slot) => Ok(Some(slot)),
+        Err(error) if may_lack(request) && error.is_of_the_host() => {
+            tracing::warn!("{}", lacking(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a pod that is about to start the network that was asked for, and notes it. Gives the sockets that hold its ports.
+///
+/// # Errors
+/// When a port is taken, or the host has no network to give.
+pub async fn give(daemon: &Shared, record: &mut Record, plan: &mut PodPlan) -> Result<Vec<Held>> {
+    // Of the start before.
+    record.network = None;
+    let request = &record.request;
+    let hostname = plan.hostname.clone();
+    let host = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let files = |hosts: String, resolv_conf: String| {
+        Some(EtcFiles { hosts, resolv_conf, hostname: format!("{hostname}\n") })
+    };
+    // Before there is a wire to give back.
+    let wanted: Vec<Port> = request.ports.iter().map(port).collect();
+    let (ports, held) = ports::hold(&wanted).map_err(|error| in_use(daemon, error))?;
+    let slot = if request.network == NetworkMode::None { None } else { slot(daemon, request).await? };
+    let Some(slot) = slot else {
+        let (resolv, _) = names::resolver(&host, None, &request.dns, false);
+        let added = add_hosts(&request.add_hosts, None)?;
+        plan.files = files(names::hosts(&hostname, &[], &added), names::resolv_conf(&resolv, &request.dns));
+        return Ok(held);
+    };
+    let mut lease = slot.lease;
+    lease.ports = ports;
+    let upstream = std::fs::read_to_string(UPSTREAM).ok();
+    let outside6 = lease.route6.is_some_and(|(_, net)| net.prefix_len() == 0);
+    let (resolv, servers) = names::resolver(&host, upstream.as_deref(), &request.dns, outside6);
+    let gateway = IpAddr::from(lease.gateway4);
+    let servers = match servers {
+        names::Servers::Direct(servers) => servers,
+        names::Servers::Forwarder => {
+            lease.forwarder = true;
+            vec![gateway]
+        }
+    };
+    let own: Vec<IpAddr> = [Some(lease.v4.into()), lease.v6.map(Into::into)].into_iter().flatten().collect();
+    let added = add_hosts(&request.add_hosts, Some(gateway))?;
+    plan.files = files(names::hosts(&hostname, &own, &added), names::resolv_conf(&resolv, &servers));
+    plan.net = Some(NetSpec {
+        id: "eth0".into(),
+        tap: TapSource::Open(slot.tap),
+        mac: Some(address::mac_text(lease.mac)),
+    });
+    plan.network = Some(guest(&lease, own));
+    record.network = Some(lease);
+    Ok(held)
+}
+
+/// Notes a pod's lease and lets its ports through, while other things of its start are done.
+///
+/// # Errors
+/// When the store can't, or nft refuses.
+pub async fn publish(daemon: &Shared, record: &Record) -> Result<()> {
+    let (noting, id, lease) = (daemon.clone(), record.id.clone(), record.network.clone());
+    let noted = tokio::task::spawn_blocking(move || noting.store.set_network(&id, lease.as_ref()));
+    let published = async {
+        match &record.network {
+            Some(lease) => daemon.network.publish(lease).await,
+            None => Ok(()),
+        }
+    };
+    let (noted, published) = tokio::join!(noted, published);
+    noted??;
+    Ok(published?)
+}
+
+fn guest(lease: &Lease, addresses: Vec<IpAddr>) -> agent_protocol::Network {
+    let gateway_mac = address::mac_text(lease.gateway_mac);
+    let neighbour = |ip: IpAddr| Neighbour { ip, mac: gateway_mac.clone() };
+    let default = Route { destination: IpAddr::from([0; 4]), length: 0, gateway: lease.gateway4.into() };
+    let v6 = lease.route6.map(|(gateway, net)| Route {
+        destination: net.network().into(),
+        length: net.prefix_len(),
+        gateway: gateway.into(),
+    });
+    let neighbours = [Some(lease.gateway4.into()), lease.route6.map(|(gateway, _)| gateway.into())];
+    agent_protocol::Network {
+        mac: address::mac_text(lease.mac),
+        mtu: lease.mtu,
+        addresses,
+        routes: [Some(default), v6].into_iter().flatten().collect(),
+        neighbours: neighbours.into_iter().flatten().map(neighbour).collect(),
+    }
+}
+
+/// Reads `name:address` entries.
+fn add_hosts(entries: &[String], gateway: Option<IpAddr>) -> Result<Vec<(String, IpAddr)>> {
+    if entries.len() > MAX_HOSTS {
+        return Err(invalid(format!("more than {MAX_HOSTS} entries for /etc/hosts")));
+    }
+    let entry = |text: &String| {
+        let (name, ip) =
+            text.split_once([':', '=']).ok_or_else(|| invalid(format!("{text:?} is not NAME:ADDRESS")))?;
+        let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+        let ip = match (bare, gateway) {
+            (HOST_GATEWAY, Some(gateway)) => gateway,
+            (HOST_GATEWAY, None) => return Err(invalid("without a network there is no host-gateway")),
+            (text, _) => {
+                text.parse().map_err(|_| invalid(format!("{text:?} is no address (nor {HOST_GATEWAY})")))?
+            }
+        };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
+            return Err(invalid(format!("{name:?} is no host name")));
+        }
+        Ok((name.to_owned(), ip))
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorKind::InvalidArgument, message)
+}
+
+fn port(port: &vial_api::Port) -> Port {
+    let protocol = match port.protocol {
+        vial_api::Protocol::Tcp => Protocol::Tcp,
+        vial_api::Protocol::Udp => Protocol::Udp,
+    };
+    Port { ip: port.ip, host: port.host, pod: port.container, protocol }
+}
+
+/// A port as the API shows it.
+pub fn shown(port: &Port) -> vial_api::Port {
+    let protocol = match port.protocol {
+        Protocol::Tcp => vial_api::Protocol::Tcp,
+        Protocol::Udp => vial_api::Protocol::Udp,
+    };
+    vial_api::Port { ip: port.ip, host: port.host, container: port.pod, protocol }
+}
+
+/// Names the container that has a port, if it is one of ours.
+fn in_use(daemon: &Shared, error: NetworkError) -> ApiError {
+    let NetworkError::PortInUse { port, by } = &error else { return error.into() };
+    let has = |record: &&Record| {
+        let ends = |p: &Port| {
+            *port == format!("{}/{}", p.host, p.protocol)
+                || port.ends_with(&format!(":{}/{}", p.host, p.protocol))
+        };
+        record.state == State::Running && record.network.iter().flat_map(|lease| &lease.ports).any(ends)
+    };
+    let records = daemon.store.list().unwrap_or_default();
+    let by =
+        records.iter().find(has).map_or_else(|| by.clone(), |record| format!("container {}", record.name));
+    NetworkError::PortInUse { port: port.clone(), by }.into()
+}
+
+/// Leases of the pods whose VMs live and whose containers are said to run.
+///
+/// # Errors
+/// When the store can't be read.
+pub fn running(store: &Store, registry: &Registry) -> Result<Vec<Lease>> {
+    let alive = |record: &Record| {
+        let id = record.pod.vm_name().parse().ok()?;
+        registry.info(&id).ok().filter(|info| matches!(info.state, VmState::Running))
+    };
+    let running = store.list()?.into_iter().filter(|record| record.state == State::Running);
+    Ok(running.filter(|record| alive(record).is_some()).filter_map(|record| record.network).collect())
+}
+
+/// Starts what serves a running pod beside the kernel, if it needs that.
+///
+/// # Errors
+/// When it can't be started.
+pub fn help(pod: &Pod, lease: &Lease, held: &[Held]) -> Result<(), NetworkError> {
+    let resolver = if lease.forwarder { helper::resolver_sockets(lease)? } else { None };
+    if held.is_empty() && resolver.is_none() {
+        return Ok(());
+    }
+    // A pod whose VM is gone already needs no help.
+    let Some(process) = pod.vm().process() else { return Ok(()) };
+    let meta = pod.vm().meta();
+    let mut child =
+        helper::spawn(lease, process.as_fd(), meta.uid, meta.cgroup.as_deref(), held, resolver.as_ref())?;
+    // It ends with its VM; somebody has to hear that.
+    tokio::spawn(async move { child.wait().await });
+    Ok(())
+}
+
+/// The same for a pod that was found running: its helper usually lives, and then its sockets are taken.
+pub fn help_again(pod: &Pod, lease: &Lease) -> Result<(), NetworkError> {
+    let held = match ports::hold(&lease.ports) {
+        Ok((_, held)) => held,
+        Err(NetworkError::PortInUse { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    help(pod, lease, &held)
+}
+
+/// Takes a pod's network back, after its VM is gone.
+pub async fn release(network: &Network, lease: Option<&Lease>) {
+    if let Some(lease) = lease {
+        network.release(lease).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_for_hosts_are_checked() {
+        let gateway = IpAddr::from([10, 77, 0, 1]);
+        let read = |text: &str| add_hosts(&[text.to_owned()], Some(gateway));
+        assert_eq!(read("db:10.0.0.9").unwrap(), [("db".into(), IpAddr::from([10, 0, 0, 9]))]);
+        assert_eq!(read("h:host-gateway").unwrap(), [("h".into(), gateway)]);
+        assert_eq!(read("six:fd00::1").unwrap()[0].1.to_string(), "fd00::1");
+        assert_eq!(read("six:[fd00::1]").unwrap()[0].1.to_string(), "fd00::1");
+        for bad in ["db", "db:", ":1.2.3.4", "a b:1.2.3.4", "a\n:1.2.3.4", "db:localhost"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(add_hosts(&["h:host-gateway".into()], None).is_err());
+    }
+}
