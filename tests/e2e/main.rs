@@ -11,6 +11,7 @@ mod images;
 mod kills;
 mod life;
 mod lists;
+mod network;
 mod recovery;
 mod registry;
 mod soak;

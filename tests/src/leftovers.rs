@@ -59,7 +59,10 @@ fn processes(seen: &mut BTreeSet<String>) {
     for folder in entries(Path::new("/proc")) {
         let command = fs::read(folder.join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains("vial-vmm") || command.contains("bin/vial ") || command.contains("vial-launcher")
+        if command.contains("vial-vmm")
+            || command.contains("bin/vial ")
+            || command.contains("vial-launcher")
+            || command.contains("vial-net-helper")
         {
             // A zombie has an empty command line, so a dead child that the test has not reaped is not seen.
             seen.insert(format!("process {} {command}", folder.display()));

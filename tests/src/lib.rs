@@ -6,6 +6,7 @@
 pub mod fixtures;
 pub mod host;
 pub mod leftovers;
+pub mod outside;
 pub mod registry;
 pub mod screen;
 pub mod soak;
