@@ -203,7 +203,8 @@ impl Soak<'_> {
     fn carry_out(&self, name: &str, step: Step, blow: Blow, after: Duration) -> Blow {
         let worker = format!("i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done; exit 7");
         let words = Self::words(step, name, &worker);
-        let daemon = self.vial.daemon_pid();
+        // Asked before: the command might start another one.
+        let daemon = (blow == Blow::Daemon).then(|| self.vial.daemon_pid()).flatten();
         let child = self.vial.spawn(&words, Stdio::null());
         // Not reaped yet, so the id is still its own.
         let command = i32::try_from(child.id()).ok();
