@@ -93,9 +93,8 @@ const ROWS: &[Row] = &[
     row(CleanUp, InterruptCommand, &[7], &[Exited(7)]),
     row(CleanUp, KillDaemon, &[7], &[Exited(7)]),
     row(CleanUp, KillVmm, &[7], &[Exited(7)]),
-    // With --rm the daemon may have removed all there was to know before it could tell.
     Row { stage: CleanUp, blow: KillCommand, rm: true, answers: &[137, 7], left: &[Nothing] },
-    Row { stage: CleanUp, blow: KillDaemon, rm: true, answers: &[7, 125], left: &[Nothing] },
+    Row { stage: CleanUp, blow: KillDaemon, rm: true, answers: &[7], left: &[Nothing] },
 ];
 
 /// Says when it runs, ends by an interrupt or by the end of its input, and says so last.

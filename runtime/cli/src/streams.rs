@@ -29,6 +29,9 @@ const PATIENCE: u32 = 3;
 /// Attempts to come back to a container, after each of which its daemon was lost once more.
 const RECONNECTS: u32 = 10;
 
+/// How long a daemon may take to remove what goes with a container, after it has told the end.
+const FAREWELL: Duration = Duration::from_secs(30);
+
 /// How long what was typed before the detach keys may take on its way.
 const LAST_KEYS: Duration = Duration::from_secs(1);
 
@@ -188,6 +191,9 @@ impl Session {
                         }
                         _ => {
                             if let Some(end) = state.frame(kind, &payload)? {
+                                // The daemon still removes what goes with the container (--rm); it is gone when the connection is.
+                                let over = async { while frames.recv().await.is_some() {} };
+                                let _ = timeout(FAREWELL, over).await;
                                 return Ok(Cut::End(end));
                             }
                             if kind == Kind::Started && let Some(screen) = &mut state.screen {

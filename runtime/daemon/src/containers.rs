@@ -348,7 +348,7 @@ pub async fn wait(State(daemon): State<Shared>, Path(id): Path<String>) -> Resul
     let record = daemon.find(&id)?;
     if let Some(live) = daemon.live(&record.id) {
         return match live.ended().await {
-            Phase::Ended(exit) => Ok(Json(exit)),
+            Phase::Leaving(exit) | Phase::Ended(exit) => Ok(Json(exit)),
             Phase::Failed(error) => Ok(Json(Exit {
                 code: error.0.kind.exit_code(),
                 reason: Some(error.to_string()),

@@ -81,7 +81,7 @@ async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -
             }
             other => Ok(other?),
         },
-        Phase::Failed(_) | Phase::Ended(_) => Err(not_running(record)),
+        Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => Err(not_running(record)),
     }
 }
 
@@ -182,7 +182,7 @@ pub async fn rename(daemon: &Shared, record: &Record, name: String) -> Result<()
 /// When it runs and `force` is not given, or something of it can't be removed.
 pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()> {
     if let Some(live) = daemon.live(&record.id) {
-        if !force {
+        if !force && !matches!(live.phase(), Phase::Leaving(_)) {
             return Err(ApiError::new(
                 ErrorKind::Conflict,
                 format!(
@@ -199,7 +199,7 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
             Phase::Starting => live.cancel(),
             // Nothing of it is kept, so nothing in it is asked.
             Phase::Running(pod) => pod.kill(),
-            Phase::Failed(_) | Phase::Ended(_) => {}
+            Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => {}
         }
         live.ended().await;
     }

@@ -22,6 +22,10 @@ use vial_sandbox::upper::{self, UpperError};
 use vial_sandbox::{Connections, ContainerId, Ended, Host, Pod, PodPlan, now_ms, sizing, spec};
 use vial_vm::EndReason;
 
+/// How long a container with `--rm` that has ended waits for attached clients to hear of it: one that does not read, or that is
+/// gone for good, must not keep it.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// A writable layer that is being made ready.
 pub type Layer = JoinHandle<Result<PathBuf, UpperError>>;
 
@@ -341,14 +345,26 @@ pub async fn look_after(
     pod.end(in_order).await;
     network::release(&daemon.network, record.network.as_ref()).await;
     timing.reached("VM gone");
+    live.set_timing(&timing);
     if record.auto_remove {
+        live.enter(Phase::Leaving(exit.clone()));
+        // First they hear of it: with the container goes all that a daemon after this one could tell them.
+        live.everyone_knows(FAREWELL).await;
         discard(&daemon, &record).await;
-        timing.reached("container removed");
     }
     if !follow_policy(&daemon, &record.id, Occasion::Ended, true).await {
         daemon.forget(&record.id);
     }
-    live.set_timing(&timing);
+    live.enter(Phase::Ended(exit));
+}
+
+/// Keeps a container with `--rm` that ended under another daemon until whoever was attached then has come and heard how; then removes it.
+pub async fn leave(daemon: Shared, record: Record, live: Arc<Live>, exit: Exit) {
+    live.log.complete();
+    live.enter(Phase::Leaving(exit.clone()));
+    live.someone_knows(FAREWELL).await;
+    discard(&daemon, &record).await;
+    daemon.forget(&record.id);
     live.enter(Phase::Ended(exit));
 }
 

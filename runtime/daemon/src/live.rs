@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use vial_api::{Exit, TimingStep};
 use vial_sandbox::Pod;
@@ -19,7 +20,9 @@ pub enum Phase {
     Running(Pod),
     /// Its command could not be run; nothing is left of the VM.
     Failed(ApiError),
-    /// It has ended and its VM is gone.
+    /// It has ended and its VM is gone; it is removed as soon as those who are attached know.
+    Leaving(Exit),
+    /// It has ended, and nothing more happens to it.
     Ended(Exit),
 }
 
@@ -33,6 +36,8 @@ pub struct Live {
     phase: watch::Sender<Phase>,
     cancelled: watch::Sender<bool>,
     paused: watch::Sender<bool>,
+    /// Clients that are attached and have not been told its end.
+    audience: watch::Sender<usize>,
     /// While its restart policy waits before it starts it again.
     restarting: AtomicBool,
     timing: Mutex<Vec<TimingStep>>,
@@ -47,6 +52,7 @@ impl Live {
             phase: watch::Sender::new(Phase::Starting),
             cancelled: watch::Sender::new(false),
             paused: watch::Sender::new(false),
+            audience: watch::Sender::new(0),
             restarting: AtomicBool::new(false),
             timing: Mutex::default(),
         })
@@ -75,6 +81,34 @@ impl Live {
             // The sender is in `self`, so it can't be gone.
             _ = paused.wait_for(|paused| *paused) => self.phase(),
         }
+    }
+
+    /// Waits until it is known how it ended: [`Phase::Failed`], [`Phase::Leaving`] or [`Phase::Ended`].
+    pub async fn end_known(&self) -> Phase {
+        self.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_))).await
+    }
+
+    /// Counts a client among those who must hear how it ended before it is removed.
+    pub fn attend(self: &Arc<Self>) -> Attendance {
+        self.audience.send_modify(|count| *count += 1);
+        Attendance(self.clone())
+    }
+
+    /// Waits until every attached client knows its end, or `within` is over: one that does not read must not keep it here.
+    pub async fn everyone_knows(&self, within: Duration) {
+        let mut audience = self.audience.subscribe();
+        // The sender is in `self`, so it can't be gone.
+        let _ = tokio::time::timeout(within, audience.wait_for(|count| *count == 0)).await;
+    }
+
+    /// The same, for the first client to come and hear it.
+    pub async fn someone_knows(&self, within: Duration) {
+        let mut audience = self.audience.subscribe();
+        let told = async {
+            let _ = audience.wait_for(|count| *count > 0).await;
+            let _ = audience.wait_for(|count| *count == 0).await;
+        };
+        let _ = tokio::time::timeout(within, told).await;
     }
 
     /// Waits for its end: [`Phase::Failed`] or [`Phase::Ended`].
@@ -137,5 +171,45 @@ impl Live {
     /// The steps noted.
     pub fn timing(&self) -> Vec<TimingStep> {
         self.timing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A client that must hear how a container ended; dropped when it has, or is gone.
+#[derive(Debug)]
+pub struct Attendance(Arc<Live>);
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.0.audience.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vial_sandbox::log::Limits;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_waits_for_those_who_must_hear_of_it_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = OutputLog::open(folder.path(), Limits::default(), None).unwrap();
+        let live = Live::new(log);
+        live.everyone_knows(LONG).await;
+        let (one, other) = (live.attend(), live.attend());
+        let begin = tokio::time::Instant::now();
+        live.everyone_knows(LONG).await;
+        assert_eq!(begin.elapsed(), LONG, "nobody was told");
+        drop(one);
+        let waiting = tokio::spawn({
+            let live = live.clone();
+            async move { live.everyone_knows(LONG).await }
+        });
+        drop(other);
+        waiting.await.unwrap();
+        assert_eq!(begin.elapsed(), LONG, "all were told");
+        live.someone_knows(LONG).await;
+        assert_eq!(begin.elapsed(), 2 * LONG, "nobody came");
     }
 }

@@ -32,6 +32,12 @@ impl Frames {
         writer.flush().await
     }
 
+    /// No more frames. Clients wait for this before they go, and what reads from them waits for that.
+    async fn close(&self) {
+        // A client that is gone needs no end.
+        let _ = self.0.lock().await.shutdown().await;
+    }
+
     async fn json(&self, kind: Kind, value: &impl serde::Serialize) -> std::io::Result<()> {
         self.send(kind, &serde_json::to_vec(value)?).await
     }
@@ -149,6 +155,7 @@ pub struct Attach {
 /// Serves a client that is attached to a container, until the container's end or the client's.
 pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
     let (frames, mut client) = split(connection);
+    let attendance = live.attend();
     let phase = tokio::select! {
         phase = live.started() => phase,
         () = client.gone() => {
@@ -184,7 +191,7 @@ pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
                 _ = gone.wait_for(|gone| *gone) => return Ok(()),
             }
         }
-        let end = live.ended().await;
+        let end = live.end_known().await;
         if !matches!(phase, Phase::Running(_)) {
             // It ended before the client came, or could not start: what is in the log is all there is.
             output(&frames, live.log.follow(start, false)).await?;
@@ -193,12 +200,19 @@ pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
             frames.json(Kind::Timing, &live.timing()).await?;
         }
         match end {
-            Phase::Ended(exit) => frames.json(Kind::Exit, &exit).await,
+            Phase::Leaving(exit) | Phase::Ended(exit) => frames.json(Kind::Exit, &exit).await,
             Phase::Failed(error) => frames.json(Kind::Error, &error.0).await,
             Phase::Starting | Phase::Running(_) => Ok(()),
         }
     };
-    finish(served.await);
+    let served = served.await;
+    drop(attendance);
+    if matches!(live.phase(), Phase::Leaving(_)) {
+        // The end of the connection says that the container is gone too.
+        live.ended().await;
+    }
+    frames.close().await;
+    finish(served);
 }
 
 /// Serves a client that is attached to a container that has ended already.
@@ -208,7 +222,9 @@ pub async fn attach_ended(connection: Connection, follower: Follower, exit: Exit
         output(&frames, follower).await?;
         frames.json(Kind::Exit, &exit).await
     };
-    finish(served.await);
+    let served = served.await;
+    frames.close().await;
+    finish(served);
 }
 
 fn finish(served: std::io::Result<()>) {
@@ -344,7 +360,9 @@ pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
         };
         frames.json(Kind::Exit, &exit).await
     };
-    finish(served.await);
+    let served = served.await;
+    frames.close().await;
+    finish(served);
 }
 
 /// Looks after an exec whose client went before it could be told: the process goes on without input, and its output is dropped.

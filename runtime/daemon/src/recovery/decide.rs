@@ -43,6 +43,8 @@ pub enum RecordAction {
     Keep,
     /// The container has ended, so.
     Exited(Exit),
+    /// The container has ended, so, and is to be removed as soon as whoever was attached knows. None: as it is noted.
+    Leave(Option<Exit>),
     /// It was being removed, or wanted to be with its end: finish that.
     Remove,
 }
@@ -72,7 +74,12 @@ pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision
         Observed::Alive => VmAction::Kill,
         Observed::Dead { .. } | Observed::Rebooted => VmAction::Clean,
     };
-    let exited = |exit| if auto_remove { RecordAction::Remove } else { RecordAction::Exited(exit) };
+    // A machine that was restarted has no clients from before, and one of a start that was lost finds nothing, which it understands.
+    let exited = |exit| match (auto_remove, stored, observed) {
+        (false, ..) => RecordAction::Exited(exit),
+        (true, State::Starting, _) | (true, _, Observed::Rebooted) => RecordAction::Remove,
+        (true, ..) => RecordAction::Leave(Some(exit)),
+    };
     match (stored, observed) {
         (State::Running, Observed::Alive) => Decision { vm: VmAction::Reattach, record: RecordAction::Keep },
         (State::Running, Observed::Dead { reason, killed }) => {
@@ -97,7 +104,10 @@ pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision
             let exit = Exit { code: NEVER_STARTED, reason: Some(reason.into()), ..Exit::default() };
             Decision { vm: ended, record: exited(exit) }
         }
-        (State::Exited, _) if auto_remove => Decision { vm: ended, record: RecordAction::Remove },
+        (State::Exited, Observed::Rebooted) if auto_remove => {
+            Decision { vm: ended, record: RecordAction::Remove }
+        }
+        (State::Exited, _) if auto_remove => Decision { vm: ended, record: RecordAction::Leave(None) },
         // Paused and restarting are not stored: the one is the VM's own state, the other follows from how it ended.
         (State::Created | State::Exited | State::Paused | State::Restarting, _) => {
             Decision { vm: ended, record: RecordAction::Keep }
@@ -162,7 +172,15 @@ mod tests {
             let with_rm = decide(stored, true, &observed);
             assert_eq!(with_rm.vm, if vm == VmAction::End { VmAction::Kill } else { vm });
             let stays = stored == Running && observed == Alive;
-            assert_eq!(with_rm.record == RecordAction::Remove, !stays, "{stored:?} {observed:?}");
+            let told = !stays && stored != Starting && observed != Rebooted;
+            assert_eq!(with_rm.record == RecordAction::Remove, !stays && !told, "{stored:?} {observed:?}");
+            match with_rm.record {
+                RecordAction::Leave(with) => {
+                    assert!(told, "{stored:?} {observed:?}");
+                    assert_eq!(with.map(|exit| exit.code), exit, "{stored:?} {observed:?}");
+                }
+                _ => assert!(!told, "{stored:?} {observed:?}"),
+            }
         }
         for observed in [Nothing, Alive, Rebooted, dead(), killed()] {
             for auto_remove in [false, true] {
@@ -185,7 +203,7 @@ mod tests {
                 let state = match first.record {
                     RecordAction::Keep => stored,
                     RecordAction::Exited(_) => Exited,
-                    RecordAction::Remove => continue,
+                    RecordAction::Remove | RecordAction::Leave(_) => continue,
                 };
                 let left = if first.vm == VmAction::Reattach { Alive } else { Nothing };
                 let second = decide(state, false, &left);

@@ -101,6 +101,23 @@ async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
             let ran = record.state == vial_api::State::Running;
             life::follow_policy(daemon, &record.id, Occasion::DaemonStart, ran).await;
         }
+        RecordAction::Leave(exit) => {
+            if let Some(exit) = &exit {
+                // What was seen of its end is cleaned up already: the next daemon, if it comes to that, could not say the same.
+                daemon.store.set_exited(&record.id, exit, vial_sandbox::now_ms())?;
+            }
+            let exit = exit.or_else(|| record.exit.clone()).unwrap_or_default();
+            let dir = daemon.paths.log(record.id.as_str());
+            match OutputLog::open(&dir, life::log_limits(&record), Some(record.base)) {
+                Ok(log) => {
+                    let live = Live::new(log);
+                    daemon.adopt(&record.id, live.clone());
+                    tokio::spawn(life::leave(daemon.clone(), record, live, exit));
+                }
+                // Of a removal that was lost in the middle: then everybody knew.
+                Err(_) => life::discard(daemon, &record).await,
+            }
+        }
         RecordAction::Remove => life::discard(daemon, &record).await,
     }
     Ok(None)
