@@ -61,6 +61,28 @@ pub enum Error {
     /// The description of the VM makes no sense.
     #[error("the VM cannot be made so: {0}")]
     Spec(String),
+    /// Another VM has the disk, and it or this one may write.
+    #[error(
+        "the disk {path} is in use by another VM{}, and two machines on one disk destroy what is on it; end that one \
+         (vial vm ls shows it), use a copy of the disk, or give it read-only to both",
+        if *.read_only { " that may write to it" } else { "" },
+        path = path.display()
+    )]
+    DiskInUse {
+        /// The disk.
+        path: PathBuf,
+        /// Whether this VM would only read.
+        read_only: bool,
+    },
+    /// The VM would have the disk more than once, and once of them writable.
+    #[error(
+        "the disk {path} is given twice, maybe by another path, and not read-only both times; give it once, or a copy",
+        path = path.display()
+    )]
+    DiskTwice {
+        /// The disk.
+        path: PathBuf,
+    },
     /// This VM is not to be treated so.
     #[error("{0}")]
     Refused(String),

@@ -17,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use vmm::api::control::{Reply, Request};
 
+mod disk;
 mod launch;
 
 pub use launch::host_memory_mib;

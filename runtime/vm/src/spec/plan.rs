@@ -36,10 +36,15 @@ pub enum Opening {
     Status,
     /// The listening control socket.
     Control,
-    /// A file, for reading.
+    /// A file, for reading, which nobody changes: a kernel, an image's layer.
     Read(PathBuf),
-    /// A file, for reading and writing.
-    ReadWrite(PathBuf),
+    /// A disk that is one file or block device; while one VM may write to it no other VM has it.
+    Disk {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether the guest may not write.
+        read_only: bool,
+    },
     /// The console log in the VM's folder.
     ConsoleLog,
     /// The caller's descriptor for console input.
@@ -122,10 +127,10 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
     });
     let drives = spec.disks.iter().map(|disk| {
         let (path_on_host, concat) = match &disk.source {
-            DiskSource::File(path) if disk.read_only => {
-                (Some(table.add(Opening::Read(path.clone()))), vec![])
+            DiskSource::File(path) => {
+                let opening = Opening::Disk { path: path.clone(), read_only: disk.read_only };
+                (Some(table.add(opening)), vec![])
             }
-            DiskSource::File(path) => (Some(table.add(Opening::ReadWrite(path.clone()))), vec![]),
             DiskSource::Concat(paths) => {
                 (None, paths.iter().map(|path| table.add(Opening::Read(path.clone()))).collect())
             }

@@ -1,6 +1,7 @@
 //! From a description to a running process: folder, cgroup, open files, order to the launcher.
 
 use super::Vm;
+use super::disk::{Disks, open_regular};
 use crate::cgroup::{self, Cgroup};
 use crate::dir::{Meta, VmDir};
 use crate::id::{hex, random_bytes};
@@ -177,14 +178,14 @@ fn arguments(id: &VmId, plan: &Plan) -> Vec<String> {
 /// The longest file that the VMM may write: its largest writable disk, or its memory, which may be a file too.
 fn max_file(spec: &VmSpec, plan: &Plan) -> u64 {
     let disks = plan.table.iter().filter_map(|opening| match opening {
-        Opening::ReadWrite(path) => std::fs::metadata(path).ok().map(|m| m.len()),
+        Opening::Disk { path, read_only: false } => std::fs::metadata(path).ok().map(|m| m.len()),
         _ => None,
     });
     let memory = spec.memory_mib.saturating_mul(1 << 20);
     disks.chain([memory, MIN_MAX_FILE]).max().unwrap_or(MIN_MAX_FILE)
 }
 
-fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
+pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::file("open", path)(e.into()))
 }
@@ -196,6 +197,7 @@ fn open_all(
     plan: &Plan,
 ) -> Result<(Vec<OwnedFd>, Option<UnixStream>), Error> {
     let mut ready = None;
+    let mut disks = Disks::default();
     let console = std::mem::take(&mut spec.console);
     let (mut input, mut output) = match console {
         ConsoleSpec::Fds { input, output } => (input, Some(output)),
@@ -209,7 +211,7 @@ fn open_all(
             Opening::Control => listen(&dir.control())?,
             Opening::Vsock => listen(&dir.vsock())?,
             Opening::Read(path) => open_regular(path, OFlags::RDONLY)?,
-            Opening::ReadWrite(path) => open_regular(path, OFlags::RDWR)?,
+            Opening::Disk { path, read_only } => disks.open(path, *read_only)?,
             Opening::ConsoleLog => VmDir::create_file(&dir.console_log(), true)?.into(),
             Opening::ConsoleInput => input.take().expect("planned from this very description"),
             Opening::ConsoleOutput => output.take().expect("planned from this very description"),
@@ -229,17 +231,6 @@ fn open_all(
     };
     let opened: Result<Vec<OwnedFd>, Error> = plan.table.iter().map(&mut open_one).collect();
     Ok((opened?, ready))
-}
-
-/// A disk or kernel must be a file or a block device: a pipe or a folder would only fail later and less clearly.
-fn open_regular(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
-    // NONBLOCK, else a pipe would hold us up; it means nothing to files.
-    let fd = open(path, flags | OFlags::NONBLOCK)?;
-    let kind = rustix::fs::fstat(&fd).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode));
-    match kind {
-        Ok(rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice) => Ok(fd),
-        _ => Err(Error::Spec(format!("{} is neither a file nor a block device", path.display()))),
-    }
 }
 
 /// The configuration in a file that exists in memory only, and for people in the VM's folder.

@@ -61,7 +61,10 @@ fn the_entries_are_what_the_document_means() {
         config.drives[0].concat.iter().map(at).collect::<Vec<_>>(),
         [Opening::Read("/m".into()), Opening::Read("/l1".into()), Opening::Read("/l2".into())]
     );
-    assert_eq!(at(config.drives[1].path_on_host.as_ref().unwrap()), Opening::ReadWrite("/u".into()));
+    assert_eq!(
+        at(config.drives[1].path_on_host.as_ref().unwrap()),
+        Opening::Disk { path: "/u".into(), read_only: false }
+    );
     assert_eq!(at(&config.network_interfaces[0].host_dev_name), Opening::Tap("tap0".into()));
     let vsock = config.vsock.as_ref().unwrap();
     assert_eq!(at(&vsock.uds_path), Opening::Vsock);
