@@ -49,8 +49,15 @@ pub fn run(args: CompletionArgs) -> i32 {
     };
     let shells = Shells::builtins();
     let Some(shell) = shells.completer(name) else { return 1 };
-    let written = shell.write_registration(VARIABLE, "vial", "vial", "vial", &mut std::io::stdout());
-    i32::from(written.is_err())
+    let mut script = Vec::new();
+    let written = shell.write_registration(VARIABLE, "vial", "vial", "vial", &mut script);
+    match written.and_then(|()| crate::output::write(&String::from_utf8_lossy(&script))) {
+        Ok(()) => 0,
+        Err(error) => {
+            crate::output::tell(&format!("cannot write to standard output: {error}"));
+            1
+        }
+    }
 }
 
 /// What the daemon answers, if one runs and is quick; a shell that completes is no place for errors.

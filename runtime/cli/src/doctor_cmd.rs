@@ -1,5 +1,7 @@
 //! `vial doctor`: can this machine run Vial? docs/doctor.md is the page for people.
 
+use crate::error::{Error, Result};
+use crate::output::{print_json, say, tell};
 use clap::Args;
 use std::path::PathBuf;
 use vial_vm::doctor::{Check, Report, Status, check_kvm, gather, judge};
@@ -18,6 +20,13 @@ pub struct DoctorArgs {
 
 /// Runs `vial doctor`; gives the exit status.
 pub fn run(args: DoctorArgs) -> i32 {
+    examine(args).unwrap_or_else(|error| {
+        tell(&error.to_string());
+        1
+    })
+}
+
+fn examine(args: DoctorArgs) -> Result<i32> {
     let checks = match args.check.as_deref() {
         // Without the rest, which takes longer: scripts ask for this one.
         Some("kvm") => vec![check_kvm()],
@@ -27,8 +36,10 @@ pub fn run(args: DoctorArgs) -> i32 {
             match all.into_iter().find(|c| c.name == name) {
                 Some(check) => vec![check],
                 None => {
-                    eprintln!("vial: there is no check {name:?}; there are: {}", names.join(", "));
-                    return 1;
+                    return Err(Error::Message(format!(
+                        "there is no check {name:?}; there are: {}",
+                        names.join(", ")
+                    )));
                 }
             }
         }
@@ -36,14 +47,11 @@ pub fn run(args: DoctorArgs) -> i32 {
     };
     let report = Report::from(checks);
     if args.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("vial: {error}"),
-        }
+        print_json(&report)?;
     } else {
-        print!("{}", text(&report));
+        say(&text(&report))?;
     }
-    i32::from(!report.can_run)
+    Ok(i32::from(!report.can_run))
 }
 
 fn data_dir() -> PathBuf {

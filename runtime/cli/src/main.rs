@@ -3,6 +3,7 @@
 //! It must never know how images, VMs or pods work: it speaks to the daemon through the API (and starts one when none runs), except for
 //! `vial vm` and `vial doctor`, which need no daemon.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic on a closed pipe; use `output`
 
 mod args;
 mod client;
@@ -15,6 +16,7 @@ mod format;
 mod input;
 mod life_args;
 mod list_args;
+mod output;
 mod signals;
 mod streams;
 mod terminal;
@@ -26,6 +28,7 @@ use args::{Cli, Command};
 use clap::Parser;
 use client::Client;
 use error::{Error, Result};
+use output::tell;
 
 fn main() {
     // A pod's network helper: this program in another role, started by the daemon. Not for people, so not in the help.
@@ -67,12 +70,6 @@ fn main() {
     };
     // Not a return: a thread may be reading standard input, and nothing waits for it.
     std::process::exit(code);
-}
-
-/// A line on standard error, which may be a terminal that has vanished.
-fn tell(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "vial: {line}");
 }
 
 fn with_daemon(command: Command) -> Result<i32> {

@@ -320,10 +320,10 @@ impl State {
                 let gap: Gap = serde_json::from_slice(payload)?;
                 self.position[usize::from(gap.stderr)] += gap.bytes;
                 let stream = if gap.stderr { "standard error" } else { "standard output" };
-                eprintln!(
-                    "vial: {} bytes of {stream} are missing here: the host had no room for them",
+                crate::output::tell(&format!(
+                    "{} bytes of {stream} are missing here: the host had no room for them",
                     gap.bytes
-                );
+                ));
             }
             Kind::StdinTaken => {
                 if let Ok(bytes) = payload.try_into() {

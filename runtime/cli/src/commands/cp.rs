@@ -107,7 +107,7 @@ async fn out(client: &Client, args: &CpArgs, name: &str, path: &str, to: &Side<'
         (Ok(()), Ok(copied)) => {
             if copied.left_out > 0 {
                 let words = "devices or other special files were left out";
-                crate::tell(&format!("{} {words}", copied.left_out));
+                crate::output::tell(&format!("{} {words}", copied.left_out));
             }
             Ok(())
         }

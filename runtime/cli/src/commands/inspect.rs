@@ -25,7 +25,7 @@ pub async fn inspect(client: &Client, args: &InspectArgs) -> Result<i32> {
             Ok(Shown::Text(text)) => say_whole(&text)?,
             Ok(Shown::Value(value)) => found.push(value),
             Err(error) => {
-                eprintln!("vial: {error}");
+                crate::output::tell(&error.to_string());
                 code = 1;
             }
         }

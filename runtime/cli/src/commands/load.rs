@@ -86,7 +86,7 @@ async fn follow(client: &Client, path: String, body: Body, quiet: bool) -> Resul
                 LoadEvent::Progress { what, done, total } => progress.show(&what, done, total),
                 LoadEvent::Warning { message } => {
                     progress.clear();
-                    eprintln!("vial: warning: {message}");
+                    crate::output::tell(&format!("warning: {message}"));
                 }
                 LoadEvent::Loaded { .. } if quiet => {}
                 LoadEvent::Loaded { id, names } => {

@@ -43,10 +43,10 @@ pub async fn login(client: &Client, args: LoginArgs) -> Result<i32> {
     let access = with(Some(credential), &args.access)?;
     client.order("/registries/login", &LoginCheck { registry: args.registry.clone(), access }).await?;
     if config.store(&args.registry, &username, &password)?.is_none() {
-        eprintln!(
-            "vial: the password is kept unencrypted in {}; name a credential helper in it (credsStore) for better",
+        crate::output::tell(&format!(
+            "the password is kept unencrypted in {}; name a credential helper in it (credsStore) for better",
             config.path().display()
-        );
+        ));
     }
     say("Login Succeeded")?;
     Ok(0)

@@ -20,6 +20,7 @@ use crate::args::Command;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::list_args::{ContainerCommand, ImageCommand, SystemCommand};
+use crate::output::{print_json, say, say_whole};
 
 /// Carries out a command that needs the daemon.
 ///
@@ -72,7 +73,7 @@ async fn each<F: Future<Output = Result<()>>>(names: &[String], what: impl Fn(St
     let mut code = 0;
     for name in names {
         if let Err(error) = what(name.clone()).await {
-            eprintln!("vial: {error}");
+            crate::output::tell(&error.to_string());
             code = 1;
         }
     }
@@ -84,25 +85,4 @@ fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // Good for 584 million years.
     now.as_millis() as u64
-}
-
-/// Pretty JSON on standard output.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    say(&serde_json::to_string_pretty(value)?)
-}
-
-/// A line on standard output, where a closed pipe is an error and not a panic.
-fn say(line: &str) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", line.trim_end_matches('\n'))
-        .and_then(|()| out.flush())
-        .map_err(Error::io("write to standard output"))
-}
-
-/// A line that may be empty or end in empty ones, as templates make them.
-fn say_whole(line: &str) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("write to standard output"))
 }

@@ -11,16 +11,14 @@ use vial_api::{DiskUse, ErrorKind, RemovedImage, State};
 
 /// Asks on a terminal; elsewhere nobody could answer, so it must have been said.
 fn sure(force: bool, what: &str) -> Result<bool> {
-    use std::io::Write;
     if force {
         return Ok(true);
     }
     if !isatty(std::io::stdin()) {
         return Err(Error::Message("nobody can be asked here; say that you are sure with -f".into()));
     }
-    eprint!("This removes {what}.\nAre you sure? [y/N] ");
     // A prompt that can't be shown is answered all the same.
-    let _ = std::io::stderr().flush();
+    crate::output::remark(&format!("This removes {what}.\nAre you sure? [y/N] "));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Error::io("read the answer"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))

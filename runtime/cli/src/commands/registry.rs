@@ -100,8 +100,8 @@ impl Fetch {
         // What it may have been meant to be is worth knowing even when a fetch is tried.
         let told = error.to_string();
         match told.contains("did you mean") {
-            true => eprintln!("vial: {told}"),
-            false => eprintln!("vial: there is no image {} on this machine", self.image),
+            true => crate::output::tell(&told),
+            false => crate::output::tell(&format!("there is no image {} on this machine", self.image)),
         }
         self.fetch(client).await
     }

@@ -149,7 +149,7 @@ pub async fn start(client: &Client, args: &StartArgs) -> Result<i32> {
 /// On standard error, where the command's own words go too, but before any of them.
 fn warn(warning: Option<&str>) {
     if let Some(warning) = warning {
-        crate::tell(&format!("warning: {warning}"));
+        crate::output::tell(&format!("warning: {warning}"));
     }
 }
 
@@ -208,10 +208,10 @@ pub fn finish(end: End, container: &str) -> Result<i32> {
     match end {
         End::Exit(exit) => {
             if let Some(reason) = &exit.reason {
-                eprintln!("vial: {reason}{}", advice(reason));
+                crate::output::tell(&format!("{reason}{}", advice(reason)));
             }
             if exit.oom {
-                eprintln!("vial: it ran out of memory; give it more with --memory");
+                crate::output::tell("it ran out of memory; give it more with --memory");
             }
             Ok(exit.code)
         }
@@ -221,11 +221,13 @@ pub fn finish(end: End, container: &str) -> Result<i32> {
         }
         End::Interrupted(number) => Ok(128 + number),
         End::Left(number) => {
-            crate::tell(&format!("leaving; the container goes on. End it with: vial kill {short}"));
+            crate::output::tell(&format!("leaving; the container goes on. End it with: vial kill {short}"));
             Ok(128 + number)
         }
         End::Detached => {
-            crate::tell(&format!("detached; the container goes on. Come back with: vial attach {short}"));
+            crate::output::tell(&format!(
+                "detached; the container goes on. Come back with: vial attach {short}"
+            ));
             Ok(0)
         }
     }
@@ -301,7 +303,7 @@ fn print_timing(steps: &Timing, begin: Instant) {
         milliseconds(begin.elapsed().as_micros() as u64),
         String::new(),
     ]);
-    eprint!("{}", table(&["STEP", "AT (ms)", "TOOK (ms)"], &rows));
+    crate::output::remark(&table(&["STEP", "AT (ms)", "TOOK (ms)"], &rows));
 }
 
 /// Runs one more command in a container; its exit status is the answer.

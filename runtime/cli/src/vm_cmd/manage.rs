@@ -1,8 +1,8 @@
 //! `vial vm ls | stop | kill | rm | inspect`.
 
-use super::{DETACHED, registry, runtime};
+use super::{DETACHED, registry, runtime, write};
 use serde_json::json;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vial_vm::exit::Step;
 use vial_vm::spec::OWNER_VM;
@@ -11,9 +11,9 @@ use vial_vm::{Error, Registry, Vm, VmId, VmInfo, VmState};
 pub fn list(json: bool) -> Result<i32, Error> {
     let all = registry()?.list()?;
     if json {
-        print_json(&all);
+        print_json(&all)?;
     } else {
-        print!("{}", table(&all, now_ms()));
+        write(&table(&all, now_ms()))?;
     }
     Ok(0)
 }
@@ -48,7 +48,7 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
         _ => vial_vm::exit::Status::read(&info.folder.join("status.jsonl")).milestones,
     };
     if as_json {
-        print_json(&json!({ "vm": info, "milestones": milestones, "config": config }));
+        print_json(&json!({ "vm": info, "milestones": milestones, "config": config }))?;
         return Ok(0);
     }
     let mut text = String::new();
@@ -78,7 +78,7 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
     for (name, value) in &info.labels {
         line("label", &format_args!("{name}={value}"));
     }
-    print!("{text}");
+    write(&text)?;
     Ok(0)
 }
 
@@ -115,9 +115,9 @@ fn each(names: &[String], end: impl AsyncFn(&Vm) -> Result<(), Error>) -> Result
             clean(&registry, &info).await
         });
         match done {
-            Ok(()) => println!("{name}"),
+            Ok(()) => write(&format!("{name}\n"))?,
             Err(error) => {
-                eprintln!("vial: {error}");
+                crate::output::tell(&error.to_string());
                 code = 1;
             }
         }
@@ -135,11 +135,9 @@ async fn clean(registry: &Registry, info: &VmInfo) -> Result<(), Error> {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => eprintln!("vial: {error}"),
-    }
+fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).expect("plain data with text keys is always JSON");
+    write(&(text + "\n"))
 }
 
 fn now_ms() -> u64 {

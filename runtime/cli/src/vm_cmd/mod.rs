@@ -89,7 +89,7 @@ pub fn run(args: VmArgs) -> i32 {
         VmCommand::Inspect { json, name } => (manage::inspect(&name, json), 1),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vial: {error}{}", advice(&error));
+        crate::output::tell(&format!("{error}{}", advice(&error)));
         failure
     })
 }
@@ -128,6 +128,11 @@ fn run_dir() -> PathBuf {
 
 fn registry() -> Result<Registry, Error> {
     Registry::open(&run_dir())
+}
+
+/// Text on standard output.
+fn write(text: &str) -> Result<(), Error> {
+    crate::output::write(text).map_err(|source| Error::System { what: "write to standard output", source })
 }
 
 /// A runtime of one thread, for commands that wait for one thing.

@@ -3,6 +3,7 @@
 use super::escape::{Escape, Key};
 use super::spec::RunArgs;
 use super::{DETACHED, SEE_DOCTOR, registry, runtime};
+use crate::output::{remark, tell};
 use crate::terminal::Raw;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -43,7 +44,7 @@ pub fn run(args: RunArgs) -> Result<i32, Error> {
         registry.sweep_if(OWNER_VM, |info| !info.labels.contains_key(DETACHED)).await?;
         replace_ended(&registry, &id).await?;
         if let Some(missing) = &launcher.isolation().missing {
-            eprintln!("vial: the VM process will be less isolated than it could be: {missing}");
+            tell(&format!("the VM process will be less isolated than it could be: {missing}"));
         }
         let start = Start { launcher, registry, parts, id, timing: args.timing };
         if args.detach { start.detached(spec).await } else { start.foreground(spec, args.no_console).await }
@@ -81,7 +82,10 @@ impl Start {
     async fn detached(self, mut spec: VmSpec) -> Result<i32, Error> {
         spec.console = ConsoleSpec::Log;
         self.launch(spec).await?;
-        println!("{}", self.id);
+        // It runs, whether or not its name gets anywhere.
+        if let Err(error) = super::write(&format!("{}\n", self.id)) {
+            tell(&format!("VM {} runs, but {error}", self.id));
+        }
         Ok(0)
     }
 
@@ -104,7 +108,7 @@ impl Start {
         let vm = launched?;
         let raw = match &console {
             Some(_) if Raw::is_possible() => {
-                eprintln!("vial: VM {}; Ctrl-A x ends it, Ctrl-A Ctrl-A sends a Ctrl-A", self.id);
+                tell(&format!("VM {}; Ctrl-A x ends it, Ctrl-A Ctrl-A sends a Ctrl-A", self.id));
                 Raw::enter().ok()
             }
             _ => None,
@@ -256,12 +260,12 @@ async fn print(mut from_guest: pipe::Receiver, keys: tokio::sync::mpsc::Sender<K
 fn report(vm: &Vm, exit: &VmExit) -> i32 {
     if !exit.reason.is_clean() {
         let failed = exit.reason == EndReason::Exit(ExitReason::InternalError);
-        eprintln!("vial: VM {}: {exit}{}", vm.id(), if failed { SEE_DOCTOR } else { "" });
+        tell(&format!("VM {}: {exit}{}", vm.id(), if failed { SEE_DOCTOR } else { "" }));
         let log = log_tail(vm).unwrap_or_default();
         // The process says its reason on standard error too, for those who run it without us.
         let said = format!("vial-vmm: error: {}", exit.detail);
         if !log.trim().is_empty() && log.trim() != said {
-            eprintln!("{}", log.trim_end());
+            remark(&format!("{}\n", log.trim_end()));
         }
     }
     match exit.reason {
@@ -286,9 +290,9 @@ fn print_timing(vm: &Vm, exit: &VmExit) {
     let start = vm.meta().created_mono_us;
     let since = |at: u64| at.saturating_sub(start) as f64 / 1000.0;
     for milestone in &exit.milestones {
-        eprintln!("vial: {:>10.2} ms  {}", since(milestone.at_us), super::manage::step_name(milestone.step));
+        tell(&format!("{:>10.2} ms  {}", since(milestone.at_us), super::manage::step_name(milestone.step)));
     }
     if let Some(at) = exit.at_us {
-        eprintln!("vial: {:>10.2} ms  {}", since(at), exit.reason);
+        tell(&format!("{:>10.2} ms  {}", since(at), exit.reason));
     }
 }
