@@ -84,7 +84,8 @@ impl Registry {
                 .create(path)
                 .map_err(Error::file("make the folder", path))
         };
-        make(0o755, run_dir)?;
+        // As the daemon makes it, whoever is first.
+        make(0o700, run_dir)?;
         make(0o700, &vms)?;
         Ok(Self { vms })
     }
