@@ -102,9 +102,12 @@ pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result
     }
     let kills = [(record.stop_signal, timeout), (signals::SIGKILL, Duration::from_secs(5))];
     for (signal, within) in kills {
-        // It may have just ended, or its agent may be stuck: the next step is harder.
-        let _ = send(daemon, record, &live, signal).await;
-        if tokio::time::timeout(within, live.ended()).await.is_ok() {
+        let ended = async {
+            // It may have just ended, or its agent may be stuck: the next step is harder, and comes in time whether it answers or not.
+            let _ = send(daemon, record, &live, signal).await;
+            live.ended().await
+        };
+        if tokio::time::timeout(within, ended).await.is_ok() {
             return Ok(());
         }
     }

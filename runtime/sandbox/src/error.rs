@@ -17,7 +17,9 @@ pub enum PodError {
     #[error("the agent in the VM cannot be spoken to: {0}")]
     Agent(AgentCallError),
     /// It did not get far enough in time.
-    #[error("the VM started, but {what} took longer than {within:?}; is this machine overloaded?")]
+    #[error(
+        "the VM runs, but {what} took longer than {within:?}: the guest hangs, or this machine is overloaded"
+    )]
     Slow {
         /// What was waited for.
         what: &'static str,

@@ -28,6 +28,8 @@ const UPPER_DISK: &str = "upper";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts to connect a stream again without a byte in between, before it is given up.
 pub(crate) const STREAM_ATTEMPTS: u32 = 3;
+/// How long a VM whose connections broke may take until its end is seen.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 const POWER_OFF: Duration = Duration::from_secs(5);
 
 /// What pods are made with.
@@ -127,6 +129,10 @@ impl Pod {
         for milestone in vm.milestones() {
             timing.reached_at(&format!("VMM: {:?}", milestone.step), milestone.at_us);
         }
+        let started = match started {
+            Err(error) => Err(better_story(&vm, error).await),
+            started => started,
+        };
         if let Err(error) = &started {
             say_last_words(&vm, error);
             end(&vm, false).await;
@@ -393,6 +399,17 @@ impl Pod {
             }
         }
         end(&self.0.vm, in_order).await;
+    }
+}
+
+/// What is told of a start that failed: a connection that broke is usually the VM's own end, a moment before that is seen.
+async fn better_story(vm: &Vm, error: PodError) -> PodError {
+    if matches!(error, PodError::Cancelled | PodError::Refused(_)) {
+        return error;
+    }
+    match tokio::time::timeout(LAST_MOMENT, vm.wait_exit()).await {
+        Ok(exit) => vial_vm::Error::Ended { id: vm.id().clone(), exit: Box::new(exit) }.into(),
+        Err(_) => error,
     }
 }
 

@@ -104,7 +104,7 @@ pub enum Error {
     },
     /// Time ran out.
     #[error(
-        "{what} did not come within {within:?}: the guest hangs, or this machine is overloaded (the daemon's log has the guest's last words)"
+        "{what} did not come within {within:?}: the guest hangs, or this machine is overloaded (what the guest wrote last, if anything, is in the daemon's log)"
     )]
     TimedOut {
         /// What was waited for.

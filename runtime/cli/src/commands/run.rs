@@ -323,8 +323,12 @@ pub async fn exec(client: &Client, args: ExecArgs) -> Result<i32> {
         terminal: args.tty.then(own_size),
     };
     let path = format!("/containers/{}/exec", escape(&args.container));
-    let signals = Signals::watch()?;
-    let (connection, container) = client.upgrade(&path, &request).await?;
+    let mut signals = Signals::watch()?;
+    let (connection, container) = tokio::select! {
+        answer = client.upgrade(&path, &request) => answer?,
+        // The daemon sees the connection go; a command that was just being started goes on, as one does that is left later.
+        number = signals.next() => return Ok(128 + number),
+    };
     let session = Session {
         client: client.clone(),
         container: container.clone(),
