@@ -187,6 +187,9 @@ impl Session {
                         // A terminal that was stopped must not stop signals and input too.
                         Kind::Stdout | Kind::Stderr => {
                             state.position[usize::from(kind == Kind::Stderr)] += payload.len() as u64;
+                            if let Some(screen) = &mut state.screen {
+                                screen.drawn();
+                            }
                             printing = Some(tokio::task::spawn_blocking(move || print(kind, &payload)));
                         }
                         _ => {
@@ -299,12 +302,11 @@ async fn flush(
 
 impl State {
     fn has_next(&self, stdin: bool) -> bool {
-        self.screen.as_ref().is_some_and(|screen| !screen.sizes.is_empty())
-            || (stdin && self.input.has_next())
+        self.screen.as_ref().is_some_and(Screen::has_size) || (stdin && self.input.has_next())
     }
 
     fn next(&mut self) -> Option<(Kind, Vec<u8>)> {
-        let size = self.screen.as_mut().and_then(|screen| screen.sizes.pop_front());
+        let size = self.screen.as_mut().and_then(Screen::next_size);
         match size {
             Some(size) => Some((Kind::Resize, size.to_bytes().to_vec())),
             None => self.input.next().map(|payload| (Kind::Stdin, payload)),

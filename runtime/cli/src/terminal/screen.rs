@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vial_api::TerminalSize;
 
-/// How long a process in the container may take to notice that its terminal has another size, before that is taken back.
+/// How long a process that has begun to draw itself, because its terminal has another size, may go on before that is taken back.
 const REDRAW: Duration = Duration::from_millis(50);
+/// How long it may take to begin; most that do not do it by then never will.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// The user's terminal during a session.
 pub struct Screen {
@@ -20,8 +22,10 @@ pub struct Screen {
     /// None until the command runs.
     lent: Option<Lent>,
     /// Sizes to be told.
-    pub sizes: VecDeque<TerminalSize>,
-    /// When the true size follows one that is only there to be changed.
+    sizes: VecDeque<TerminalSize>,
+    /// The next of them is only there to be changed.
+    pretends: bool,
+    /// When the true size follows one that was only there to be changed.
     pub redraw_at: Option<Instant>,
 }
 
@@ -29,7 +33,7 @@ impl Screen {
     /// A terminal that is still the user's own.
     pub fn new(keys: &DetachKeys, redraw: bool) -> Self {
         let matcher = Matcher::new(keys.clone());
-        Self { matcher, redraw, lent: None, sizes: VecDeque::new(), redraw_at: None }
+        Self { matcher, redraw, lent: None, sizes: VecDeque::new(), pretends: false, redraw_at: None }
     }
 
     /// The command runs, or runs on behind a new connection. With `typing` the terminal becomes raw.
@@ -44,17 +48,37 @@ impl Screen {
             // Only a size that changes makes a program draw itself again, so that somebody who comes back sees it.
             Some(size) if std::mem::take(&mut self.redraw) => {
                 self.sizes.push_back(TerminalSize { rows: size.rows - 1, ..size });
-                self.redraw_at = Some(Instant::now() + REDRAW);
+                self.pretends = true;
             }
             _ => self.tell(),
         }
         Ok(())
     }
 
+    /// Whether a size is to be told.
+    pub fn has_size(&self) -> bool {
+        !self.sizes.is_empty()
+    }
+
+    /// The next size, on its way now.
+    pub fn next_size(&mut self) -> Option<TerminalSize> {
+        if std::mem::take(&mut self.pretends) {
+            // From now on and not from when it was thought of: taken back before it is told, it would do nothing.
+            self.redraw_at = Some(Instant::now() + NOTICE);
+        }
+        self.sizes.pop_front()
+    }
+
+    /// The process has written something.
+    pub fn drawn(&mut self) {
+        self.redraw_at = self.redraw_at.map(|at| at.min(Instant::now() + REDRAW));
+    }
+
     /// The terminal has another size.
     pub fn tell(&mut self) {
         // Of several that wait only the last is true.
         self.sizes.clear();
+        self.pretends = false;
         self.sizes.extend(size());
     }
 }
