@@ -97,6 +97,8 @@ fn published_ports_are_reached_from_everywhere() {
     let vial = Vial::with_busybox();
     server(&vial, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]);
     assert!(vial.run(["ps"]).ok().contains("8080->80/tcp"));
+    assert_eq!(vial.run(["port", "web", "80"]).ok(), "0.0.0.0:8080\n[::]:8080\n127.0.0.1:8081\n");
+    vial.run(["port", "web", "81"]).fails(1, "not published");
     let everywhere = || {
         assert_eq!(outside.prints(&format!("curl -sS --max-time 20 http://{HOST}:8080/name")), "web\n");
         for host in

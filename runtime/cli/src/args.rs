@@ -1,7 +1,9 @@
 //! The command line's shape.
 
 use crate::life_args::{CreateArgs, KeepArgs, RenameArgs, StartArgs};
-use crate::list_args::{ContainerCommand, ImageCommand, InspectArgs, LogsArgs, PsArgs, SystemCommand};
+use crate::list_args::{
+    ContainerCommand, ImageCommand, InspectArgs, LogsArgs, PortArgs, PsArgs, SystemCommand,
+};
 use crate::terminal::keys::DetachKeys;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,6 +42,8 @@ pub enum Command {
     Unpause(Names),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Show where a container's published ports are
+    Port(PortArgs),
     /// Copy files into a container or out of it
     Cp(CpArgs),
     /// Show what containers use, again every second

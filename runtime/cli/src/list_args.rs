@@ -124,3 +124,16 @@ pub enum SystemCommand {
     /// Remove what does not run and what nothing needs
     Prune(PruneImagesArgs),
 }
+/// `vial port`
+#[derive(Debug, Clone, Args)]
+pub struct PortArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Name or id
+    #[arg(add = crate::completion::containers())]
+    pub container: String,
+    /// Only this port of the container
+    #[arg(value_name = "PORT[/udp]")]
+    pub port: Option<String>,
+}

@@ -9,6 +9,7 @@ mod life;
 mod list;
 mod load;
 mod login;
+mod port;
 mod prune;
 mod ps;
 mod registry;
@@ -41,6 +42,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Restart(args) => life::restart(client, &args).await,
         Command::Pause(args) => life::plain(client, &args.names, "pause").await,
         Command::Unpause(args) => life::plain(client, &args.names, "unpause").await,
+        Command::Port(args) => port::port(client, &args).await,
         Command::Rename(args) => life::rename(client, &args).await,
         Command::Wait(args) => life::wait(client, &args.names).await,
         Command::Stop(args) => life::stop(client, &args).await,
