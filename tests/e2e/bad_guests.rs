@@ -160,6 +160,34 @@ fn an_image_that_does_not_fit_is_refused_and_leaves_no_part() {
 }
 
 #[test]
+fn a_new_daemon_on_a_full_disk_can_free_it() {
+    let vial = Vial::new();
+    let disk = SmallDisk::over(vial.data(), 160);
+    vial.run(["load", "-q", "-i", path(&fixtures::busybox())]).ok();
+    vial.run(["create", "--name", "old", "busybox"]).ok();
+    vial.run(["daemon", "stop"]).ok();
+    disk.fill();
+    assert!(vial.run(["ps", "-a"]).ok().contains("old"));
+    vial.run(["rm", "old"]).ok();
+    vial.run(["rmi", "busybox"]).ok();
+    assert_eq!(vial.run(["images", "-q"]).ok(), "");
+    vial.run(["daemon", "stop"]).ok();
+    // With room, the reserve is there for the next time; without it somebody has to make room by hand.
+    disk.empty();
+    vial.run(["images"]).ok();
+    vial.run(["daemon", "stop"]).ok();
+    fs::remove_file(vial.data().join("reserve")).expect("it is there");
+    disk.fill();
+    let told = format!("the disk of {} is full", vial.data().display());
+    vial.run(["images"]).fails(1, &told);
+    disk.empty();
+    assert_eq!(vial.run(["images", "-q"]).ok(), "");
+    vial.run(["daemon", "stop"]).ok();
+    drop(disk);
+    vial.leaves_nothing();
+}
+
+#[test]
 fn a_container_for_which_there_is_no_room_is_refused_and_leaves_nothing() {
     let vial = Vial::new();
     let disk = SmallDisk::over(vial.data(), 160);

@@ -78,6 +78,27 @@ fn a_disk_is_seen_written_and_kept() {
 }
 
 #[test]
+fn a_disk_that_a_vm_may_write_to_is_no_other_vms() {
+    let vial = Vial::new();
+    let disk = vial.data().join("disk");
+    std::fs::write(&disk, vec![0; 1 << 20]).expect("a file can be written");
+    let (initrd, read_only) = (fixtures::busybox_initrd(), format!("{},ro", path(&disk)));
+    let with = |script: &str, more: &[&str]| {
+        let append = format!("console=hvc0 quiet panic=-1 script={script}");
+        let args = ["vm", "run", "--initrd", path(&initrd), "--append", &append];
+        vial.run(args.iter().chain(more))
+    };
+    let (sleep, off) = ("sleep${IFS}1000", "poweroff${IFS}-f");
+    with(sleep, &["--disk", path(&disk), "-d", "--name", "first"]).ok();
+    with(off, &["--disk", path(&disk)]).fails(125, "in use by another VM");
+    with(off, &["--disk", &read_only]).fails(125, "in use by another VM that may write to it");
+    vial.run(["vm", "kill", "first"]).ok();
+    with(off, &["--disk", path(&disk), "--disk", &read_only]).fails(125, "is given twice");
+    with(off, &["--disk", &read_only, "--disk", &read_only]).ok();
+    vial.leaves_nothing();
+}
+
+#[test]
 fn debian_boots_from_a_disk_to_a_login_and_goes_by_the_power_button() {
     let vial = Vial::new();
     let disk = vial.data().join("debian.ext4");

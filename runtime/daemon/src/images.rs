@@ -3,6 +3,7 @@
 use crate::body::reader;
 use crate::error::{ApiError, Result};
 use crate::names;
+use crate::reserve::Reserve;
 use crate::state::Shared;
 use axum::Json;
 use axum::body::Body;
@@ -100,10 +101,13 @@ pub async fn remove(
         // When the store of containers can't be asked, an image counts as used: better kept than torn away.
         let in_use =
             |id: &vial_image::ImageId| !matches!(daemon.store.image_in_use(&id.to_string()), Ok(None));
-        daemon
-            .images
-            .remove(&name, &in_use, query.force)
-            .map_err(|error| or_missing(&daemon.images, &name, error))
+        let reserve = Reserve::of(&daemon.paths);
+        let removed = reserve.lend(|| {
+            let removed = daemon.images.remove(&name, &in_use, query.force);
+            removed.map_err(|error| or_missing(&daemon.images, &name, error))
+        });
+        reserve.keep();
+        removed
     })
     .await??;
     Ok(Json(RemovedImage {

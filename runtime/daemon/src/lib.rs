@@ -21,6 +21,7 @@ mod network;
 mod paths;
 pub mod recovery;
 mod registry;
+mod reserve;
 mod restart;
 mod server;
 mod state;

@@ -4,6 +4,7 @@ use crate::detach::DaemonLock;
 use crate::error::ApiError;
 use crate::live::Phase;
 use crate::paths::{Paths, named};
+use crate::reserve::{self, Reserve};
 use crate::state::{Daemon, Shared};
 use crate::store::Store;
 use crate::{containers, images, network, recovery, registry, usage};
@@ -137,7 +138,10 @@ pub async fn run(
         .map_err(|error| named(error, "close to others", &path))?;
 
     let opening = paths.clone();
+    let told = paths.clone();
+    let way_out = |error: ApiError| reserve::with_way_out(&told, error);
     let (store, images, uppers, registry) = tokio::task::spawn_blocking(move || {
+        Reserve::of(&opening).release_if_full();
         Ok::<_, ApiError>((
             Store::open(&opening.store())?,
             ImageStore::open(opening.images())?,
@@ -145,14 +149,16 @@ pub async fn run(
             Registry::open(&opening.run)?,
         ))
     })
-    .await??;
+    .await?
+    .map_err(way_out)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     ready()?;
     // Before recovery, which gives networks of ended pods back.
     let config = vial_network::Config::new(paths.run.clone(), std::env::var("VIAL_POOL").ok());
     let network = Network::open(config, network::running(&store, &registry)?).await;
     let daemon = Daemon::new(paths, store, images, uppers, launcher, registry, boot, network);
-    recovery::recover(&daemon).await?;
+    recovery::recover(&daemon).await.map_err(way_out)?;
+    Reserve::of(&daemon.paths).keep();
     tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");
 
     let mut stopping = daemon.stopping.subscribe();

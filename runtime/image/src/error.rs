@@ -175,6 +175,7 @@ impl Error {
             Error::NotFound(_) => ErrorKind::NotFound,
             Error::InUse { .. } | Error::SeveralNames { .. } => ErrorKind::Conflict,
             Error::NoSpace { .. } => ErrorKind::NoSpace,
+            full if full.is_full() => ErrorKind::NoSpace,
             Error::NeitherFileNorFolder(_)
             | Error::Archive { .. }
             | Error::Stream { .. }

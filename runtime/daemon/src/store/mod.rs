@@ -50,7 +50,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the disk is full.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) if error.code == rusqlite::ErrorCode::DiskFull)
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        // The index of its journal is a file of fixed size, for which SQLite has an error of its own.
+        error.code == rusqlite::ErrorCode::DiskFull
+            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
     }
 }
 

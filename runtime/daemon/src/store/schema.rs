@@ -80,6 +80,10 @@ pub fn migrate(connection: &mut Connection) -> Result<(), super::StoreError> {
     if version > MIGRATIONS.len() {
         return Err(super::StoreError::Newer { found: version, known: MIGRATIONS.len() });
     }
+    if version == MIGRATIONS.len() {
+        // A write would need room, which a full disk has not got.
+        return Ok(());
+    }
     for migration in &MIGRATIONS[version..] {
         transaction.execute_batch(migration)?;
     }
