@@ -2,6 +2,7 @@
 
 usage: figures_pull.py DIST FIXTURES RUNS
 """
+import collections
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 dist, fixtures, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -51,9 +53,12 @@ def registry():
     with open(f"{work}/registry.yml", "w") as file:
         json.dump({"version": "0.1", "log": {"level": "info"}, "http": {"addr": "127.0.0.1:0"},
                    "storage": {"filesystem": {"rootdirectory": f"{work}/registry"}}}, file)
-    process = subprocess.Popen([f"{fixtures}/docker-registry", "serve", f"{work}/registry.yml"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([f"{fixtures}/docker-registry", "serve", f"{work}/registry.yml"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if "listening on " in line:
+            # It logs each request, and would stop at a full pipe.
+            threading.Thread(target=collections.deque, args=(process.stderr, 0), daemon=True).start()
             return process, line.split("listening on ")[1].split('"')[0].strip()
     sys.exit("the registry did not start")
 
@@ -73,6 +78,7 @@ def by_vial(name, turn):
 
 def by_skopeo(name, turn):
     folder = f"{work}/skopeo{turn}"
+    os.mkdir(folder)
     start = time.monotonic()
     quiet(["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", f"docker://{name}", f"oci:{folder}/oci:big"])
     quiet(["umoci", "unpack", "--image", f"{folder}/oci:big", f"{folder}/bundle"])
