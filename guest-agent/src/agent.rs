@@ -263,7 +263,7 @@ impl Agent {
     async fn attend_oom(self: Rc<Self>, id: String, container: Rc<Container>) {
         tokio::select! {
             // A kernel without the memory controller has no such events.
-            _ = container.cgroup.watch_oom(|| self.events.push(Event::Oom { container: id.clone() })) => {}
+            _ = container.cgroup.watch_oom(|| self.events.push(Event::Oom { container: id.clone(), victim: None })) => {}
             () = container.process.ended() => {}
         }
     }

@@ -119,7 +119,7 @@ mod tests {
     fn a_container_can_not_fill_the_log() {
         let events = Events::default();
         for _ in 0..1000 {
-            events.push(Event::Oom { container: "c".into() });
+            events.push(Event::Oom { container: "c".into(), victim: None });
             events.push(log(0));
         }
         assert_eq!(events.acknowledge(u64::MAX).len(), 1 + MAX_LOGS);

@@ -27,7 +27,7 @@ impl Mounted {
     pub async fn mount(base: &Path, root: &RootFs) -> Result<Self, AgentError> {
         let image = disks::find(&root.image).await?;
         let upper = match &root.upper {
-            Upper::Disk { serial } => Some(disks::find(serial).await?),
+            Upper::Disk { serial, .. } => Some(disks::find(serial).await?),
             Upper::Tmpfs { .. } => None,
         };
         let mut mounted = Self { base: base.to_path_buf(), places: Vec::new() };

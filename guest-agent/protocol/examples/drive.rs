@@ -169,6 +169,7 @@ fn main() {
         entropy: TOKEN.into(),
         network: None,
         files: None,
+        memory: None,
     };
     println!("sandbox: {:?}", host.request(Request::ApplySandbox(sandbox)));
 
@@ -182,9 +183,9 @@ fn main() {
             ["create", id, image, upper, spec, ..] => {
                 let upper = match upper {
                     "tmpfs" => Upper::Tmpfs { size: 64 << 20 },
-                    serial => Upper::Disk { serial: serial.into() },
+                    serial => Upper::Disk { serial: serial.into(), bytes: None },
                 };
-                let root = RootFs { image: image.into(), upper };
+                let root = RootFs { image: image.into(), image_bytes: None, upper };
                 let create = CreateContainer { container: id.into(), root, spec: json(spec), stdin };
                 format!("{:?}", host.request(Request::CreateContainer(create)))
             }

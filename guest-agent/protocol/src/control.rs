@@ -4,7 +4,7 @@
 //! order and answers each under its number. Events carry sequence numbers from 1 and are kept until acknowledged: a new control
 //! connection receives all that were not. The newest connection that asked for events gets them.
 
-use crate::AgentError;
+use crate::{AgentError, Event};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -31,6 +31,7 @@ pub struct Welcome {
 /// Host → agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a few of them exist at a time, and most are requests")]
 pub enum ClientMessage {
     /// First on every connection.
     Hello(ClientHello),
@@ -169,6 +170,10 @@ pub struct Sandbox {
     /// What containers find in /etc.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<EtcFiles>,
+    /// Most memory that all containers together may use, bytes, so that the guest's own OOM killer never gets to look at the agent;
+    /// absent: no such limit. Needs the feature [`crate::FEATURE_PODS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// A pod's one interface beside the loopback.
@@ -236,6 +241,10 @@ pub struct CreateContainer {
 pub struct RootFs {
     /// Serial (virtio-blk id, at most 20 bytes) of the disk with the EROFS image.
     pub image: String,
+    /// The size that this disk will have, bytes: its medium was just inserted, and the guest's kernel learns of that a moment later. Absent:
+    /// the disk is taken as it is. Needs the feature [`crate::FEATURE_PODS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_bytes: Option<u64>,
     /// The writable layer.
     pub upper: Upper,
 }
@@ -248,6 +257,9 @@ pub enum Upper {
     Disk {
         /// Serial of the disk.
         serial: String,
+        /// As [`RootFs::image_bytes`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
     },
     /// The guest's memory, at most this many bytes.
     Tmpfs {
@@ -385,40 +397,4 @@ pub struct ProcessInfo {
     pub resident_bytes: u64,
     /// Its command line, words parted by spaces, cut off; for one without, its name in brackets. The container's to choose.
     pub command: String,
-}
-
-/// What happened in the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// A process ended and its streams are complete in the agent's rings.
-    Exited {
-        /// Which container.
-        container: String,
-        /// Which exec; none is the container's own process.
-        exec: Option<String>,
-        /// How.
-        status: ExitStatus,
-    },
-    /// The kernel killed something in the container for want of memory.
-    Oom {
-        /// Which container.
-        container: String,
-    },
-    /// The agent has something to tell its people.
-    Log {
-        /// One line.
-        message: String,
-    },
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExitStatus {
-    /// Exit code, 0 to 255; 128 + signal when a signal ended it.
-    pub code: i32,
-    /// The signal that ended it, if one did.
-    pub signal: Option<i32>,
-    /// Whether the cgroup's OOM killer struck during its life.
-    pub oom: bool,
 }

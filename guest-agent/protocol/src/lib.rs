@@ -10,11 +10,13 @@
 
 pub mod control;
 pub mod error;
+pub mod event;
 pub mod frame;
 pub mod stream;
 
 pub use control::*;
 pub use error::{AgentError, ErrorKind};
+pub use event::*;
 pub use stream::*;
 
 /// Version of the protocol that this build speaks; a peer must understand this one and the one before.
@@ -24,6 +26,9 @@ pub const PROTOCOL_MIN: u32 = 1;
 
 /// Feature of an agent that sets up a pod's network and its files in /etc.
 pub const FEATURE_NETWORK: &str = "network";
+/// Feature of an agent that keeps several containers: media that come later, memory of all together, shared IPC. It also names the victims
+/// of the OOM killer.
+pub const FEATURE_PODS: &str = "pods";
 
 /// Vsock port on which the agent listens for the control connection.
 pub const CONTROL_PORT: u32 = 1024;

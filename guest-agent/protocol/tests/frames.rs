@@ -62,7 +62,7 @@ fn the_runtime_spec_passes_through_byte_for_byte() {
     let spec = r#"{"ociVersion": "1.0.2", "unknown-to-us": [1,  2.50, "\u00e4"]}"#;
     let create = CreateContainer {
         container: "c".into(),
-        root: RootFs { image: "i".into(), upper: Upper::Tmpfs { size: 1 } },
+        root: RootFs { image: "i".into(), image_bytes: None, upper: Upper::Tmpfs { size: 1 } },
         spec: serde_json::value::RawValue::from_string(spec.into()).unwrap(),
         stdin: false,
     };
@@ -84,4 +84,28 @@ fn fields_of_a_newer_peer_are_skipped() {
     let ready: Ready =
         decode(br#"{"protocol":9,"build":"b","kernel":"k","uptime_us":1,"new":{"x":[]}}"#).unwrap();
     assert_eq!(ready.protocol, 9);
+}
+
+#[test]
+fn what_an_older_peer_does_not_say_is_absent() {
+    let root: RootFs = decode(br#"{"image":"i","upper":{"disk":{"serial":"u"}}}"#).unwrap();
+    assert_eq!(
+        root,
+        RootFs {
+            image: "i".into(),
+            image_bytes: None,
+            upper: Upper::Disk { serial: "u".into(), bytes: None }
+        }
+    );
+    let event: Event = decode(br#"{"oom":{"container":"c"}}"#).unwrap();
+    assert_eq!(event, Event::Oom { container: "c".into(), victim: None });
+    let sandbox: Sandbox = decode(br#"{"hostname":"h","time_unix_ns":1,"entropy":""}"#).unwrap();
+    assert_eq!(sandbox.memory, None);
+}
+
+#[test]
+fn victims_pass_unchanged() {
+    let victim = OomVictim { pid: 7, name: "a\\x0a".into(), limit: OomLimit::Pod, limit_bytes: 1 << 30 };
+    let event = Event::Oom { container: "c".into(), victim: Some(victim) };
+    assert_eq!(round_trip(&event), event);
 }

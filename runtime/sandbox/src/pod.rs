@@ -525,7 +525,11 @@ async fn start_container(
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // Good for 584 years.
     let time_unix_ns = now.as_nanos() as u64;
-    let root = RootFs { image: IMAGE_DISK.into(), upper: Upper::Disk { serial: UPPER_DISK.into() } };
+    let root = RootFs {
+        image: IMAGE_DISK.into(),
+        image_bytes: None,
+        upper: Upper::Disk { serial: UPPER_DISK.into(), bytes: None },
+    };
     let requests = vec![
         Request::ApplySandbox(Sandbox {
             hostname: plan.hostname,
@@ -533,6 +537,7 @@ async fn start_container(
             entropy,
             network: plan.network,
             files: plan.files,
+            memory: None,
         }),
         Request::CreateContainer(CreateContainer {
             container: container.clone(),
