@@ -1,8 +1,9 @@
 //! The agent's state, and carrying out what the host asks.
 
 mod archive;
+mod ending;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::container::{Container, Process, Stage, check_id};
 use crate::errors::{internal, invalid};
 use crate::etc;
@@ -10,10 +11,12 @@ use crate::events::Events;
 use crate::init;
 use crate::inside::Inside;
 use crate::interface;
+use crate::ipc;
+use crate::oom::Ooms;
 use crate::own_stats;
 use crate::processes;
 use crate::reaper::{Ended, Reaper};
-use crate::rootfs::Mounted;
+use crate::rootfs::{Layers, Mounted};
 use crate::runtime::{Plan, Runtime};
 use crate::spec;
 use crate::streams::{self, Pumps, Size, Streams, Wish};
@@ -26,6 +29,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
+use tokio::sync::Mutex;
 use tokio::task::spawn_local;
 
 /// Containers of one pod.
@@ -44,6 +48,10 @@ pub struct Agent {
     containers: RefCell<HashMap<String, Rc<Container>>>,
     /// Ids of containers that are being made.
     making: RefCell<HashSet<String>>,
+    /// Held while a container is made or unmounted. A new container's mount namespace begins as a copy of the agent's, with
+    /// the roots of all others in it, and lets go of those only when it stands: until then nothing is really unmounted.
+    mounts: Mutex<()>,
+    ooms: Ooms,
 }
 
 fn not_found(container: &str) -> AgentError {
@@ -62,6 +70,7 @@ impl Agent {
     /// An agent that opens to this secret.
     pub fn new(token: String, reaper: Rc<Reaper>, runtime: Box<dyn Runtime>) -> Rc<Self> {
         Rc::new(Self {
+            ooms: Ooms::new(Rc::clone(&reaper)),
             token,
             events: Events::default(),
             reaper,
@@ -69,6 +78,7 @@ impl Agent {
             sandboxed: Cell::new(false),
             containers: RefCell::default(),
             making: RefCell::default(),
+            mounts: Mutex::default(),
         })
     }
 
@@ -138,6 +148,9 @@ impl Agent {
         if let Some(files) = &sandbox.files {
             etc::write(files).map_err(internal("the pod's files in /etc can't be made"))?;
         }
+        if let Some(memory) = sandbox.memory {
+            cgroup::limit_all(memory).map_err(internal("the containers' memory can't be limited"))?;
+        }
         self.sandboxed.set(true);
         Ok(Response::Done)
     }
@@ -155,6 +168,7 @@ impl Agent {
         self.making.borrow_mut().remove(&id);
         if result.is_err() {
             self.runtime.forget(&id);
+            self.ooms.forget(&id);
             let _ = fs::remove_dir_all(Container::base(&id));
         }
         result
@@ -167,10 +181,15 @@ impl Agent {
         }
         let base = Container::base(id);
         fs::create_dir_all(&base).map_err(internal("the container's folder can't be made"))?;
-        let root = Mounted::mount(&base, &request.root).await?;
+        let layers = Layers::find(&request.root).await?;
+        let _alone = self.mounts.lock().await;
+        let root = Mounted::mount(&base, layers)?;
         let prepared = spec::container(request.spec.get(), id, &root.path())?;
         for (name, value) in &prepared.network_settings {
             init::set_network(name, value).map_err(|error| invalid(error.to_string()))?;
+        }
+        if let Some(options) = &prepared.shared_memory {
+            ipc::prepare(options).map_err(internal("the shared memory can't be mounted"))?;
         }
         prepared.spec.save(base.join("config.json")).map_err(internal("the spec can't be written"))?;
         let wish = Wish {
@@ -189,6 +208,7 @@ impl Agent {
             process: Process::new(streams),
             execs: RefCell::new(BTreeMap::new()),
             deleting: Cell::new(false),
+            oom_told: Cell::new(0),
         });
         let plan = Plan { container: id.to_owned(), document: base, ends, caps: prepared.caps };
         let launching = self.reaper.launching();
@@ -222,13 +242,6 @@ impl Agent {
         Ok(Response::Done)
     }
 
-    async fn discard(&self, container: &Container) {
-        container.cgroup.kill();
-        let _ = container.cgroup.emptied().await;
-        let _ = container.cgroup.remove();
-        container.root.borrow_mut().unmount();
-    }
-
     /// Accompanies a process: moves its output, notes its end, tells the host.
     async fn attend(
         self: Rc<Self>,
@@ -252,19 +265,12 @@ impl Agent {
         let ((), ended) = tokio::join!(process.streams.pump(pumps), end);
         let oom = container.cgroup.oom_kills() > process.oom_before.get();
         let status = ExitStatus { code: ended.code, signal: ended.signal, oom };
+        self.tell_ooms(&id, &container, container.cgroup.oom_kills());
         let stage = process.decided().await;
         process.exit.set(Some(status));
         process.reach(Stage::Over);
         if stage != Stage::Over {
             self.events.push(Event::Exited { container: id, exec, status });
-        }
-    }
-
-    async fn attend_oom(self: Rc<Self>, id: String, container: Rc<Container>) {
-        tokio::select! {
-            // A kernel without the memory controller has no such events.
-            _ = container.cgroup.watch_oom(|| self.events.push(Event::Oom { container: id.clone(), victim: None })) => {}
-            () = container.process.ended() => {}
         }
     }
 
@@ -399,30 +405,6 @@ impl Agent {
         let terminal =
             process.streams.terminal.as_ref().ok_or_else(|| invalid("the process has no terminal"))?;
         terminal.resize(size).map_err(|error| wrong_state(error.to_string()))?;
-        Ok(Response::Done)
-    }
-
-    async fn delete(&self, id: &str) -> Result<Response, AgentError> {
-        let container = self.container(id)?;
-        if container.deleting.replace(true) {
-            return Err(wrong_state(format!("container {id:?} is being deleted")));
-        }
-        container.cgroup.kill();
-        let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
-        for process in execs.iter().chain([&container.process]) {
-            process.streams.abandon();
-            // One that does not stand yet has nobody who notes its end.
-            if process.pid.get() != 0 {
-                process.ended().await;
-            }
-        }
-        let _ = container.cgroup.emptied().await;
-        let left = container.cgroup.remove();
-        container.root.borrow_mut().unmount();
-        self.runtime.forget(id);
-        let _ = fs::remove_dir_all(&container.base);
-        self.containers.borrow_mut().remove(id);
-        left.map_err(internal("the container's cgroup can't be removed"))?;
         Ok(Response::Done)
     }
 

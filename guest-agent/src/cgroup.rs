@@ -6,7 +6,7 @@ use agent_protocol::{MAX_PROCESSES, Stats};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -26,6 +26,25 @@ pub fn prepare() -> io::Result<()> {
     fs::create_dir_all(&pods)?;
     hand_down(&pods);
     Ok(())
+}
+
+/// Sets the most memory that all containers together may use, in bytes.
+///
+/// # Errors
+/// When the kernel has no memory controller.
+pub fn limit_all(memory: u64) -> io::Result<()> {
+    fs::write(Path::new(MOUNT).join(PODS).join("memory.max"), memory.to_string())
+}
+
+/// The memory limit of a cgroup that is named as the kernel's log does, in bytes; 0 without one.
+pub fn memory_limit(group: &str) -> u64 {
+    let below = Path::new(group.trim_start_matches('/'));
+    // The log's names are a container's to choose, where it may make cgroups.
+    if !below.components().all(|part| matches!(part, Component::Normal(_))) {
+        return 0;
+    }
+    let limit = fs::read_to_string(Path::new(MOUNT).join(below).join("memory.max"));
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn hand_down(cgroup: &Path) {
@@ -96,16 +115,11 @@ impl Cgroup {
         fs::read_to_string(self.path.join("memory.events")).map(|text| value(&text, "oom_kill")).unwrap_or(0)
     }
 
-    /// Calls `tell` whenever the OOM killer has struck, until dropped or the cgroup is gone.
-    pub async fn watch_oom(&self, tell: impl Fn()) -> io::Result<()> {
+    /// Calls `tell` with the number of kills whenever the OOM killer may have struck, until dropped or the cgroup is gone.
+    pub async fn watch_oom(&self, tell: impl Fn(u64)) -> io::Result<()> {
         let events = Watched::open(&self.path.join("memory.events"))?;
-        let mut known = 0;
         loop {
-            let kills = events.value("oom_kill")?;
-            if kills > known {
-                known = kills;
-                tell();
-            }
+            tell(events.value("oom_kill")?);
             events.changed().await?;
         }
     }

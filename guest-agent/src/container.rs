@@ -123,6 +123,8 @@ pub struct Container {
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
     /// A delete is under way.
     pub deleting: Cell<bool>,
+    /// OOM kills that the host was told of.
+    pub oom_told: Cell<u64>,
 }
 
 impl Container {

@@ -8,6 +8,9 @@ use tokio::sync::Notify;
 /// Most log lines that are kept for a host that does not listen. Ends of processes are bounded by the number of processes.
 const MAX_LOGS: usize = 256;
 
+/// Most victims of one container's OOM kills that are kept for it.
+const MAX_VICTIMS: usize = 16;
+
 /// The event log of the VM's whole life, without what the host has acknowledged.
 #[derive(Debug)]
 pub struct Events {
@@ -25,12 +28,16 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Adds an event. What a container could produce without end is kept once: its OOM while an earlier one is not acknowledged,
-    /// and log lines beyond a bound.
+    /// Adds an event. What a container could produce without end is bounded: an OOM without a victim is kept once while an earlier one is not
+    /// acknowledged, as are those with one beyond some, and so are log lines.
     pub fn push(&self, event: Event) {
         let mut kept = self.kept.borrow_mut();
         let superfluous = match &event {
-            Event::Oom { .. } => kept.iter().any(|(_, known)| *known == event),
+            Event::Oom { container, victim } => {
+                let of = |e: &Event| matches!(e, Event::Oom { container: c, victim: v } if c == container && v.is_some() == victim.is_some());
+                kept.iter().filter(|(_, known)| of(known)).count()
+                    >= if victim.is_some() { MAX_VICTIMS } else { 1 }
+            }
             Event::Log { .. } => {
                 kept.iter().filter(|(_, e)| matches!(e, Event::Log { .. })).count() >= MAX_LOGS
             }
@@ -78,6 +85,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agent_protocol::{OomLimit, OomVictim};
 
     fn log(n: usize) -> Event {
         Event::Log { message: n.to_string() }
@@ -118,10 +126,12 @@ mod tests {
     #[test]
     fn a_container_can_not_fill_the_log() {
         let events = Events::default();
-        for _ in 0..1000 {
+        for pid in 0..1000 {
+            let victim = OomVictim { pid, name: "x".into(), limit: OomLimit::Container, limit_bytes: 1 };
             events.push(Event::Oom { container: "c".into(), victim: None });
+            events.push(Event::Oom { container: "c".into(), victim: Some(victim) });
             events.push(log(0));
         }
-        assert_eq!(events.acknowledge(u64::MAX).len(), 1 + MAX_LOGS);
+        assert_eq!(events.acknowledge(u64::MAX).len(), 1 + MAX_VICTIMS + MAX_LOGS);
     }
 }

@@ -123,12 +123,13 @@ where
     result
 }
 
-/// Tells the host that the agent is ready, and learns the VM's secret.
+/// Tells the host that the agent is ready, and learns the VM's secret. What can be done `meanwhile` costs no time.
 ///
 /// # Errors
 /// When the host does not answer as it should.
-pub async fn introduce(ready: &Ready) -> io::Result<Welcome> {
+pub async fn introduce(ready: &Ready, meanwhile: impl FnOnce()) -> io::Result<Welcome> {
     let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)).await?;
     frames::write(&mut host, ready, MAX_HEADER).await?;
+    meanwhile();
     frames::read(&mut host, MAX_HEADER).await
 }

@@ -20,8 +20,10 @@ mod frames;
 mod init;
 mod inside;
 mod interface;
+mod ipc;
 mod listen;
 mod netlink;
+mod oom;
 mod own_stats;
 mod processes;
 mod reaper;
@@ -75,7 +77,7 @@ async fn serve() -> io::Result<()> {
     let children = reaper::children()?;
     // Listening comes before the introduction: the host may connect as soon as it knows that the agent is there.
     let ports = Ports::bind()?;
-    let welcome = match listen::introduce(&ready()).await {
+    let welcome = match listen::introduce(&ready(), init::raise_limits).await {
         Ok(welcome) => welcome,
         Err(error) => {
             eprintln!("vial-agent: the host does not answer: {error}; powering off");

@@ -1,12 +1,17 @@
 //! PID 1's first duty: every process that ends is reaped, and whoever waits for it is told.
 
-use rustix::process::{WaitOptions, wait};
+use crate::oom::Marks;
+use crate::sys::process::ended_child;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+
+/// Most processes that are remembered because something killed them.
+const MAX_KILLED: usize = 32;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Reaper {
     table: RefCell<HashMap<i32, Entry>>,
     /// How many launches are under way: only then can a process end before anybody knows its id.
     launching: RefCell<usize>,
+    /// What was to be read of the last that were killed: whoever asks why comes after they are reaped.
+    killed: RefCell<VecDeque<(u32, Marks)>>,
 }
 
 /// Keeps the ends of unknown processes, as long as one of these lives.
@@ -79,13 +86,22 @@ impl Reaper {
         matches!(self.table.borrow().get(&pid), Some(Entry::Waited(_)))
     }
 
+    /// What was to be read of a process before it was reaped, if it was one of the last that were killed.
+    pub fn killed(&self, pid: u32) -> Option<Marks> {
+        self.killed.borrow().iter().rev().find(|(known, _)| *known == pid).map(|(_, marks)| marks.clone())
+    }
+
     /// Reaps for ever.
     ///
     /// # Errors
     /// When signals can't be received.
     pub async fn run(&self, mut children: Signal) -> io::Result<()> {
         loop {
-            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            while let Some((pid, killed)) = ended_child() {
+                if killed {
+                    self.remember(pid.unsigned_abs());
+                }
+                let Ok(Some((pid, status))) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) else { break };
                 let signal = status.terminating_signal();
                 if let Some(code) = status.exit_status().or(signal.map(|s| 128 + s)) {
                     self.note(pid.as_raw_nonzero().get(), Ended { code, signal });
@@ -93,6 +109,14 @@ impl Reaper {
             }
             children.recv().await;
         }
+    }
+
+    fn remember(&self, pid: u32) {
+        let mut killed = self.killed.borrow_mut();
+        if killed.len() == MAX_KILLED {
+            killed.pop_front();
+        }
+        killed.push_back((pid, Marks::read(pid)));
     }
 
     fn note(&self, pid: i32, ended: Ended) {

@@ -9,6 +9,7 @@ use crate::devices::{self, Rule};
 use crate::errors::{internal, invalid};
 use crate::etc;
 use crate::inside::Inside;
+use crate::ipc;
 use crate::streams::Size;
 use crate::users::{self, Identity};
 use agent_protocol::AgentError;
@@ -44,6 +45,8 @@ pub struct Container {
     pub identity: Identity,
     /// The size of its terminal, if it wants one.
     pub terminal: Option<Size>,
+    /// Options of the shared memory, if it shares that with others ([`ipc::prepare`]).
+    pub shared_memory: Option<String>,
     /// Settings of the network, which is the whole VM's: name (with dots) and value.
     pub network_settings: Vec<(String, String)>,
 }
@@ -79,8 +82,9 @@ pub fn container(json: &str, id: &str, rootfs: &Path) -> Result<Container, Agent
             "the runtime spec has no mount namespace; a container without one would be the agent's own file tree",
         ));
     }
-    linux.set_namespaces(Some(namespaces));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let shared_memory = ipc::share(&namespaces, &mut mounts);
+    linux.set_namespaces(Some(namespaces));
     etc::add_mounts(&mut mounts);
     spec.set_mounts(Some(mounts));
     linux.set_cgroups_path(Some(Cgroup::spec_path(id)));
@@ -102,6 +106,7 @@ pub fn container(json: &str, id: &str, rootfs: &Path) -> Result<Container, Agent
         devices: devices::rules(&wished),
         identity,
         terminal,
+        shared_memory,
         network_settings: network.into_iter().collect(),
     })
 }

@@ -3,9 +3,14 @@
 //! `drive VMM CONFIG SOCKET SCRIPT`: starts `VMM --config-file CONFIG`, whose vsock device is at the Unix socket SOCKET, and reads SCRIPT,
 //! one step a line (`#` begins a comment):
 //!
-//! - `create ID IMAGE UPPER SPEC-FILE [stdin]`: UPPER is a disk serial or `tmpfs`; `start ID`; `exec ID EXEC PROCESS-FILE [stdin]`
-//! - `out ID|ID/EXEC`: copies both output streams to the end, acknowledging as it goes; `in ID TEXT`: sends a line and the end
-//! - `exit ID|ID/EXEC`: waits for the process's end; `signal ID NUMBER`; `stats ID`; `delete ID`; `bad-token`; `reconnect`; `shutdown`
+//! - `sandbox [MEMORY]`: first of all; the bytes are for all containers together
+//! - `create ID IMAGE UPPER SPEC-FILE [stdin]`: UPPER is a disk serial or `tmpfs`; `start ID`; `exec ID EXEC PROCESS-FILE [stdin]`. A
+//!   serial as `SERIAL=BYTES` is a disk whose medium was just inserted
+//! - `out ID|ID/EXEC`: copies both output streams to the end, acknowledging as it goes; `flood ID|ID/EXEC`: the same, thrown away and
+//!   not waited for; `in ID TEXT`: sends a line and the end
+//! - `exit ID|ID/EXEC`: waits for the process's end; `oom ID`: waits for one more OOM kill; `signal ID NUMBER`; `stats ID`; `delete ID`;
+//!   `bad-token`; `reconnect`; `shutdown`
+//! - `host COMMAND`: runs a shell command on this side
 //!
 //! A tool for people who work on the agent; the product's own client is in `runtime/vm`.
 #![allow(
@@ -61,6 +66,7 @@ struct Host {
     control: UnixStream,
     next: u64,
     events: VecDeque<Event>,
+    ooms: Vec<String>,
 }
 
 impl Host {
@@ -87,6 +93,9 @@ impl Host {
 
     fn event(&mut self, seq: u64, event: Event) {
         println!("  event {seq}: {event:?}");
+        if let Event::Oom { container, .. } = &event {
+            self.ooms.push(container.clone());
+        }
         self.events.push_back(event);
         send(&mut self.control, &ClientMessage::Ack { seq });
     }
@@ -103,10 +112,24 @@ impl Host {
             if let Some(status) = found {
                 return status;
             }
-            match receive(&mut self.control) {
-                ServerMessage::Event { seq, event } => self.event(seq, event),
-                other => panic!("unexpected {other:?}"),
+            self.hear();
+        }
+    }
+
+    fn oom(&mut self, id: &str) {
+        loop {
+            if let Some(at) = self.ooms.iter().position(|container| container == id) {
+                self.ooms.remove(at);
+                return;
             }
+            self.hear();
+        }
+    }
+
+    fn hear(&mut self) {
+        match receive(&mut self.control) {
+            ServerMessage::Event { seq, event } => self.event(seq, event),
+            other => panic!("unexpected {other:?}"),
         }
     }
 
@@ -119,21 +142,47 @@ impl Host {
     }
 
     fn copy(&self, id: &str, stream: StreamKind) -> Result<Vec<u8>, AgentError> {
-        let (mut connection, begin) = self.stream(id, stream, TOKEN);
+        let (connection, begin) = self.stream(id, stream, TOKEN);
         begin?;
         let mut all = Vec::new();
-        loop {
-            let mut prefix = [0; 4];
-            connection.read_exact(&mut prefix).unwrap();
-            let length = u32::from_le_bytes(prefix) as usize;
-            let mut chunk = vec![0; length];
-            connection.read_exact(&mut chunk).unwrap();
-            all.extend(chunk);
-            connection.write_all(&(all.len() as u64).to_le_bytes()).unwrap();
-            if length == 0 {
-                return Ok(all);
-            }
+        take(connection, |chunk| all.extend(chunk)).unwrap();
+        Ok(all)
+    }
+
+    fn flood(&self, id: &str) {
+        let (connection, begin) = self.stream(id, StreamKind::Stdout, TOKEN);
+        begin.unwrap();
+        let id = id.to_owned();
+        std::thread::spawn(move || {
+            let mut bytes = 0;
+            let end = take(connection, |chunk| bytes += chunk.len());
+            println!("  flood of {id}: {bytes} bytes, {end:?}");
+        });
+    }
+}
+
+/// Takes all chunks of an output stream.
+fn take(mut connection: UnixStream, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut taken = 0_u64;
+    loop {
+        let mut prefix = [0; 4];
+        connection.read_exact(&mut prefix)?;
+        let mut chunk = vec![0; u32::from_le_bytes(prefix) as usize];
+        connection.read_exact(&mut chunk)?;
+        each(&chunk);
+        taken += chunk.len() as u64;
+        connection.write_all(&taken.to_le_bytes())?;
+        if chunk.is_empty() {
+            return Ok(());
         }
+    }
+}
+
+/// `SERIAL` or `SERIAL=BYTES`.
+fn medium(word: &str) -> (String, Option<u64>) {
+    match word.split_once('=') {
+        Some((serial, bytes)) => (serial.into(), Some(bytes.parse().unwrap())),
+        None => (word.into(), None),
     }
 }
 
@@ -162,16 +211,8 @@ fn main() {
     agent.write_all(&frame::encode(&Welcome { token: TOKEN.into() }, MAX_HEADER).unwrap()).unwrap();
     let (control, hello) = Host::open(socket, TOKEN);
     println!("{:?}", hello.unwrap());
-    let mut host = Host { socket: socket.clone(), control, next: 0, events: VecDeque::new() };
-    let sandbox = Sandbox {
-        hostname: "pod".into(),
-        time_unix_ns: 1_800_000_000_000_000_000,
-        entropy: TOKEN.into(),
-        network: None,
-        files: None,
-        memory: None,
-    };
-    println!("sandbox: {:?}", host.request(Request::ApplySandbox(sandbox)));
+    let mut host =
+        Host { socket: socket.clone(), control, next: 0, events: VecDeque::new(), ooms: Vec::new() };
 
     for line in BufReader::new(std::fs::File::open(script).unwrap()).lines() {
         let line = line.unwrap();
@@ -180,12 +221,27 @@ fn main() {
         let began = Instant::now();
         let said = match words[..] {
             [] | ["#", ..] => continue,
+            ["sandbox", ..] => {
+                let sandbox = Sandbox {
+                    hostname: "pod".into(),
+                    time_unix_ns: 1_800_000_000_000_000_000,
+                    entropy: TOKEN.into(),
+                    network: None,
+                    files: None,
+                    memory: words.get(1).map(|bytes| bytes.parse().unwrap()),
+                };
+                format!("{:?}", host.request(Request::ApplySandbox(sandbox)))
+            }
             ["create", id, image, upper, spec, ..] => {
                 let upper = match upper {
                     "tmpfs" => Upper::Tmpfs { size: 64 << 20 },
-                    serial => Upper::Disk { serial: serial.into(), bytes: None },
+                    disk => {
+                        let (serial, bytes) = medium(disk);
+                        Upper::Disk { serial, bytes }
+                    }
                 };
-                let root = RootFs { image: image.into(), image_bytes: None, upper };
+                let (image, image_bytes) = medium(image);
+                let root = RootFs { image, image_bytes, upper };
                 let create = CreateContainer { container: id.into(), root, spec: json(spec), stdin };
                 format!("{:?}", host.request(Request::CreateContainer(create)))
             }
@@ -217,6 +273,18 @@ fn main() {
                 let mut taken = [0; 8];
                 connection.read_exact(&mut taken).unwrap();
                 format!("taken {}", u64::from_le_bytes(taken))
+            }
+            ["flood", id] => {
+                host.flood(id);
+                "taken from now on".into()
+            }
+            ["oom", id] => {
+                host.oom(id);
+                "struck".into()
+            }
+            ["host", ..] => {
+                let command = words[1..].join(" ");
+                format!("{}", Command::new("sh").args(["-c", &command]).status().unwrap())
             }
             ["exit", id] => format!("{:?}", host.exit(id)),
             ["bad-token"] => {

@@ -1,12 +1,20 @@
 //! The hello: version and secret, decided before anything else is believed.
 
 use agent_protocol::{
-    AgentError, ClientHello, ErrorKind, FEATURE_NETWORK, PROTOCOL, PROTOCOL_MIN, ServerHello,
+    AgentError, ClientHello, ErrorKind, FEATURE_NETWORK, FEATURE_PODS, PROTOCOL, PROTOCOL_MIN, ServerHello,
 };
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 7] =
-    ["exec", "streams-resume", "sandbox-stats", "terminal", "processes", "archives", FEATURE_NETWORK];
+const FEATURES: [&str; 8] = [
+    "exec",
+    "streams-resume",
+    "sandbox-stats",
+    "terminal",
+    "processes",
+    "archives",
+    FEATURE_NETWORK,
+    FEATURE_PODS,
+];
 
 /// The agent's answer to a hello.
 ///

@@ -1,8 +1,10 @@
 //! PID 1's duties around the agent proper: the first mounts, the network's first state, the end of the machine.
 
+mod limits;
 mod mounts;
 mod network;
 
+pub use limits::raise as raise_limits;
 pub use network::set as set_network;
 
 use std::fs;

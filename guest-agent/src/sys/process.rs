@@ -90,6 +90,19 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
 }
 
+/// A child that has ended and is not reaped yet: its id, and whether SIGKILL ended it.
+pub fn ended_child() -> Option<(i32, bool)> {
+    // SAFETY: siginfo_t is plain data; all zeroes is a valid value, and the one that stays if no child has ended.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid fills in `info`, which lives that long.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) };
+    check(result.into()).ok()?;
+    // SAFETY: of what waitid returns these are the valid fields (waitid(2)).
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    (pid != 0).then_some((pid, info.si_code == libc::CLD_KILLED && status == libc::SIGKILL))
+}
+
 /// Whether the calling process may execute the file, by its effective user, groups and capabilities.
 pub fn may_execute(path: &CString) -> bool {
     // SAFETY: the string outlives the call.

@@ -13,6 +13,14 @@ pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     register(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
+/// Watches a non-blocking descriptor for reading.
+///
+/// # Errors
+/// As [`watch`].
+pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    register(fd, Interest::READABLE)
+}
+
 /// Watches a descriptor for urgent data, which is how cgroup files announce a change.
 ///
 /// # Errors

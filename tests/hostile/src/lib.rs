@@ -13,6 +13,7 @@ pub mod copies;
 pub mod devices;
 pub mod frames;
 pub mod images;
+pub mod kernel_log;
 pub mod machine;
 mod tarball;
 
@@ -33,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("api_frames", frames::api),
     ("agent_client", agent::client),
     ("agent_stream", agent::stream),
+    ("kernel_log", kernel_log::line),
     ("chain", devices::chain),
     ("block", devices::block),
     ("console", devices::console),
