@@ -2,11 +2,16 @@
 //!
 //! Requests become [`Command`]s for the machine's loop. Replies go out through the connection that the request came in on,
 //! when they are known: a pause is answered once every vCPU stands still.
+//!
+//! Descriptors that come along wait for the request under way. One that inserts a medium takes them all; they are closed when a
+//! request is complete that wants none.
 
-use crate::api::control::{MAX_LINE, Reply, Request};
+use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
+use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
@@ -19,6 +24,8 @@ const MAX_CONNECTIONS: usize = 16;
 pub struct Command {
     /// What is asked for.
     pub request: Request,
+    /// Descriptors that came with [`Request::Insert`]; none with others.
+    pub files: Vec<File>,
     /// Who asks.
     pub reply: ReplyTo,
 }
@@ -67,12 +74,18 @@ impl Lines {
         }
         if self.0.len() > MAX_LINE { Err(LineTooLong) } else { Ok(lines) }
     }
+
+    fn is_under_way(&self) -> bool {
+        !self.0.is_empty()
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
     lines: Lines,
+    // For the request under way.
+    files: Vec<File>,
 }
 
 /// The socket and its connections, in the event loop.
@@ -95,7 +108,10 @@ impl Control {
             return;
         }
         if ops.add(Events::new(&stream, EventSet::IN)).is_ok() {
-            self.connections.insert(stream.as_raw_fd(), Connection { stream, lines: Lines::default() });
+            self.connections.insert(
+                stream.as_raw_fd(),
+                Connection { stream, lines: Lines::default(), files: Vec::new() },
+            );
         }
     }
 
@@ -103,32 +119,52 @@ impl Control {
     fn read(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return true };
         let mut buffer = [0; MAX_LINE];
-        let lines = match connection.stream.read(&mut buffer) {
-            Ok(0) => return false,
-            Ok(read) => connection.lines.push(&buffer[..read]),
+        let received = match sys::receive::<MAX_FILES>(&connection.stream, &mut buffer) {
+            Ok(received) if received.bytes == 0 => return false,
+            Ok(received) => received,
             Err(error) => {
                 return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             }
         };
         let Ok(clone) = connection.stream.try_clone() else { return false };
         let reply = ReplyTo(clone);
-        let Ok(lines) = lines else {
+        connection.files.extend(received.files);
+        if received.lost || connection.files.len() > MAX_FILES {
+            reply.refuse(format!(
+                "a request brought more than {MAX_FILES} descriptors, or more than this process may have"
+            ));
+            return false;
+        }
+        let Ok(lines) = connection.lines.push(&buffer[..received.bytes]) else {
             reply.refuse(format!("a request is longer than {MAX_LINE} bytes"));
             return false;
         };
-        lines.iter().all(|line| self.request(line, &reply))
+        let mut files = std::mem::take(&mut connection.files);
+        if lines.iter().all(|line| request(&self.commands, line, &mut files, &reply)) {
+            if connection.lines.is_under_way() {
+                connection.files = files;
+            }
+            true
+        } else {
+            false
+        }
     }
+}
 
-    fn request(&self, line: &[u8], reply: &ReplyTo) -> bool {
-        match serde_json::from_slice(line) {
-            Ok(request) => {
-                let Ok(clone) = reply.0.try_clone() else { return false };
-                self.commands.send(Command { request, reply: ReplyTo(clone) }).is_ok()
-            }
-            Err(error) => {
-                reply.refuse(format!("not a request: {error}"));
-                true
-            }
+/// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
+fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, reply: &ReplyTo) -> bool {
+    match serde_json::from_slice(line) {
+        Ok(request) => {
+            let Ok(clone) = reply.0.try_clone() else { return false };
+            let files = match request {
+                Request::Insert { .. } => std::mem::take(files),
+                _ => Vec::new(),
+            };
+            commands.send(Command { request, files, reply: ReplyTo(clone) }).is_ok()
+        }
+        Err(error) => {
+            reply.refuse(format!("not a request: {error}"));
+            true
         }
     }
 }
@@ -154,7 +190,10 @@ impl MutEventSubscriber for Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use event_manager::{EventManager, SubscriberOps};
     use proptest::prelude::*;
+    use std::io::Read;
+    use std::sync::mpsc::{Receiver, channel};
 
     #[test]
     fn lines_are_found_however_the_bytes_arrive() {
@@ -162,6 +201,115 @@ mod tests {
         assert_eq!(lines.push(b"one\ntw"), Ok(vec![b"one".to_vec()]));
         assert_eq!(lines.push(b"o\n\nthree"), Ok(vec![b"two".to_vec(), vec![]]));
         assert_eq!(lines.push(&[b'x'; MAX_LINE]), Err(LineTooLong));
+    }
+
+    /// A control socket in a loop of its own, and a client of it.
+    struct World {
+        manager: EventManager<Box<dyn MutEventSubscriber>>,
+        client: UnixStream,
+        commands: Receiver<Command>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let listener = UnixListener::bind(folder.path().join("control")).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let client = UnixStream::connect(folder.path().join("control")).unwrap();
+            let (sender, commands) = channel();
+            let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+            manager.add_subscriber(Box::new(Control::new(listener, sender)));
+            Self { manager, client, commands }
+        }
+
+        /// Sends bytes with so many descriptors and lets the loop work.
+        fn send(&mut self, bytes: &str, descriptors: &[RawFd]) {
+            use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+            assert_eq!(self.client.send_with_fds(&[bytes.as_bytes()], descriptors).unwrap(), bytes.len());
+            while self.manager.run_with_timeout(0).unwrap() > 0 {}
+        }
+
+        /// The request that came through, and with how many descriptors.
+        fn command(&self) -> Option<(Request, usize)> {
+            let command = self.commands.try_recv().ok()?;
+            Some((command.request, command.files.len()))
+        }
+    }
+
+    /// The reading end of a pipe, and the number of its only writing end that will be sent: once every copy of that is closed, a
+    /// read ends.
+    fn sent(world: &mut World, bytes: &str, count: usize) -> File {
+        let (reader, writer) = std::io::pipe().unwrap();
+        world.send(bytes, &vec![writer.as_raw_fd(); count]);
+        drop(writer);
+        crate::sys::set_nonblocking(&reader).unwrap();
+        File::from(std::os::fd::OwnedFd::from(reader))
+    }
+
+    fn is_closed(reader: &mut File) -> bool {
+        matches!(reader.read(&mut [0]), Ok(0))
+    }
+
+    fn insert(files: u8) -> (String, Request) {
+        let request = Request::Insert { drive_id: "image0".into(), files };
+        (serde_json::to_string(&request).unwrap() + "\n", request)
+    }
+
+    #[test]
+    fn descriptors_reach_the_request_that_wants_them_however_it_arrives() {
+        let mut world = World::new();
+        let (line, request) = insert(3);
+        sent(&mut world, &line, 3);
+        assert_eq!(world.command(), Some((request.clone(), 3)));
+        // In two pieces, both with descriptors.
+        let (first, second) = line.split_at(10);
+        let mut one = sent(&mut world, first, 1);
+        assert_eq!(world.command(), None);
+        assert!(!is_closed(&mut one));
+        sent(&mut world, second, 2);
+        assert_eq!(world.command(), Some((request.clone(), 3)));
+        assert!(is_closed(&mut one), "the command was dropped");
+        // Behind a request that wants none, read at one go.
+        sent(&mut world, &format!("{{\"action\":\"info\"}}\n{line}"), 3);
+        assert_eq!(world.command(), Some((Request::Info, 0)));
+        assert_eq!(world.command(), Some((request, 3)));
+        // How many it should be is for the drive to say.
+        sent(&mut world, &line, MAX_FILES);
+        assert_eq!(world.command().unwrap().1, MAX_FILES);
+        world.send(&line, &[]);
+        assert_eq!(world.command().unwrap().1, 0);
+    }
+
+    #[test]
+    fn descriptors_that_nobody_wants_are_closed() {
+        let mut world = World::new();
+        for line in
+            ["{\"action\":\"info\"}\n", "{\"action\":\"eject\",\"drive_id\":\"a\"}\n", "rubbish\n", "\n"]
+        {
+            let mut reader = sent(&mut world, line, 2);
+            world.command();
+            assert!(is_closed(&mut reader), "{line}");
+        }
+        // Those of a client that goes in the middle of its request.
+        let mut reader = sent(&mut world, "{\"action\"", 2);
+        assert!(!is_closed(&mut reader));
+        world.client.shutdown(std::net::Shutdown::Write).unwrap();
+        while world.manager.run_with_timeout(0).unwrap() > 0 {}
+        assert!(is_closed(&mut reader));
+    }
+
+    #[test]
+    fn more_descriptors_than_are_taken_are_a_refusal_and_closed() {
+        // In one message, where the kernel cuts them off; in several, where they are counted.
+        for pieces in [vec![MAX_FILES + 1], vec![MAX_FILES, 1]] {
+            let mut world = World::new();
+            let mut readers: Vec<_> = pieces.iter().map(|count| sent(&mut world, "{", *count)).collect();
+            assert!(readers.iter_mut().all(is_closed));
+            let mut answer = String::new();
+            world.client.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("more than 240 descriptors"), "{answer}");
+            assert_eq!(world.command(), None);
+        }
     }
 
     proptest! {

@@ -42,21 +42,40 @@ pub enum MakeError {
     },
 }
 
+/// A device, and what changes its medium from outside if it has one.
+pub struct Made {
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+    /// For a removable drive.
+    pub tray: Option<block::Tray>,
+}
+
+impl<D: VirtioDevice + 'static> From<D> for Made {
+    fn from(device: D) -> Self {
+        Self { device: Box::new(device), tray: None }
+    }
+}
+
 /// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, entropy, console.
-pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Box<dyn VirtioDevice>>, MakeError> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>, MakeError> {
+    let mut devices: Vec<Made> = Vec::new();
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
         let id = drive.drive_id.clone();
+        if drive.is_removable {
+            let (device, tray) = block::Block::removable(&id, drive.is_read_only);
+            devices.push(Made { device: Box::new(device), tray: Some(tray) });
+            continue;
+        }
         let read_only = drive.is_read_only || !drive.concat.is_empty();
         let device = block::Block::new(block::BlockConfig { id: id.clone(), files, read_only })
             .map_err(|source| MakeError::Block { id, source })?;
-        devices.push(Box::new(device));
+        devices.push(device.into());
     }
     for (interface, tap) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
         let mac = validate::mac(interface, vm)?;
         let device = net::Net::new(net::NetConfig { tap, mac })
             .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
-        devices.push(Box::new(device));
+        devices.push(device.into());
     }
     if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
         let guest_connect = match files.guest_connections {
@@ -66,15 +85,15 @@ pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Box<dy
         let settings = vsock::VsockConfig { cid: vsock.guest_cid, listener: files.listener, guest_connect };
         let device = vsock::Vsock::new(settings)
             .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
-        devices.push(Box::new(device));
+        devices.push(device.into());
     }
     if config.entropy.is_some() {
-        devices.push(Box::new(rng::Rng::new()));
+        devices.push(rng::Rng::new().into());
     }
     if let Some((input, output)) = files.console.take() {
         let device = console::Console::new(input, output)
             .map_err(|source| MakeError::Io { what: "the console".into(), source })?;
-        devices.push(Box::new(device));
+        devices.push(device.into());
     }
     Ok(devices)
 }

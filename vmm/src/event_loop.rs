@@ -5,6 +5,7 @@ use crate::api::status::ExitReason;
 use crate::control::{Command, ReplyTo};
 use crate::end::{EndSignal, Ending};
 use crate::machine::Machine;
+use crate::media::MediaError;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use std::fs::File;
@@ -113,7 +114,8 @@ fn info(machine: &Machine, state: &str) -> Reply {
     Reply::Ok { state: state.into(), exits: machine.vcpus.exits() }
 }
 
-fn answer(machine: &Machine, state: State, Command { request, reply }: Command, end: &EndSignal) -> State {
+fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) -> State {
+    let Command { request, files, reply } = command;
     match (request, state) {
         (Request::Pause, State::Running) => {
             machine.vcpus.pause();
@@ -143,10 +145,25 @@ fn answer(machine: &Machine, state: State, Command { request, reply }: Command, 
             reply.send(&info(machine, name(&state)));
             state
         }
+        (Request::Insert { drive_id, files: said }, state) => {
+            media(machine, &state, &reply, machine.media.insert(&drive_id, said, files));
+            state
+        }
+        (Request::Eject { drive_id }, state) => {
+            media(machine, &state, &reply, machine.media.eject(&drive_id));
+            state
+        }
         (Request::Pause | Request::Info, state) => {
             reply.send(&info(machine, name(&state)));
             state
         }
+    }
+}
+
+fn media(machine: &Machine, state: &State, reply: &ReplyTo, result: Result<(), MediaError>) {
+    match result {
+        Ok(()) => reply.send(&info(machine, name(state))),
+        Err(error) => reply.refuse(crate::chain(&error)),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod event_loop;
 pub mod files;
 pub mod kernel;
 pub mod machine;
+pub mod media;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod platform;

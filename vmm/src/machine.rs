@@ -5,10 +5,11 @@ use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, boot, layout};
 use crate::bus::{BadRange, Bus};
-use crate::devices::{self, MakeError, Window};
+use crate::devices::{self, Made, MakeError, Window};
 use crate::end::EndSignal;
 use crate::files::Files;
 use crate::kernel::{LoadError, Loader, Source};
+use crate::media::Media;
 use crate::memory::{self, MemoryError};
 use crate::platform;
 use crate::seccomp::{Filter, SeccompError, Thread};
@@ -19,6 +20,7 @@ use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::{FaultSink, GuestMemory, VirtioDevice, WorkerLoop};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -100,6 +102,8 @@ fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
 pub struct Machine {
     /// Its vCPUs.
     pub vcpus: Vcpus,
+    /// Its removable drives.
+    pub media: Media,
     power_button: EventFd,
     // Interrupts and kicks are registered with it; it closes last.
     _vm: VmFd,
@@ -154,10 +158,14 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     platform::insert(&mut bus.ports, &end)?;
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
-    let mut places = Places::default();
-    for device in devices::make(config, &id, &mut files)? {
-        let transport = transport(device, &memory, &workers, &end)?;
-        bus.attach(&vm, transport, places.allocate()?)?;
+    let (mut places, mut media) = (Places::default(), Media::default());
+    for Made { device, tray } in devices::make(config, &id, &mut files)? {
+        let place = places.allocate()?;
+        let transport = transport(device, &memory, &workers, &end, bus.line(&vm, place.gsi)?)?;
+        if let Some(tray) = tray {
+            media.add(tray, transport.signals());
+        }
+        bus.attach(&vm, transport, place)?;
     }
     let vcpus = make_vcpus(&kvm, &vm, config.machine_config.vcpu_count)?;
     status.milestone(Step::VmBuilt);
@@ -179,7 +187,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
     let shared = Shared { ports: Arc::new(bus.ports), mmio: Arc::new(bus.mmio), end, gate };
     status.milestone(Step::FirstRun);
-    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, power_button, _vm: vm })
+    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, media, power_button, _vm: vm })
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
@@ -249,11 +257,13 @@ fn transport(
     memory: &GuestMemory,
     workers: &WorkerLoop,
     end: &EndSignal,
+    line: Arc<EventFd>,
 ) -> Result<MmioTransport, BuildError> {
     let end = end.clone();
     let faults =
         FaultSink::new(move |device, what| end.end(ExitReason::GuestFault, format!("{device}: {what}")));
-    MmioTransport::new(memory.clone(), device, workers.clone(), faults).map_err(resource("a device's events"))
+    MmioTransport::with_line(memory.clone(), device, workers.clone(), faults, line)
+        .map_err(resource("a device's events"))
 }
 
 /// Both address spaces, and where devices are.
@@ -262,12 +272,23 @@ struct Buses {
     ports: Bus,
     mmio: Bus,
     places: Vec<Place>,
+    lines: HashMap<u32, Arc<EventFd>>,
 }
 
 impl Buses {
-    /// Wires a transport: its window, an interrupt, and a kick for each queue that never leaves the kernel.
+    /// The event that raises an interrupt, one for all devices that share it.
+    fn line(&mut self, vm: &VmFd, gsi: u32) -> Result<Arc<EventFd>, BuildError> {
+        if let Some(line) = self.lines.get(&gsi) {
+            return Ok(Arc::clone(line));
+        }
+        let line = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?);
+        vm.register_irqfd(&line, gsi).map_err(kvm_step("wire a device's interrupt"))?;
+        self.lines.insert(gsi, Arc::clone(&line));
+        Ok(line)
+    }
+
+    /// Wires a transport: its window, and a kick for each queue that never leaves the kernel.
     fn attach(&mut self, vm: &VmFd, transport: MmioTransport, place: Place) -> Result<(), BuildError> {
-        vm.register_irqfd(transport.interrupt(), place.gsi).map_err(kvm_step("wire a device's interrupt"))?;
         let notify = IoEventAddress::Mmio(place.base + QUEUE_NOTIFY);
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             vm.register_ioevent(event, &notify, queue).map_err(kvm_step("wire a queue's kick"))?;

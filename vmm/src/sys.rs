@@ -1,4 +1,4 @@
-//! System calls that the standard library does not have: clock, signals, descriptors by number, TAP devices.
+//! System calls that the standard library does not have: clock, signals, descriptors by number and in messages, TAP devices.
 //!
 //! One of the crate's few modules with `unsafe`; everything that it offers is safe to call.
 
@@ -6,6 +6,7 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 /// CLOCK_MONOTONIC in microseconds: comparable between processes of one host.
 pub fn monotonic_us() -> u64 {
@@ -80,6 +81,62 @@ pub fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What came in one read of a socket.
+#[derive(Debug)]
+pub struct Received {
+    /// How many bytes; none is the end.
+    pub bytes: usize,
+    /// Descriptors that came with them, closed by exec.
+    pub files: Vec<File>,
+    /// More descriptors came than `MAX`, or than this process may have.
+    pub lost: bool,
+}
+
+/// Reads without waiting, and takes up to `MAX` descriptors that come along (SCM_RIGHTS). Bytes behind those that descriptors came
+/// with are left for the next read (unix(7)).
+///
+/// # Errors
+/// What recvmsg(2) says.
+pub fn receive<const MAX: usize>(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
+    // SAFETY: only arithmetic.
+    let room = unsafe { libc::CMSG_SPACE((MAX * size_of::<RawFd>()) as u32) } as usize;
+    // Of u64, because a cmsghdr has to be aligned as one.
+    let mut control = vec![0u64; room.div_ceil(size_of::<u64>())];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data for which zeroes are valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = room as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the message names `buffer` and `control`, which outlive the call, with their lengths.
+    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
+    let mut files = Vec::new();
+    // SAFETY: the kernel filled `control` up to the length that it put into the message; the macros don't go further.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: a header that is not null lies in `control` as a whole.
+        let (kind, length) =
+            unsafe { (((*header).cmsg_level, (*header).cmsg_type), (*header).cmsg_len as usize) };
+        if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: only arithmetic.
+            let data = length.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+            for index in 0..data / size_of::<RawFd>() {
+                // SAFETY: the header's length says that so many numbers follow it; they may lie unaligned. The kernel has just
+                // opened each for us, and nobody else knows it.
+                files.push(unsafe {
+                    File::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().add(index).read_unaligned())
+                });
+            }
+        }
+        // SAFETY: as for the first one.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(Received { bytes, files, lost: message.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
 /// An eventfd as a file, so that its reads come without `unsafe`.

@@ -50,6 +50,11 @@ pub enum ConfigError {
     /// A drive without file, or with two kinds.
     #[error("drive {0:?} needs exactly one of path_on_host and concat")]
     DriveFiles(String),
+    /// A removable drive with what it can't have.
+    #[error(
+        "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"
+    )]
+    Removable(String),
     /// Two root devices.
     #[error("more than one drive is_root_device; the kernel mounts one")]
     Roots,
@@ -98,7 +103,11 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     for drive in &config.drives {
-        if drive.path_on_host.is_some() != drive.concat.is_empty() {
+        if drive.is_removable {
+            if drive.path_on_host.is_some() || !drive.concat.is_empty() || drive.is_root_device {
+                return Err(ConfigError::Removable(drive.drive_id.clone()));
+            }
+        } else if drive.path_on_host.is_some() != drive.concat.is_empty() {
             return Err(ConfigError::DriveFiles(drive.drive_id.clone()));
         }
     }
@@ -234,14 +243,21 @@ pub fn command_line(config: &VmConfig) -> Result<String, ConfigError> {
     }
     .map_err(failed)?;
     if let Some(index) = config.drives.iter().position(|drive| drive.is_root_device) {
-        // At most 18 devices, so one letter is enough.
-        let letter = char::from(b'a' + index as u8);
+        let letters = disk_letters(index);
         let drive = &config.drives[index];
         let mode = if drive.is_read_only || !drive.concat.is_empty() { "ro" } else { "rw" };
-        line.insert_str(format!("root=/dev/vd{letter} {mode}")).map_err(failed)?;
+        line.insert_str(format!("root=/dev/vd{letters} {mode}")).map_err(failed)?;
     }
     let line = line.as_cstring().map_err(failed)?;
     line.into_string().map_err(|error| ConfigError::CommandLine(error.to_string()))
+}
+
+/// What follows `vd` in the name that Linux gives to its disk number `index`: `a` to `z`, then `aa` and so on. There are at most
+/// [`Places::MAX`] disks, so two letters are enough.
+fn disk_letters(index: usize) -> String {
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let first = (index / 26).checked_sub(1).map(letter);
+    first.into_iter().chain([letter(index)]).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +298,17 @@ mod tests {
             ("machine-config", json!({"vcpu_count": 33, "mem_size_mib": 128}), "vcpu_count is 33"),
             ("machine-config", json!({"vcpu_count": 1, "mem_size_mib": 16}), "mem_size_mib is 16"),
             ("drives", json!([{"drive_id": "a"}]), "exactly one of path_on_host and concat"),
+            (
+                "drives",
+                json!([{"drive_id": "a", "is_removable": true, "path_on_host": "/x"}]),
+                "is removable",
+            ),
+            ("drives", json!([{"drive_id": "a", "is_removable": true, "concat": ["/x"]}]), "is removable"),
+            (
+                "drives",
+                json!([{"drive_id": "a", "is_removable": true, "is_root_device": true}]),
+                "is removable",
+            ),
             ("drives", json!([{"drive_id": "", "path_on_host": "/x"}]), "is not a name"),
             (
                 "drives",
@@ -321,6 +348,21 @@ mod tests {
         });
         assert_eq!(command_line(&config.unwrap()).unwrap(), "quiet root=/dev/vdb ro -- --verbose");
         assert_eq!(command_line(&with(|_| ()).unwrap()).unwrap(), "");
+    }
+
+    #[test]
+    fn disks_have_the_names_that_linux_gives_them() {
+        assert_eq!([0, 25, 26, 63].map(disk_letters), ["a", "z", "aa", "bl"]);
+    }
+
+    #[test]
+    fn there_is_room_for_64_devices_and_no_more() {
+        let drives = |count: usize| {
+            let drive = |n: usize| json!({"drive_id": n.to_string(), "is_removable": true});
+            with(|document| document["drives"] = (0..count).map(drive).collect())
+        };
+        drives(64).unwrap();
+        assert!(matches!(drives(65), Err(ConfigError::Devices(65))));
     }
 
     #[test]

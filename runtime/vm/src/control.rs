@@ -1,9 +1,13 @@
 //! The VMM's control socket and the vsock connections that it forwards.
 
 use crate::{Error, sys_path};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use vmm::api::control::{MAX_LINE, Reply, Request};
 
@@ -12,11 +16,21 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Asks the VMM for something.
 pub(crate) async fn call(socket: &Path, request: Request) -> Result<Reply, Error> {
+    call_with(socket, request, &[]).await
+}
+
+/// Asks the VMM for something and hands these descriptors over.
+pub(crate) async fn call_with(socket: &Path, request: Request, files: &[OwnedFd]) -> Result<Reply, Error> {
     let exchange = async {
         let mut stream = open(socket).await?;
         let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
-        stream.write_all(&line).await?;
+        // Descriptors go with the first bytes.
+        let sent = match files {
+            [] => 0,
+            files => stream.async_io(Interest::WRITABLE, || send(&stream, &line, files)).await?,
+        };
+        stream.write_all(&line[sent..]).await?;
         read_line(&mut stream, MAX_LINE).await
     };
     let line = match tokio::time::timeout(ANSWER_WITHIN, exchange).await {
@@ -48,6 +62,16 @@ pub(crate) async fn connect(socket: &Path, port: u32) -> Result<UnixStream, Erro
         Some(_) => Ok(stream),
         None => Err(refused("the VM process answered nonsense".into())),
     }
+}
+
+fn send(socket: impl AsFd, bytes: &[u8], files: &[OwnedFd]) -> std::io::Result<usize> {
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&files).size()];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(rustix::io::Errno::MSGSIZE.into());
+    }
+    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
 async fn open(socket: &Path) -> std::io::Result<UnixStream> {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `meta.json` | what the VM was made from, written before anything else exists of it |
 //! | `process.json` | which process it is, written by the launcher before that process may execute the VMM |
-//! | `config.json` | the configuration document, for people |
+//! | `config.json` | the configuration document |
 //! | `status.jsonl` | the VMM's own records |
 //! | `control.sock`, `vsock.sock` | sockets on which the VMM listens |
 //! | `token` | the agent's secret, mode 0600 |
@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use vmm::api::config::VmConfig;
 
 /// Upper bound of what is read of any of our own small files, in bytes.
 const MAX_READ: u64 = 1 << 20;
@@ -134,6 +135,14 @@ impl VmDir {
     /// When the file exists and can't be read.
     pub fn read_process(&self) -> Result<Option<ProcessRecord>, Error> {
         read_json(&self.process())
+    }
+
+    /// What the VMM was told; none when the VM's maker died before it could say.
+    ///
+    /// # Errors
+    /// When the file exists and can't be read.
+    pub fn read_config(&self) -> Result<Option<VmConfig>, Error> {
+        read_json(&self.config())
     }
 
     /// Notes the agent's secret.

@@ -5,7 +5,7 @@ use crate::dir::{Meta, VmDir};
 use crate::exit::{Status, VmExit};
 use crate::id::{hex, random_bytes};
 use crate::registry::{Registry, VmInfo};
-use crate::{Error, Launcher, Parts, VmId, VmSpec, control, process, sys};
+use crate::{DiskSource, Error, Launcher, Parts, VmId, VmSpec, control, process, sys};
 use agent_protocol::{CONTROL_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -19,6 +19,7 @@ use vmm::api::control::{Reply, Request};
 
 mod disk;
 mod launch;
+mod medium;
 
 pub use launch::host_memory_mib;
 
@@ -190,6 +191,28 @@ impl Vm {
     /// [`Error::Control`] when it refuses or can't be reached; [`Error::TimedOut`].
     pub async fn control(&self, request: Request) -> Result<Reply, Error> {
         control::call(&self.0.dir.control(), request).await
+    }
+
+    /// Puts a medium into a removable disk that has none; its size in bytes, which the guest learns of a moment later. The files
+    /// are opened as at a launch: a medium that the guest may write to is no other VM's until it is ejected or the VM ends.
+    /// Whether it is in when this future is dropped is unknown; [`Vm::eject`] makes sure that it is not.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a disk that is not there or not removable, and a source that it can't take; [`Error::File`],
+    /// [`Error::DiskInUse`]; [`Error::Control`] when the VM's process refuses: there is a medium, or a file is not whole sectors
+    /// of 512 bytes; [`Error::TimedOut`].
+    pub async fn insert(&self, drive: &str, source: &DiskSource) -> Result<u64, Error> {
+        medium::insert(self.id(), &self.0.dir, drive, source).await
+    }
+
+    /// Takes the medium out of a removable disk; that there is none is no error. Afterwards nothing of the VM has its files. A guest
+    /// that still uses it meets I/O errors, so it should have closed it.
+    ///
+    /// # Errors
+    /// [`Error::Control`] for a disk that is not there or not removable, and a process that can't be reached;
+    /// [`Error::TimedOut`].
+    pub async fn eject(&self, drive: &str) -> Result<(), Error> {
+        self.control(Request::Eject { drive_id: drive.to_owned() }).await.map(drop)
     }
 
     /// Connects to a vsock port of the guest.

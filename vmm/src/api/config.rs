@@ -109,12 +109,16 @@ impl Default for MachineConfig {
 pub struct Drive {
     /// Unique name; its first 20 bytes are the virtio-blk serial that the guest reads.
     pub drive_id: String,
-    /// The file behind it. Exactly one of this and `concat` is given.
+    /// The file behind it. Exactly one of this and `concat` is given, none of them for a removable drive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<FileSource>,
     /// *(Vial)* Files one after the other as one read-only disk; each is a multiple of 512 bytes long.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub concat: Vec<FileSource>,
+    /// *(Vial)* Starts without a medium; [`crate::api::control::Request::Insert`] brings one. `is_read_only` says for good what the
+    /// guest may do with any of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_removable: bool,
     /// Whether the guest may not write.
     #[serde(default)]
     pub is_read_only: bool,

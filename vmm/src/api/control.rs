@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 /// Upper bound of a request line in bytes.
 pub const MAX_LINE: usize = 4096;
 
+/// Descriptors that one request brings at most: the files of a medium.
+pub const MAX_FILES: usize = 240;
+
 /// Host → VMM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Press the ACPI power button.
@@ -21,6 +24,21 @@ pub enum Request {
     Resume,
     /// Counters and state.
     Info,
+    /// Puts a medium into a removable drive that has none. The files come with the request's bytes as SCM_RIGHTS: one for a
+    /// drive that the guest may write to, else 1 to [`MAX_FILES`], which make one disk in their order. Each is a regular file or a
+    /// block device of whole sectors of 512 bytes, and not all are empty. Descriptors that come with another request are closed.
+    Insert {
+        /// Which drive.
+        drive_id: String,
+        /// How many descriptors come along.
+        files: u8,
+    },
+    /// Takes the medium out of a removable drive; that there is none is no error. When this is answered, its files are closed, and
+    /// with them the locks on them are gone.
+    Eject {
+        /// Which drive.
+        drive_id: String,
+    },
 }
 
 /// VMM → host.

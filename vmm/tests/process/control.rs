@@ -1,38 +1,11 @@
 //! A running VM from outside: signals, control requests, the pod profile.
 
+use crate::client::{Client, spawn_listening};
 use crate::common::{HANG, Process, SPIN, Vm, inherit, kvm, out};
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use serde_json::json;
+use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use vmm::api::status::{ExitReason, Record, Step};
-
-/// A connection to a control socket.
-struct Client(BufReader<UnixStream>);
-
-impl Client {
-    fn connect(socket: &std::path::Path) -> Self {
-        Self(BufReader::new(UnixStream::connect(socket).unwrap()))
-    }
-
-    fn send(&mut self, line: &[u8]) -> Value {
-        self.0.get_mut().write_all(line).unwrap();
-        let mut reply = String::new();
-        self.0.read_line(&mut reply).unwrap();
-        serde_json::from_str(&reply).unwrap()
-    }
-
-    fn ask(&mut self, action: &str) -> Value {
-        self.send(format!("{{\"action\":\"{action}\"}}\n").as_bytes())
-    }
-}
-
-/// Starts `vm` with a control socket that is listened on already: connecting needs no wait.
-fn spawn_listening(vm: &mut Vm) -> (Process, Client) {
-    let listener = UnixListener::bind(vm.path("ready")).unwrap();
-    vm.config["vial"]["control"] = json!({"fd": inherit(&listener)});
-    let child = vm.spawn();
-    (child, Client::connect(&vm.path("ready")))
-}
 
 fn signal(child: &Process, signal: i32) {
     let pid = child.0.id().cast_signed();

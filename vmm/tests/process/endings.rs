@@ -85,6 +85,18 @@ fn a_mapped_kernel_runs_like_one_that_was_read() {
 }
 
 #[test]
+fn there_is_room_for_64_devices() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&[&out(0x600, 0x34), HANG].concat());
+    let drive = |n: usize| serde_json::json!({"drive_id": n.to_string(), "is_removable": true});
+    vm.config["drives"] = (0..63).map(drive).collect();
+    vm.config["entropy"] = serde_json::json!({});
+    assert_eq!(vm.end(), ExitReason::GuestShutdown);
+}
+
+#[test]
 fn devices_of_every_kind_can_be_given() {
     if !kvm() {
         return;

@@ -3,7 +3,9 @@
 // A test's helper that fails has nothing better to do than to say where.
 #![allow(clippy::unwrap_used)]
 
+mod client;
 mod common;
 mod control;
 mod endings;
+mod media;
 mod refusals;

@@ -13,8 +13,6 @@ use std::os::fd::{OwnedFd, RawFd};
 
 /// Number of the first descriptor of the table.
 const FIRST: RawFd = crate::spec::plan::FIRST_FD;
-/// RLIMIT_NOFILE: the table and what connections need.
-const MAX_FILES: u64 = 1024;
 
 /// What the new process gets.
 pub struct Setup {
@@ -30,6 +28,8 @@ pub struct Setup {
     pub uid: Option<u32>,
     /// RLIMIT_FSIZE.
     pub max_file: u64,
+    /// RLIMIT_NOFILE.
+    pub max_open: u64,
     /// Whether it dies with the helper.
     pub tied: bool,
 }
@@ -72,7 +72,7 @@ fn become_program(setup: Setup, failed: OwnedFd) -> (&'static str, io::Error, Ow
             }
         }
         sys::close_on_exec_from(end).map_err(at("close descriptors"))?;
-        restrict(setup.uid, setup.max_file, setup.tied, &exec)
+        restrict(setup.uid, (setup.max_file, setup.max_open), setup.tied, &exec)
     })();
     match result {
         Ok(()) => ("execute the VM monitor", sys::exec_fd(&exec, &setup.args), failed),
@@ -86,7 +86,7 @@ fn at(stage: &'static str) -> impl Fn(io::Error) -> (&'static str, io::Error) {
 
 fn restrict(
     uid: Option<u32>,
-    max_file: u64,
+    (max_file, max_open): (u64, u64),
     tied: bool,
     exec: &OwnedFd,
 ) -> Result<(), (&'static str, io::Error)> {
@@ -100,7 +100,7 @@ fn restrict(
     };
     signals().map_err(at("set signals"))?;
     limit(Resource::Core, 0).map_err(at("set limits"))?;
-    limit(Resource::Nofile, MAX_FILES).map_err(at("set limits"))?;
+    limit(Resource::Nofile, max_open).map_err(at("set limits"))?;
     limit(Resource::Fsize, max_file).map_err(at("set limits"))?;
     if let Some(id) = uid {
         for capability in CapabilitySet::all().iter() {

@@ -121,6 +121,7 @@ impl Helper {
                         args,
                         uid,
                         max_file: order.max_file,
+                        max_open: order.max_open,
                         tied: order.tie.is_some(),
                     };
                     child::run(setup, gate_out, failed_in)

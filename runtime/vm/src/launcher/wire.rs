@@ -42,6 +42,8 @@ pub struct Order {
     pub boot_id: String,
     /// RLIMIT_FSIZE in bytes.
     pub max_file: u64,
+    /// RLIMIT_NOFILE.
+    pub max_open: u64,
     /// The VM dies with the program.
     pub tie: Option<Tie>,
 }

@@ -90,6 +90,11 @@ pub enum DiskSource {
     File(PathBuf),
     /// Raw images one after the other, as one disk; read-only.
     Concat(Vec<PathBuf>),
+    /// Nowhere yet: a drive whose media come and go with [`crate::Vm::insert`] and [`crate::Vm::eject`].
+    Removable {
+        /// Size of the largest medium that the guest may write to; it can't write beyond that in any.
+        max_bytes: u64,
+    },
 }
 
 /// A network device.

@@ -12,11 +12,14 @@ use vmm::api::config::{
     BootSource, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig, NetworkInterface,
     Profile, VmConfig, Vsock,
 };
+use vmm::api::control::MAX_FILES;
 
 /// Number of the first descriptor of the table in the VMM process: after standard input, output and error.
 pub const FIRST_FD: RawFd = 3;
 /// Upper bound of a table's length: one message carries 253 descriptors (SCM_MAX_FD), the launcher needs a few itself.
 pub const MAX_TABLE: usize = 240;
+/// Descriptors of a VM's process without removable drives.
+const MAX_OPEN: u64 = 1024;
 /// Context id that every guest has; sockets are not shared between VMs, so one number serves all.
 const GUEST_CID: u32 = 3;
 
@@ -134,11 +137,13 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             DiskSource::Concat(paths) => {
                 (None, paths.iter().map(|path| table.add(Opening::Read(path.clone()))).collect())
             }
+            DiskSource::Removable { .. } => (None, vec![]),
         };
         Drive {
             drive_id: disk.id.clone(),
             path_on_host,
             concat,
+            is_removable: matches!(disk.source, DiskSource::Removable { .. }),
             is_read_only: disk.read_only,
             is_root_device: disk.root,
         }
@@ -171,6 +176,17 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
     Ok(Plan { config, table: table.0 })
 }
 
+/// How many descriptors the VM's process may have: those of its table and of connections, and of all media that may ever be in its
+/// removable drives at a time.
+pub fn max_open(spec: &VmSpec) -> u64 {
+    let media = spec.disks.iter().map(|disk| match disk.source {
+        DiskSource::Removable { .. } if disk.read_only => MAX_FILES as u64,
+        DiskSource::Removable { .. } => 1,
+        DiskSource::File(_) | DiskSource::Concat(_) => 0,
+    });
+    MAX_OPEN + media.sum::<u64>()
+}
+
 fn check(spec: &VmSpec) -> Result<(), Error> {
     let fail = |why: String| Err(Error::Spec(why));
     if !(1..=32).contains(&spec.cpus) {
@@ -198,6 +214,9 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
             }
             DiskSource::Concat(paths) if paths.is_empty() => {
                 return fail(format!("disk {:?} has no file", disk.id));
+            }
+            DiskSource::Removable { .. } if disk.root => {
+                return fail(format!("disk {:?} is removable and so can't be the root", disk.id));
             }
             _ => {}
         }

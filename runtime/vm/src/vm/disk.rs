@@ -5,7 +5,7 @@
 
 use super::launch::open;
 use crate::Error;
-use rustix::fs::{FileType, FlockOperation, OFlags, flock, fstat};
+use rustix::fs::{FileType, FlockOperation, OFlags, SeekFrom, flock, fstat, seek};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -55,6 +55,12 @@ pub fn open_regular(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
         Ok(FileType::RegularFile | FileType::BlockDevice) => Ok(fd),
         _ => Err(Error::Spec(format!("{} is neither a file nor a block device", path.display()))),
     }
+}
+
+/// The bytes of a disk: right for block devices too, unlike the metadata's length.
+pub fn len(file: &OwnedFd, path: &Path) -> Result<u64, Error> {
+    // Their offset is nobody's: disks are read and written at places.
+    seek(file, SeekFrom::End(0)).map_err(|e| Error::file("find the size of", path)(e.into()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use crate::dir::{Meta, VmDir};
 use crate::id::{hex, random_bytes};
 use crate::launcher::{Cargo, Order, Tie};
 use crate::process::{self, ProcessRecord, wait_readable};
-use crate::spec::{ConsoleSpec, Opening, Plan, TapSource, VmSpec, plan};
+use crate::spec::plan::max_open;
+use crate::spec::{ConsoleSpec, DiskSource, Opening, Plan, TapSource, VmSpec, plan};
 use crate::{Error, Launcher, Parts, Registry, VmId, sys, sys_path};
 use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
@@ -129,6 +130,7 @@ fn launch_blocking(
             uid: meta.uid,
             boot_id,
             max_file: max_file(&spec, &plan),
+            max_open: max_open(&spec),
             tie: spec.tied.then(|| Tie { folder: id.as_str().to_owned(), cgroup: group.clone() }),
         };
         let cargo = Cargo {
@@ -175,14 +177,18 @@ fn arguments(id: &VmId, plan: &Plan) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// The longest file that the VMM may write: its largest writable disk, or its memory, which may be a file too.
+/// The longest file that the VMM may write: its largest writable disk or medium, or its memory, which may be a file too.
 fn max_file(spec: &VmSpec, plan: &Plan) -> u64 {
     let disks = plan.table.iter().filter_map(|opening| match opening {
         Opening::Disk { path, read_only: false } => std::fs::metadata(path).ok().map(|m| m.len()),
         _ => None,
     });
+    let media = spec.disks.iter().filter_map(|disk| match disk.source {
+        DiskSource::Removable { max_bytes } if !disk.read_only => Some(max_bytes),
+        _ => None,
+    });
     let memory = spec.memory_mib.saturating_mul(1 << 20);
-    disks.chain([memory, MIN_MAX_FILE]).max().unwrap_or(MIN_MAX_FILE)
+    disks.chain(media).chain([memory, MIN_MAX_FILE]).max().unwrap_or(MIN_MAX_FILE)
 }
 
 pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
@@ -233,7 +239,7 @@ fn open_all(
     Ok((opened?, ready))
 }
 
-/// The configuration in a file that exists in memory only, and for people in the VM's folder.
+/// The configuration in a file that exists in memory only, and in the VM's folder for people and for [`Vm::insert`].
 fn document(dir: &VmDir, plan: &Plan) -> Result<OwnedFd, Error> {
     let text = serde_json::to_vec_pretty(&plan.config).expect("plain data with text keys is always JSON");
     let path = dir.config();

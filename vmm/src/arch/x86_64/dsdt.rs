@@ -17,7 +17,8 @@ pub(super) fn definitions(devices: &[Place]) -> Vec<u8> {
     let mut code = Vec::new();
     soft_off().into_iter().for_each(|byte| code.push(byte));
     for (index, place) in devices.iter().enumerate() {
-        virtio_mmio(index, place, &mut code);
+        let shared = devices.iter().filter(|other| other.gsi == place.gsi).count() > 1;
+        virtio_mmio(index, place, shared, &mut code);
     }
     power_button(&mut code);
     pvpanic(&mut code);
@@ -33,10 +34,10 @@ fn soft_off() -> Vec<u8> {
 }
 
 /// A virtio-mmio transport: `LNRO0005`, as Linux' driver knows it.
-fn virtio_mmio(index: usize, place: &Place, code: &mut Vec<u8>) {
+fn virtio_mmio(index: usize, place: &Place, shared: bool, code: &mut Vec<u8>) {
     // All windows lie below 4 GiB by layout.
     let window = Memory32Fixed::new(true, place.base as u32, place.size as u32);
-    let interrupt = Interrupt::new(true, true, false, false, place.gsi);
+    let interrupt = Interrupt::new(true, true, false, shared, place.gsi);
     Scope::new(
         Path::new("_SB_"),
         vec![&Device::new(
@@ -103,4 +104,32 @@ fn pvpanic(code: &mut Vec<u8>) {
         )],
     )
     .to_aml_bytes(code);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::places::Places;
+
+    /// Flags of each extended interrupt descriptor (6.4.3.6) for a pin of the virtio devices.
+    fn interrupts(code: &[u8]) -> Vec<(u8, u8)> {
+        code.windows(9)
+            .filter(|bytes| bytes[..3] == [0x89, 6, 0] && bytes[4] == 1)
+            .map(|bytes| (bytes[5], bytes[3]))
+            .filter(|(gsi, _)| u32::from(*gsi) >= layout::VIRTIO_GSI_FIRST)
+            .collect()
+    }
+
+    #[test]
+    fn an_interrupt_is_shared_only_where_it_is() {
+        let mut places = Places::default();
+        let places: Vec<_> = (0..20).map(|_| places.allocate().unwrap()).collect();
+        let found = interrupts(&definitions(&places));
+        assert_eq!(found.len(), 20);
+        for (gsi, flags) in found {
+            // Consumer, edge, active high; and bit 3 for two of the eighteen.
+            assert_eq!(flags, if gsi < 8 { 0b1011 } else { 0b11 }, "{gsi}");
+        }
+        assert!(interrupts(&definitions(&places[..18])).iter().all(|(_, flags)| *flags == 0b11));
+    }
 }

@@ -53,8 +53,8 @@ pub enum ArchError {
     /// The ACPI tables outgrew their place.
     #[error("the ACPI tables need {0} bytes, there is room for {room}; use fewer devices", room = layout::ACPI_END - layout::ACPI_START)]
     TablesTooBig(usize),
-    /// More devices than interrupts.
-    #[error("too many devices: this machine has interrupts for {0}; remove some")]
+    /// More devices than places.
+    #[error("too many devices: this machine has room for {0}; remove some")]
     TooManyDevices(u32),
 }
 

@@ -1,4 +1,4 @@
-//! What is behind a block device: one file, or several that look like one.
+//! What is behind a block device: one file, several that look like one, or for the time being nothing.
 
 use super::{BlockConfigError, SECTOR};
 use crate::virtio::io::{fallocate, read_exact_at, write_all_at};
@@ -40,6 +40,16 @@ impl Disk {
         Ok(Self { parts, len: start, read_only })
     }
 
+    /// A drive without a medium: one sector of zeroes. Not none, because Linux does not announce a change from or to an empty
+    /// disk (`set_capacity_and_notify` in block/genhd.c).
+    pub(super) fn without_medium(read_only: bool) -> Self {
+        Self { parts: Vec::new(), len: SECTOR, read_only }
+    }
+
+    pub(super) fn has_medium(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
     /// In bytes, whole sectors.
     pub(super) fn len(&self) -> u64 {
         self.len
@@ -57,6 +67,11 @@ impl Disk {
         position: u64,
         len: u32,
     ) -> io::Result<()> {
+        if !self.has_medium() {
+            // The caller checked the range, so this is a sector at most.
+            chain.write_at(memory, 0, &ZEROES[..(len as usize).min(ZEROES.len())]);
+            return Ok(());
+        }
         self.each(position, len, |part, at, done, len| {
             read_exact_at(&part.file, chain.writable_slices(memory, done, len), at)
         })
@@ -78,14 +93,22 @@ impl Disk {
 
     /// Makes what was written durable.
     pub(super) fn flush(&self) -> io::Result<()> {
-        // Read-only parts have nothing to write back.
-        if self.read_only { Ok(()) } else { self.parts.iter().try_for_each(|part| part.file.sync_data()) }
+        match self.read_only {
+            // Nothing to write back.
+            true => Ok(()),
+            // What was written may have gone with a medium that is out.
+            false => self.only()?.sync_data(),
+        }
+    }
+
+    /// The file of a disk that can be written to.
+    fn only(&self) -> io::Result<&File> {
+        self.parts.first().map(|part| &part.file).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEDIUM))
     }
 
     /// Gives space back; what it holds afterwards is undefined, so a file system that can't do it does nothing.
     pub(super) fn discard(&self, position: u64, len: u64) -> io::Result<()> {
-        let Some(part) = self.parts.first() else { return Ok(()) };
-        match fallocate(&part.file, libc::FALLOC_FL_PUNCH_HOLE, position, len) {
+        match fallocate(self.only()?, libc::FALLOC_FL_PUNCH_HOLE, position, len) {
             Err(error) if is_unsupported(&error) => Ok(()),
             result => result,
         }
@@ -93,14 +116,14 @@ impl Disk {
 
     /// Makes a range read as zeroes, giving its space back if `unmap`.
     pub(super) fn write_zeroes(&self, position: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let Some(part) = self.parts.first() else { return Ok(()) };
+        let file = self.only()?;
         let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
-        match fallocate(&part.file, mode, position, len) {
+        match fallocate(file, mode, position, len) {
             Err(error) if is_unsupported(&error) => {
                 let (mut at, end) = (position, position + len);
                 while at < end {
                     let count = (end - at).min(ZEROES.len() as u64) as usize;
-                    part.file.write_all_at(&ZEROES[..count], at)?;
+                    file.write_all_at(&ZEROES[..count], at)?;
                     at += count as u64;
                 }
                 Ok(())

@@ -1,4 +1,5 @@
-//! virtio-blk (virtio 1.2, section 5.2): a raw file read and written, or files one after the other read only.
+//! virtio-blk (virtio 1.2, section 5.2): a raw file read and written, or files one after the other read only. They are there for
+//! good, or a medium that a [`Tray`] puts in and takes out.
 //!
 //! I/O is synchronous, from and to guest memory without a copy.
 
@@ -6,6 +7,9 @@ mod disk;
 mod request;
 #[cfg(test)]
 mod tests;
+mod tray;
+
+pub use tray::Tray;
 
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
@@ -13,11 +17,13 @@ use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
     VirtioDevice,
 };
+use crate::api::control::MAX_FILES;
 use disk::Disk;
 use request::Limits;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use tray::Slot;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -61,6 +67,30 @@ pub enum BlockConfigError {
         /// In bytes.
         len: u64,
     },
+    /// There is a medium in the drive.
+    #[error("drive {0} has a medium: eject it first")]
+    Present(String),
+    /// Too few or too many files for a medium.
+    #[error("a medium of drive {id} is made of 1 to {most} files, and {count} came")]
+    Count {
+        /// Which drive.
+        id: String,
+        /// How many came.
+        count: usize,
+        /// How many may.
+        most: usize,
+    },
+    /// A pipe, a folder, a socket, a character device.
+    #[error("file {index} of the medium for drive {id} is neither a regular file nor a block device")]
+    NotData {
+        /// Which drive.
+        id: String,
+        /// Which of its files, from 0.
+        index: usize,
+    },
+    /// A medium without a byte.
+    #[error("the medium for drive {0} is empty: it must have 512 bytes at least")]
+    Empty(String),
     /// Its size can't be found out.
     #[error("the size of file {index} of drive {id} is unknown: {source}")]
     Io {
@@ -76,7 +106,8 @@ pub enum BlockConfigError {
 /// The device.
 pub struct Block {
     name: String,
-    disk: Arc<Disk>,
+    slot: Arc<Slot>,
+    read_only: bool,
     serial: [u8; SERIAL_LEN],
     worker: WorkerSlot<BlockWorker>,
 }
@@ -94,18 +125,29 @@ impl Block {
         if files.len() > 1 && !read_only {
             return Err(BlockConfigError::ConcatWritable(id));
         }
+        let disk = Disk::new(&id, files, read_only)?;
+        Ok(Self::with(&id, Slot::new(disk), read_only))
+    }
+
+    /// A drive without a medium, and what puts one in.
+    pub fn removable(id: &str, read_only: bool) -> (Self, Tray) {
+        let slot = Slot::new(Disk::without_medium(read_only));
+        let tray = Tray::new(id.to_owned(), read_only, Arc::clone(&slot), MAX_FILES);
+        (Self::with(id, slot, read_only), tray)
+    }
+
+    fn with(id: &str, slot: Arc<Slot>, read_only: bool) -> Self {
         let mut serial = [0; SERIAL_LEN];
         let len = id.len().min(SERIAL_LEN);
         serial[..len].copy_from_slice(&id.as_bytes()[..len]);
-        let disk = Arc::new(Disk::new(&id, files, read_only)?);
-        Ok(Self { name: format!("block {id}"), disk, serial, worker: WorkerSlot::new() })
+        Self { name: format!("block {id}"), slot, read_only, serial, worker: WorkerSlot::new() }
     }
 
     /// `struct virtio_blk_config`, section 5.2.4.
     fn config_space(&self) -> [u8; 60] {
         let mut space = [0; 60];
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &(self.disk.len() / SECTOR).to_le_bytes());
+        put(0, &(self.slot.disk().len() / SECTOR).to_le_bytes());
         put(8, &Limits::SEGMENT_BYTES.to_le_bytes());
         put(12, &Limits::SEGMENTS.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
@@ -141,7 +183,7 @@ impl VirtioDevice for Block {
             | 1 << VIRTIO_BLK_F_BLK_SIZE
             | 1 << VIRTIO_BLK_F_FLUSH;
         always
-            | if self.disk.is_read_only() {
+            | if self.read_only {
                 1 << VIRTIO_BLK_F_RO
             } else {
                 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
@@ -153,8 +195,8 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (disk, serial) = (Arc::clone(&self.disk), self.serial);
-        self.worker.start(&self.name, context, |context| BlockWorker::new(context, disk, serial))
+        let (slot, serial) = (Arc::clone(&self.slot), self.serial);
+        self.worker.start(&self.name, context, |context| BlockWorker::new(context, slot, serial))
     }
 
     fn reset(&mut self) {
@@ -184,7 +226,7 @@ struct BlockWorker {
     queue: DeviceQueue,
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
-    disk: Arc<Disk>,
+    slot: Arc<Slot>,
     serial: [u8; SERIAL_LEN],
     // A driver that can't flush is promised that what it wrote is durable (section 5.2.6.2).
     write_through: bool,
@@ -193,7 +235,7 @@ struct BlockWorker {
 impl BlockWorker {
     fn new(
         mut context: ActivateContext,
-        disk: Arc<Disk>,
+        slot: Arc<Slot>,
         serial: [u8; SERIAL_LEN],
     ) -> Result<Self, DeviceError> {
         Ok(Self {
@@ -201,7 +243,7 @@ impl BlockWorker {
             memory: context.memory,
             interrupt: context.interrupt,
             chain: Chain::default(),
-            disk,
+            slot,
             serial,
             write_through: context.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
         })
@@ -214,9 +256,10 @@ impl Worker for BlockWorker {
     }
 
     fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, disk, serial, write_through } = self;
+        let Self { memory, queue, interrupt, chain, slot, serial, write_through } = self;
+        let disk = slot.disk();
         drain(queue, memory, interrupt.as_ref(), chain, |chain| {
-            request::serve(memory, chain, disk, serial, *write_through)
+            request::serve(memory, chain, &disk, serial, *write_through)
         })
     }
 

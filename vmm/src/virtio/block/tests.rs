@@ -3,6 +3,10 @@ use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE, VER
 use proptest::prelude::*;
 use std::io::{Read, Seek, Write};
 use virtio_bindings::virtio_blk::*;
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_STATUS,
+};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
@@ -193,6 +197,161 @@ fn rings_wrap_and_saved_disks_go_on() {
     let config = BlockConfig { id: "a".into(), files: vec![under.try_clone().unwrap()], read_only: false };
     let mut guest = guest.migrate(Box::new(Block::new(config).unwrap()));
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![47; 512]));
+}
+
+/// A removable drive, its slot from outside, and what of it tells the driver.
+fn removable(read_only: bool) -> (Guest, Tray) {
+    let (device, tray) = Block::removable("a", read_only);
+    (Guest::ready(Box::new(device), VERSION_1 | FLUSH), tray)
+}
+
+fn insert(guest: &Guest, tray: &Tray, files: Vec<File>) -> Result<(), BlockConfigError> {
+    tray.insert(files, &guest.transport.signals())
+}
+
+fn eject(guest: &Guest, tray: &Tray) {
+    tray.eject(&guest.transport.signals());
+}
+
+#[test]
+fn a_drive_without_a_medium_is_one_sector_of_zeroes() {
+    for read_only in [true, false] {
+        let (mut guest, _tray) = removable(read_only);
+        assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![0; 512]));
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512).0, IO);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 1024).0, IO);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_OUT, 0, &[9; 512], 0).0, IO);
+        for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+            assert_eq!(request(&mut guest, kind, 0, &range(0, 1, 0), 0).0, IO);
+        }
+        // Nobody can say that what was written to a medium is durable when it is out.
+        let flushed = if read_only { OK } else { IO };
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, flushed);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_GET_ID, 0, &[], 1), (OK, b"a".to_vec()));
+    }
+}
+
+#[test]
+fn media_come_and_go_and_the_driver_is_told() {
+    let (mut guest, tray) = removable(true);
+    let mut generation = guest.get(VIRTIO_MMIO_CONFIG_GENERATION);
+    for (seed, sectors) in [(1, 3), (2, 3), (3, 7), (4, 1)] {
+        let whole = pattern(sectors * 512, seed);
+        let (first, second) = whole.split_at(512);
+        let files = if second.is_empty() { vec![file(first)] } else { vec![file(first), file(second)] };
+        insert(&guest, &tray, files).unwrap();
+        let mut told = |guest: &mut Guest| {
+            assert!(guest.interrupted());
+            assert_eq!(guest.get(VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 2);
+            guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
+            let before = std::mem::replace(&mut generation, guest.get(VIRTIO_MMIO_CONFIG_GENERATION));
+            assert_ne!(generation, before);
+        };
+        told(&mut guest);
+        assert_eq!(u64::from_le_bytes(guest.config(0)), sectors as u64);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], whole.len() as u32), (OK, whole));
+        guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
+        guest.interrupted();
+        eject(&guest, &tray);
+        told(&mut guest);
+        assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![0; 512]));
+        guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
+        guest.interrupted();
+        // An empty drive has nothing to tell.
+        eject(&guest, &tray);
+        assert!(!guest.interrupted());
+    }
+    assert!(guest.faults().is_empty());
+}
+
+#[test]
+fn what_was_kicked_before_an_eject_and_is_served_after_it_does_not_reach_the_medium() {
+    let (mut guest, tray) = removable(false);
+    let (old, new) = (file(&[1; 1024]), file(&[2; 1024]));
+    insert(&guest, &tray, vec![old.try_clone().unwrap()]).unwrap();
+    let write = |guest: &mut Guest, fill| {
+        let (header, data) = (guest.data(&header(VIRTIO_BLK_T_OUT, 1)), guest.data(&[fill; 512]));
+        let status = guest.room(1, true);
+        guest.offer(0, &[header, data, status]);
+        guest.kick(0);
+        status
+    };
+    let status = write(&mut guest, 7);
+    eject(&guest, &tray);
+    guest.run();
+    assert_eq!((guest.used(0).unwrap().1, guest.bytes(status, 1)), (1, vec![IO]));
+    let status = write(&mut guest, 8);
+    insert(&guest, &tray, vec![new.try_clone().unwrap()]).unwrap();
+    guest.run();
+    assert_eq!((guest.used(0).unwrap().1, guest.bytes(status, 1)), (1, vec![OK]));
+    assert_eq!(content(&old), [1; 1024]);
+    assert_eq!(content(&new), [[2; 512], [8; 512]].concat());
+}
+
+#[test]
+fn an_ejected_file_is_closed() {
+    let (mut guest, tray) = removable(false);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, [0; 512]).unwrap();
+    let is_open = || {
+        let table = std::fs::read_dir("/proc/self/fd").unwrap();
+        // Tests beside this one open and close.
+        table
+            .into_iter()
+            .flatten()
+            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == path))
+    };
+    insert(&guest, &tray, vec![File::options().read(true).write(true).open(&path).unwrap()]).unwrap();
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_OUT, 0, &[5; 512], 0).0, OK);
+    assert!(is_open());
+    eject(&guest, &tray);
+    assert!(!is_open());
+}
+
+#[test]
+fn media_that_can_not_be_are_refused_and_change_nothing() {
+    let (mut guest, tray) = removable(true);
+    let (fixed, written) = (file(&[1; 512]), removable(false));
+    assert!(matches!(insert(&guest, &tray, vec![]), Err(BlockConfigError::Count { count: 0, .. })));
+    let many = (0..241).map(|_| fixed.try_clone().unwrap()).collect();
+    assert!(matches!(insert(&guest, &tray, many), Err(BlockConfigError::Count { most: 240, .. })));
+    let two = vec![file(&[1; 512]), file(&[1; 512])];
+    assert!(matches!(insert(&written.0, &written.1, two), Err(BlockConfigError::Count { most: 1, .. })));
+    assert!(matches!(insert(&guest, &tray, vec![file(&[1; 513])]), Err(BlockConfigError::Size { .. })));
+    assert!(matches!(insert(&guest, &tray, vec![file(&[])]), Err(BlockConfigError::Empty(_))));
+    let folder = File::open("/").unwrap();
+    assert!(matches!(insert(&guest, &tray, vec![folder]), Err(BlockConfigError::NotData { .. })));
+    assert!(!guest.interrupted());
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
+    insert(&guest, &tray, vec![fixed]).unwrap();
+    assert!(matches!(insert(&guest, &tray, vec![file(&[2; 512])]), Err(BlockConfigError::Present(_))));
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![1; 512]));
+}
+
+#[test]
+fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
+    let (device, tray) = Block::removable("a", true);
+    let mut guest = Guest::cold(Box::new(device));
+    insert(&guest, &tray, vec![file(&[1; 1024])]).unwrap();
+    guest.negotiate(VERSION_1);
+    guest.set_up_rings();
+    guest.set(VIRTIO_MMIO_STATUS, 15);
+    guest.run();
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
+    guest.transport.pause();
+    eject(&guest, &tray);
+    insert(&guest, &tray, vec![file(&[2; 1024])]).unwrap();
+    guest.transport.resume().unwrap();
+    guest.run();
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![2; 512]));
+    // Another process's drive is empty until somebody puts the medium in.
+    let (device, tray) = Block::removable("a", true);
+    let mut guest = guest.migrate(Box::new(device));
+    insert(&guest, &tray, vec![file(&[3; 1024])]).unwrap();
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![3; 512]));
 }
 
 proptest! {

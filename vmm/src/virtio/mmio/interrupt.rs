@@ -1,31 +1,47 @@
 //! The one interrupt line of an MMIO device and the registers that go with it.
 
 use crate::virtio::Interrupt;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// InterruptStatus, DEVICE_NEEDS_RESET and ConfigGeneration, shared with workers; all else belongs to the transport.
 pub struct MmioInterrupt {
     status: AtomicU32,
     needs_reset: AtomicBool,
-    generation: AtomicU32,
-    event: EventFd,
+    // A lock and no atomic: what the driver reads between two equal generations must be of one.
+    generation: Mutex<u32>,
+    line: Arc<EventFd>,
 }
 
 impl MmioInterrupt {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(line: Arc<EventFd>) -> Self {
+        Self {
             status: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
-            generation: AtomicU32::new(0),
-            event: EventFd::new(EFD_NONBLOCK)?,
-        })
+            generation: Mutex::new(0),
+            line,
+        }
+    }
+
+    /// Changes the configuration space by `change` and tells the driver, if there is one. While the space changes nobody can
+    /// read its generation, so a driver that reads a field in two halves notices (section 4.2.2.1).
+    pub fn change_config<T>(&self, change: impl FnOnce() -> T) -> T {
+        let mut generation = self.lock();
+        let result = change();
+        *generation = generation.wrapping_add(1);
+        drop(generation);
+        self.raise(VIRTIO_MMIO_INT_CONFIG);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u32> {
+        self.generation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn event(&self) -> &EventFd {
-        &self.event
+        &self.line
     }
 
     pub(super) fn status(&self) -> u32 {
@@ -41,7 +57,7 @@ impl MmioInterrupt {
     }
 
     pub(super) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
+        *self.lock()
     }
 
     pub(super) fn clear(&self) {
@@ -51,18 +67,18 @@ impl MmioInterrupt {
 
     pub(super) fn restore(&self, status: u32, generation: u32, needs_reset: bool) {
         self.status.store(status, Ordering::SeqCst);
-        self.generation.store(generation, Ordering::SeqCst);
+        *self.lock() = generation;
         self.needs_reset.store(needs_reset, Ordering::SeqCst);
         if status != 0 {
             // The edge may have been lost with the old interrupt controller; one too many harms nobody.
-            let _ = self.event.write(1);
+            let _ = self.line.write(1);
         }
     }
 
     fn raise(&self, bits: u32) {
         self.status.fetch_or(bits, Ordering::SeqCst);
         // It fails only if the counter is full, and then the interrupt is pending anyway.
-        let _ = self.event.write(1);
+        let _ = self.line.write(1);
     }
 }
 
@@ -72,8 +88,7 @@ impl Interrupt for MmioInterrupt {
     }
 
     fn config(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.raise(VIRTIO_MMIO_INT_CONFIG);
+        self.change_config(|| ());
     }
 
     fn needs_reset(&self) {

@@ -62,12 +62,30 @@ impl MmioTransport {
         workers: WorkerLoop,
         faults: FaultSink,
     ) -> io::Result<Self> {
+        let line = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        Self::with_line(memory, device, workers, faults, line)
+    }
+
+    /// The same with an interrupt line that may be other devices' too; the driver finds out whose by each one's InterruptStatus.
+    ///
+    /// Whoever shares a pin of an interrupt controller must share the event as well: KVM makes an edge of it by raising and
+    /// lowering the pin, and what another event raises in between is lost.
+    ///
+    /// # Errors
+    /// No event can be made.
+    pub fn with_line(
+        memory: GuestMemory,
+        device: Box<dyn VirtioDevice>,
+        workers: WorkerLoop,
+        faults: FaultSink,
+        line: Arc<EventFd>,
+    ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
         let events = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new));
         Ok(Self {
             events: events.collect::<io::Result<_>>()?,
             queues: sizes.iter().map(|size| QueueSetup::new(*size)).collect(),
-            interrupt: Arc::new(MmioInterrupt::new()?),
+            interrupt: Arc::new(MmioInterrupt::new(line)),
             memory,
             device,
             workers,
@@ -89,6 +107,11 @@ impl MmioTransport {
     /// The interrupt line, edge triggered: an irqfd.
     pub fn interrupt(&self) -> &EventFd {
         self.interrupt.event()
+    }
+
+    /// The way to the driver, for those who change a device from outside.
+    pub fn signals(&self) -> Arc<MmioInterrupt> {
+        Arc::clone(&self.interrupt)
     }
 
     /// The device behind the registers.

@@ -176,6 +176,22 @@ fn event_idx_holds_interrupts_back() {
     assert_eq!([send(), send(), send(), send()], [false, false, true, false]);
 }
 
+#[test]
+fn devices_that_share_a_line_raise_it_each() {
+    let guest = Guest::cold(rng());
+    let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let manager = event_manager::EventManager::new().unwrap();
+    let new = || {
+        let (memory, faults) = (guest.memory.clone(), FaultSink::new(|_, _| {}));
+        MmioTransport::with_line(memory, rng(), manager.remote_endpoint(), faults, Arc::clone(&line)).unwrap()
+    };
+    let (one, two) = (new(), new());
+    two.signals().change_config(|| ());
+    assert_eq!(line.read().unwrap(), 1);
+    assert_eq!((one.signals().status(), two.signals().status()), (0, 2));
+    assert_eq!((one.signals().generation(), two.signals().generation()), (0, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

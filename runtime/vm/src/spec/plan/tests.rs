@@ -79,6 +79,24 @@ fn the_entries_are_what_the_document_means() {
 }
 
 #[test]
+fn removable_disks_name_no_file_and_leave_room_for_media() {
+    let mut spec = pod();
+    let (before, files) = (max_open(&spec), plan(&spec).unwrap().table.len());
+    spec.disks.push(disk("image0", DiskSource::Removable { max_bytes: 1 << 30 }, true));
+    spec.disks.push(disk("upper0", DiskSource::Removable { max_bytes: 1 << 30 }, false));
+    let plan = plan(&spec).unwrap();
+    assert_eq!((max_open(&spec), plan.table.len()), (before + 240 + 1, files));
+    let drives = &plan.config.drives[2..];
+    assert!(
+        drives
+            .iter()
+            .all(|drive| drive.is_removable && drive.path_on_host.is_none() && drive.concat.is_empty())
+    );
+    assert_eq!(drives.iter().map(|drive| drive.is_read_only).collect::<Vec<_>>(), [true, false]);
+    vmm::validate::check(&plan.config).unwrap();
+}
+
+#[test]
 fn no_agent_means_no_socket_device() {
     let mut spec = pod();
     spec.agent = false;
@@ -100,6 +118,9 @@ fn nonsense_is_refused() {
         ("read-only", |s| s.disks[0].read_only = false),
         ("no file", |s| s.disks[0].source = DiskSource::Concat(vec![])),
         ("root", |s| s.disks.iter_mut().for_each(|d| d.root = true)),
+        ("removable", |s| {
+            s.disks[0] = DiskSpec { root: true, ..disk("a", DiskSource::Removable { max_bytes: 1 }, true) };
+        }),
         ("TAP", |s| s.nets[0].tap = TapSource::Named("a/b".into())),
         ("TAP", |s| s.nets[0].tap = TapSource::Named("x".repeat(16))),
         ("2048 bytes", |s| s.cmdline = "x".repeat(2048)),

@@ -1,0 +1,177 @@
+//! Media of removable drives, in the pod profile and under its filters: what the host does, and what of it a guest sees.
+
+use crate::client::{Client, spawn_listening};
+use crate::common::{HANG, Process, Vm, inherit, kvm, out};
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use vmm::api::status::ExitReason;
+
+/// Window of the first device.
+const WINDOW: u32 = 0xd000_0000;
+const INTERRUPT_STATUS: u32 = WINDOW + 0x60;
+const INTERRUPT_ACK: u32 = WINDOW + 0x64;
+const CAPACITY: u32 = WINDOW + 0x100;
+
+/// `mov eax, [address]; cmp eax, value; jne` back: waits until a register reads so.
+fn until(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xa1];
+    code.extend(address.to_le_bytes());
+    code.push(0x3d);
+    code.extend(value.to_le_bytes());
+    code.extend([0x75, 0xf4]);
+    code
+}
+
+/// `mov eax, value; mov [address], eax`.
+fn set(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xb8];
+    code.extend(value.to_le_bytes());
+    code.push(0xa3);
+    code.extend(address.to_le_bytes());
+    code
+}
+
+/// A pod-profile VM with two removable drives, `image` and `upper`, that runs `code`.
+struct Pod {
+    vm: Vm,
+    child: Process,
+    client: Client,
+}
+
+impl Pod {
+    fn start(code: &[u8]) -> Self {
+        let mut vm = Vm::new(code);
+        let kernel = File::open(vm.path("kernel")).unwrap();
+        let status = OpenOptions::new().append(true).create(true).open(vm.path("status")).unwrap();
+        vm.config["boot-source"]["kernel_image_path"] = json!({"fd": inherit(&kernel)});
+        vm.config["vial"] = json!({"profile": "pod", "status": {"fd": inherit(&status)}});
+        vm.config["drives"] = json!([
+            {"drive_id": "image", "is_removable": true, "is_read_only": true},
+            {"drive_id": "upper", "is_removable": true},
+        ]);
+        let (child, client) = spawn_listening(&mut vm);
+        Self { vm, child, client }
+    }
+
+    fn disk(&self, name: &str, sectors: u64) -> File {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.vm.path(name))
+            .unwrap();
+        file.set_len(sectors * 512).unwrap();
+        file
+    }
+
+    fn insert(&mut self, drive: &str, files: &[&File]) -> Value {
+        let numbers: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
+        let request = json!({"action": "insert", "drive_id": drive, "files": files.len()});
+        self.client.ask_with(&request, &numbers)
+    }
+
+    /// Comes back when the guest has written to its device so often.
+    fn acknowledged(&mut self, writes: u64) {
+        // A pause ends when the guest has left KVM_RUN, so asking again makes progress and not just time pass.
+        while self.client.ask("resume")["exits"]["mmio_write"] != writes {
+            self.client.ask("pause");
+        }
+    }
+
+    /// Whether the VMM has a file open.
+    fn has_open(&self, name: &str) -> bool {
+        let path = self.vm.path(name);
+        let table = std::fs::read_dir(format!("/proc/{}/fd", self.child.0.id())).unwrap();
+        // What it closes meanwhile is gone when it is looked at.
+        table
+            .into_iter()
+            .flatten()
+            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == path))
+    }
+
+    fn eject(&mut self, drive: &str) -> Value {
+        self.client.ask_with(&json!({"action": "eject", "drive_id": drive}), &[])
+    }
+}
+
+fn is_refused(reply: &Value, why: &str) {
+    let message = reply["fault_message"].as_str().unwrap_or_else(|| panic!("{reply} is no refusal"));
+    assert!(message.contains(why), "{message}");
+}
+
+#[test]
+fn a_guest_sees_media_come_and_go() {
+    if !kvm() {
+        return;
+    }
+    // What it has seen it acknowledges, by the only writes that it does.
+    let empty = [until(CAPACITY, 1), set(INTERRUPT_ACK, 0)].concat();
+    let next =
+        |sectors| [until(CAPACITY, sectors), until(INTERRUPT_STATUS, 2), set(INTERRUPT_ACK, 2)].concat();
+    let code = [empty, next(8), next(1), next(24), out(0x600, 0x34), HANG.to_vec()].concat();
+    let mut pod = Pod::start(&code);
+    let (one, two) = (pod.disk("one", 8), pod.disk("two", 16));
+    pod.acknowledged(1);
+    assert_eq!(pod.insert("image", &[&one])["state"], "running");
+    pod.acknowledged(2);
+    assert_eq!(pod.eject("image")["state"], "running");
+    pod.acknowledged(3);
+    assert_eq!(pod.insert("image", &[&two, &one])["state"], "running");
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(0));
+    assert_eq!(pod.vm.reason().0, ExitReason::GuestShutdown);
+}
+
+#[test]
+fn what_is_ejected_is_let_go() {
+    if !kvm() {
+        return;
+    }
+    let mut pod = Pod::start(HANG);
+    for pause in [false, true] {
+        if pause {
+            pod.client.ask("pause");
+        }
+        assert!(pod.insert("upper", &[&pod.disk("medium", 4)])["exits"].is_object());
+        assert!(pod.has_open("medium"));
+        is_refused(&pod.insert("upper", &[&pod.disk("other", 4)]), "has a medium");
+        assert!(pod.eject("upper")["exits"].is_object());
+        assert!(!pod.has_open("medium") && !pod.has_open("other"));
+        assert!(pod.eject("upper")["exits"].is_object());
+    }
+    pod.client.ask("stop");
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn what_can_not_be_a_medium_is_refused_and_let_go() {
+    if !kvm() {
+        return;
+    }
+    let mut pod = Pod::start(HANG);
+    let disk = pod.disk("disk", 1);
+    let odd = pod.disk("odd", 1);
+    odd.set_len(513).unwrap();
+    is_refused(&pod.insert("nothing", &[&disk]), "no removable drive \"nothing\"");
+    is_refused(&pod.eject("nothing"), "no removable drive");
+    is_refused(&pod.insert("upper", &[&disk, &disk]), "1 to 1 files, and 2 came");
+    is_refused(&pod.insert("image", &[]), "0 came");
+    is_refused(&pod.insert("image", &[&disk, &odd]), "multiple of 512");
+    is_refused(&pod.insert("image", &[&pod.disk("empty", 0)]), "is empty");
+    let folder = File::open(pod.vm.folder.path()).unwrap();
+    is_refused(&pod.insert("image", &[&disk, &folder]), "file 1 of the medium");
+    let request = json!({"action": "insert", "drive_id": "image", "files": 2});
+    is_refused(&pod.client.ask_with(&request, &[disk.as_raw_fd()]), "speaks of 2 files and brought 1");
+    // None of those files is kept, nor those that come with requests that want none.
+    assert!(pod.client.ask_with(&json!({"action": "info"}), &[disk.as_raw_fd()])["exits"].is_object());
+    assert!(!pod.has_open("disk") && !pod.has_open("odd") && !pod.has_open("empty"));
+    // Too many end the connection, and nothing else.
+    let many = vec![disk.as_raw_fd(); 241];
+    is_refused(&pod.client.ask_with(&json!({"action": "info"}), &many), "more than 240 descriptors");
+    pod.client = Client::connect(&pod.vm.path("ready"));
+    let most: Vec<_> = std::iter::repeat_n(&disk, 240).collect();
+    assert!(pod.insert("image", &most)["exits"].is_object());
+    pod.client.ask("stop");
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
