@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use vial_vm::{EndReason, Error, Launcher, Parts, Registry, Vm, VmId, VmSpec, VmState};
+use vial_vm::{DiskSource, DiskSpec, EndReason, Error, Launcher, Parts, Registry, Vm, VmId, VmSpec, VmState};
 use vmm::api::status::ExitReason;
 
 /// What makes this program a launcher's successor.
@@ -39,6 +39,7 @@ fn main() {
         world.is_alone().await;
         world.sees_every_end().await;
         world.stops().await;
+        world.takes_media(dir.path()).await;
         world.replaces_a_killed_launcher().await;
         world.leaves_nothing_of_failures().await;
         world.survives_its_program(dir.path()).await;
@@ -160,6 +161,73 @@ impl World {
         let cgroup = vm.meta().cgroup.clone();
         vm.remove().await.unwrap();
         assert!(cgroup.is_none_or(|path| !path.exists()));
+    }
+
+    async fn takes_media(&self, folder: &Path) {
+        println!("media go in and out of a running VM, and are no other VM's meanwhile");
+        let file = |name: &str, length: usize| {
+            let path = folder.join(name);
+            std::fs::write(&path, name.repeat(length)).unwrap();
+            path
+        };
+        let (meta, layer, upper) = (file("m", 1024), file("l", 512), file("u", 4096));
+        let image = DiskSource::Concat(vec![meta, layer]);
+        let layer_of_its_own = DiskSource::File(upper.clone());
+        let launch = |id: &'static str, disks: Vec<DiskSpec>| {
+            let spec = VmSpec { disks, ..spec(&self.parts, "media") };
+            Vm::launch(&self.launcher, &self.registry, &self.parts, id.parse().unwrap(), spec)
+        };
+        let removable = |id: &str, read_only| DiskSpec {
+            id: id.into(),
+            source: DiskSource::Removable { max_bytes: 1 << 40 },
+            read_only,
+            root: false,
+        };
+        let drives = || vec![removable("image0", true), removable("upper0", false)];
+        let (one, two) = (launch("one", drives()).await.unwrap(), launch("two", drives()).await.unwrap());
+        assert_eq!(one.insert("image0", &image).await.unwrap(), 1536);
+        assert_eq!(one.insert("upper0", &layer_of_its_own).await.unwrap(), 4096);
+        assert_eq!(&std::fs::read(&upper).unwrap()[..3], b"uWu");
+        // Layers are shared, what is written to is not: with a drive, or with a VM that would start with it.
+        assert_eq!(two.insert("image0", &image).await.unwrap(), 1536);
+        let in_use = two.insert("upper0", &layer_of_its_own).await.unwrap_err();
+        assert!(matches!(in_use, Error::DiskInUse { .. }), "{in_use}");
+        let fixed = DiskSpec { source: layer_of_its_own.clone(), ..removable("fixed", true) };
+        assert!(matches!(launch("three", vec![fixed]).await.unwrap_err(), Error::DiskInUse { .. }));
+        one.eject("upper0").await.unwrap();
+        two.insert("upper0", &layer_of_its_own).await.unwrap();
+        two.kill().unwrap();
+        two.wait_exit().await;
+        two.remove().await.unwrap();
+        // A program that comes later can do the same.
+        let again = self.registry.attach(one.id()).await.unwrap();
+        again.insert("upper0", &layer_of_its_own).await.unwrap();
+
+        for (drive, source) in [
+            ("nothing", image.clone()),
+            ("upper0", image.clone()),
+            ("image0", DiskSource::Concat(vec![])),
+            ("image0", DiskSource::Concat(vec![upper.clone(); 241])),
+            ("image0", DiskSource::Removable { max_bytes: 1 }),
+            ("image0", DiskSource::File(folder.into())),
+        ] {
+            let error = one.insert(drive, &source).await.unwrap_err();
+            assert!(matches!(error, Error::Spec(_)), "{error}");
+        }
+        let missing = DiskSource::Concat(vec![folder.join("missing")]);
+        assert!(matches!(one.insert("image0", &missing).await.unwrap_err(), Error::File { .. }));
+        one.control(vial_vm::ControlRequest::Stop).await.unwrap();
+        one.wait_exit().await;
+        assert!(matches!(one.insert("image0", &image).await.unwrap_err(), Error::Control(_)));
+        assert!(matches!(one.eject("image0").await.unwrap_err(), Error::Control(_)));
+        let facts = facts(one.dir());
+        // The first byte of each file, and in how many of them it could write.
+        assert_eq!((facts["inserted-image0"].as_str(), facts["inserted-upper0"].as_str()), ("ml 0", "u 1"));
+        assert_eq!(facts["fsize"], (1u64 << 40).to_string());
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let files = 1024 + 240 + 1;
+        assert_eq!(facts["files"], most.map_or(files, |most| most.min(files)).to_string());
+        one.remove().await.unwrap();
     }
 
     async fn replaces_a_killed_launcher(&self) {
