@@ -10,6 +10,9 @@
 //!   not waited for; `in ID TEXT`: sends a line and the end
 //! - `exit ID|ID/EXEC`: waits for the process's end; `oom ID`: waits for one more OOM kill; `signal ID NUMBER`; `stats ID`; `delete ID`;
 //!   `bad-token`; `reconnect`; `shutdown`
+//! - `usage`: what the agent and the guest use
+//! - `churn TURNS IMAGE UPPER SPEC-FILE`: makes, starts and deletes a container so often, on a connection of its own, while the script goes on;
+//!   `join`: waits for all of these
 //! - `host COMMAND`: runs a shell command on this side
 //!
 //! A tool for people who work on the agent; the product's own client is in `runtime/vm`.
@@ -61,6 +64,32 @@ fn connect(socket: &str, port: u32) -> UnixStream {
     stream
 }
 
+/// Makes, starts and deletes a container again and again.
+fn churn(socket: &str, turns: usize, root: &RootFs, spec: &RawValue) {
+    let control = Host::open(socket, TOKEN, false).0;
+    let mut host =
+        Host { socket: socket.into(), control, next: 0, events: VecDeque::new(), ooms: Vec::new() };
+    let container = format!("churn-{}", root.image);
+    for turn in 0..turns {
+        let create = CreateContainer {
+            container: container.clone(),
+            root: root.clone(),
+            spec: spec.to_owned(),
+            stdin: false,
+        };
+        for request in [
+            Request::CreateContainer(create),
+            Request::Start { container: container.clone() },
+            Request::Delete { container: container.clone() },
+        ] {
+            if let Err(error) = host.request(request) {
+                println!("  {container}, turn {turn}: {error:?}");
+            }
+        }
+    }
+    println!("  {container}: {turns} turns");
+}
+
 struct Host {
     socket: String,
     control: UnixStream,
@@ -70,10 +99,10 @@ struct Host {
 }
 
 impl Host {
-    fn open(socket: &str, token: &str) -> (UnixStream, Result<ServerHello, AgentError>) {
+    fn open(socket: &str, token: &str, events: bool) -> (UnixStream, Result<ServerHello, AgentError>) {
         let mut control = connect(socket, CONTROL_PORT);
         let hello =
-            ClientHello { protocol: PROTOCOL, protocol_min: PROTOCOL_MIN, token: token.into(), events: true };
+            ClientHello { protocol: PROTOCOL, protocol_min: PROTOCOL_MIN, token: token.into(), events };
         send(&mut control, &ClientMessage::Hello(hello));
         let ServerMessage::Hello(answer) = receive(&mut control) else { panic!("no hello") };
         (control, answer)
@@ -186,6 +215,18 @@ fn medium(word: &str) -> (String, Option<u64>) {
     }
 }
 
+fn root(image: &str, upper: &str) -> RootFs {
+    let upper = match upper {
+        "tmpfs" => Upper::Tmpfs { size: 64 << 20 },
+        disk => {
+            let (serial, bytes) = medium(disk);
+            Upper::Disk { serial, bytes }
+        }
+    };
+    let (image, image_bytes) = medium(image);
+    RootFs { image, image_bytes, upper }
+}
+
 fn split(id: &str) -> (String, Option<String>) {
     match id.split_once('/') {
         Some((container, exec)) => (container.into(), Some(exec.into())),
@@ -209,11 +250,12 @@ fn main() {
     let introduction: Ready = receive(&mut agent);
     println!("ready after {:?}: {introduction:?}", began.elapsed());
     agent.write_all(&frame::encode(&Welcome { token: TOKEN.into() }, MAX_HEADER).unwrap()).unwrap();
-    let (control, hello) = Host::open(socket, TOKEN);
+    let (control, hello) = Host::open(socket, TOKEN, true);
     println!("{:?}", hello.unwrap());
     let mut host =
         Host { socket: socket.clone(), control, next: 0, events: VecDeque::new(), ooms: Vec::new() };
 
+    let mut churning = Vec::new();
     for line in BufReader::new(std::fs::File::open(script).unwrap()).lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -233,15 +275,7 @@ fn main() {
                 format!("{:?}", host.request(Request::ApplySandbox(sandbox)))
             }
             ["create", id, image, upper, spec, ..] => {
-                let upper = match upper {
-                    "tmpfs" => Upper::Tmpfs { size: 64 << 20 },
-                    disk => {
-                        let (serial, bytes) = medium(disk);
-                        Upper::Disk { serial, bytes }
-                    }
-                };
-                let (image, image_bytes) = medium(image);
-                let root = RootFs { image, image_bytes, upper };
+                let root = root(image, upper);
                 let create = CreateContainer { container: id.into(), root, spec: json(spec), stdin };
                 format!("{:?}", host.request(Request::CreateContainer(create)))
             }
@@ -282,19 +316,27 @@ fn main() {
                 host.oom(id);
                 "struck".into()
             }
+            ["usage"] => format!("{:?}", host.request(Request::SandboxStats)),
+            ["churn", turns, image, upper, spec] => {
+                let (socket, root, spec) = (socket.clone(), root(image, upper), json(spec));
+                let turns = turns.parse().unwrap();
+                churning.push(std::thread::spawn(move || churn(&socket, turns, &root, &spec)));
+                "begun".into()
+            }
+            ["join"] => format!("{:?}", churning.drain(..).try_for_each(std::thread::JoinHandle::join)),
             ["host", ..] => {
                 let command = words[1..].join(" ");
                 format!("{}", Command::new("sh").args(["-c", &command]).status().unwrap())
             }
             ["exit", id] => format!("{:?}", host.exit(id)),
             ["bad-token"] => {
-                let (mut control, hello) = Host::open(socket, "wrong");
+                let (mut control, hello) = Host::open(socket, "wrong", true);
                 let rest = control.read(&mut [0]).unwrap();
                 let (_, stream) = host.stream("c1", StreamKind::Stdout, "wrong");
                 format!("{hello:?}, then {rest} bytes; stream {stream:?}")
             }
             ["reconnect"] => {
-                host.control = Host::open(socket, TOKEN).0;
+                host.control = Host::open(socket, TOKEN, true).0;
                 "connected".into()
             }
             ["shutdown"] => format!("{:?}", host.request(Request::Shutdown)),
