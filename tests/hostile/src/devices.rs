@@ -1,8 +1,10 @@
 //! A guest's driver that does anything: descriptor tables, rings, registers, and the order in which it touches them.
 
 use event_manager::EventManager;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -168,14 +170,45 @@ impl Guest {
     }
 }
 
-/// A disk.
+/// A disk, or a drive whose media a host puts in and takes out.
 pub fn block(bytes: &[u8]) {
+    if bytes.first().is_some_and(|first| first & 2 == 2) {
+        return removable(bytes);
+    }
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 10).unwrap();
     let read_only = bytes.first().is_some_and(|first| first & 1 == 1);
     let files = if read_only { vec![file.try_clone().unwrap(), file] } else { vec![file] };
     let device = Block::new(BlockConfig { id: "fuzzed".into(), files, read_only }).unwrap();
     Guest::new(Box::new(device)).play(bytes.get(1..).unwrap_or_default(), |_, _| {});
+}
+
+/// What the guest does at whatever time changes nothing of a medium that is out, nor its size while it is in.
+fn removable(bytes: &[u8]) {
+    let (device, tray) = Block::removable("fuzzed", bytes[0] & 1 == 1);
+    let guest = Guest::new(Box::new(device));
+    let interrupt = guest.transport.signals();
+    let (mut inside, mut outside) = (None::<File>, Vec::new());
+    let content = |file: &File| {
+        let mut content = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        file.read_exact_at(&mut content, 0).unwrap();
+        content
+    };
+    guest.play(&bytes[1..], |what, _| {
+        if what % 2 == 0 {
+            let medium = tempfile::tempfile().unwrap();
+            medium.set_len(u64::from(what >> 1) * 512).unwrap();
+            let taken = tray.insert(vec![medium.try_clone().unwrap()], &interrupt).is_ok();
+            assert_eq!(taken, inside.is_none() && what > 1);
+            if taken {
+                inside = Some(medium);
+            }
+        } else {
+            tray.eject(&interrupt);
+            outside.extend(inside.take().map(|file| (content(&file), file)));
+        }
+    });
+    assert!(outside.iter().all(|(before, file)| content(file) == *before));
 }
 
 /// A console with a line of input.
