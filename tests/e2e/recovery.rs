@@ -1,6 +1,8 @@
-//! kill -9 of anything, and what the rest makes of it.
+//! kill -9 of anything and a crash of the agent, and what the rest makes of it.
 
+use vial_tests::crash::AgentCode;
 use vial_tests::host::{Vial, signal};
+use vial_tests::talk::until;
 
 #[test]
 fn a_killed_daemon_loses_no_output_and_finds_the_pod_again() {
@@ -59,5 +61,30 @@ fn a_killed_launcher_is_replaced_and_running_containers_do_not_notice() {
     signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
     assert_eq!(vial.run(["run", "--rm", "busybox", "echo", "again"]).ok(), "again\n");
     vial.run(["rm", "-f", "before"]).ok();
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_crashed_agent_is_told_as_such() {
+    let vial = Vial::with_busybox();
+    let code = AgentCode::installed();
+    let script = "echo up; sleep 1000";
+    vial.run(["run", "-d", "--name", "no", "busybox", "sh", "-c", script]).ok();
+    let again = ["--name", "again", "--restart", "on-failure", "busybox", "sh", "-c", script];
+    vial.run(["run", "-d"].iter().chain(&again)).ok();
+    for name in ["no", "again"] {
+        let vmm = vial.vmm_of(name).expect("it has a VM");
+        assert_eq!(code.overwrite(vmm), code.pages(), "the guest has each page of the agent once");
+        // Whoever wakes the agent sees it die.
+        vial.run(["exec", name, "true"]).fails(125, "agent");
+    }
+    assert_eq!(vial.run(["wait", "no"]).ok(), "255\n");
+    let told = vial.run(["inspect", "-f", "{{.State.Error}}", "no"]).ok();
+    assert!(told.contains("the guest's kernel panicked"), "{told}");
+    until("the restart policy has started the other one", || {
+        (vial.run(["exec", "again", "true"]).code == 0).then_some(())
+    });
+    assert_eq!(vial.run(["inspect", "-f", "{{.RestartCount}}", "again"]).ok(), "1\n");
+    assert_eq!(vial.run(["logs", "again"]).ok(), "up\nup\n");
     vial.leaves_nothing();
 }

@@ -207,6 +207,15 @@ impl Vial {
         records.filter_map(pid).filter_map(|pid| i32::try_from(pid).ok()).collect()
     }
 
+    /// The process id of the VM that this container is in or is being started in.
+    pub fn vmm_of(&self, name: &str) -> Option<i32> {
+        let pod = self.run(["inspect", "-f", "{{.Pod}}", name]).stdout;
+        // A VM's folder is called by the beginning of its pod's id.
+        let record = self.run_dir().join("vms").join(pod.get(..16)?).join("process.json");
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
+        i32::try_from(record["pid"].as_i64()?).ok().filter(|pid| *pid > 1)
+    }
+
     /// Removes every container, stops the daemon, and says what is left of them.
     pub fn clean_up(&mut self) -> Vec<String> {
         self.checked = true;

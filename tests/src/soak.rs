@@ -215,7 +215,7 @@ impl Soak<'_> {
             Blow::Nothing => None,
             Blow::Command => command,
             Blow::Daemon => daemon,
-            Blow::Vm => self.vmm_of(name),
+            Blow::Vm => self.vial.vmm_of(name),
         };
         if let Some(pid) = victim {
             signal(pid, libc::SIGKILL);
@@ -230,19 +230,11 @@ impl Soak<'_> {
         }
         // One that is being started is waited for by whoever wants to run something in it.
         self.vial.run(["exec", name, "true"]);
-        if blow == Blow::Vm && self.vmm_of(name) == victim {
+        if blow == Blow::Vm && self.vial.vmm_of(name) == victim {
             // It is dead, and Vial comes to know.
             self.vial.run(["wait", name]);
         }
         blow
-    }
-
-    /// The VM of a container that has one, while it is being started too.
-    fn vmm_of(&self, name: &str) -> Option<i32> {
-        let pod = self.vial.run(["inspect", "-f", "{{.Pod}}", name]).stdout;
-        let record = self.vial.run_dir().join("vms").join(pod.trim()).join("process.json");
-        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
-        i32::try_from(record["pid"].as_i64()?).ok().filter(|pid| *pid > 1)
     }
 
     /// What may be true now.
