@@ -24,7 +24,7 @@ use vial_api::{
     ListQuery, LogsQuery, Put, RemoveQuery, RenameQuery, StopQuery,
 };
 use vial_sandbox::log::{Follower, Item, Position, Selector, Stream, Wanted};
-use vial_sandbox::{ExecStreams, Pod, PodError, PutHow, signals, spec};
+use vial_sandbox::{ExecStreams, PodError, PutHow, Task, signals, spec};
 
 /// `GET /v1/containers`
 pub async fn list(
@@ -228,9 +228,9 @@ pub async fn exec(
         terminal: exec.terminal.map(|size| (size.cols, size.rows)),
     };
     let process = spec::exec(&record.spec, &options)?;
-    let pod = ending::running(&daemon, &record).await?;
-    let (opening, stdin) = (pod.clone(), exec.stdin);
-    exec_streams(&record, upgrade, pod, async move { opening.exec(&process, stdin).await }).await
+    let task = ending::running(&daemon, &record).await?;
+    let (opening, stdin) = (task.clone(), exec.stdin);
+    exec_streams(&record, upgrade, task, async move { opening.exec(&process, stdin).await }).await
 }
 
 /// `POST /v1/containers/{id}/archive`
@@ -242,9 +242,9 @@ pub async fn archive(
     let record = daemon.find(&id)?;
     let (upgrade, body) = upgrade(request).await?;
     let Archive { path, follow, put }: Archive = json(&body)?;
-    let pod = ending::running(&daemon, &record).await?;
-    let opening = pod.clone();
-    exec_streams(&record, upgrade, pod, async move {
+    let task = ending::running(&daemon, &record).await?;
+    let opening = task.clone();
+    exec_streams(&record, upgrade, task, async move {
         match put {
             Some(Put { contents, owners, stream }) => {
                 opening.put_archive(path, PutHow { contents, owners, stream }).await
@@ -259,7 +259,7 @@ pub async fn archive(
 async fn exec_streams(
     record: &Record,
     upgrade: OnUpgrade,
-    pod: Pod,
+    task: Task,
     opening: impl Future<Output = Result<ExecStreams, PodError>> + Send + 'static,
 ) -> Result<Response> {
     let (answer, answered) = oneshot::channel();
@@ -273,7 +273,7 @@ async fn exec_streams(
         if answer.send(Ok(())).is_ok()
             && let Ok(connection) = upgrade.await
         {
-            streams::exec(TokioIo::new(connection), pod, streams).await;
+            streams::exec(TokioIo::new(connection), task, streams).await;
         } else {
             streams::abandon(streams).await;
         }

@@ -36,7 +36,7 @@ fn check(request: &CreateContainer) -> Result<()> {
     if !(upper::MIN_SIZE..=upper::MAX_SIZE).contains(&disk) {
         return Err(upper::UpperError::Size(disk).into());
     }
-    crate::network::check(request)?;
+    crate::network::check(request.into())?;
     request.log.check().map_err(|why| invalid(format!("--log-opt {why}")))
 }
 
@@ -118,7 +118,7 @@ pub async fn create_and_start(
     let name = request.name.clone();
     let (record, image) = plan(daemon, request, &mut timing).await?;
     // What the user can mend first.
-    let pod = life::pod_plan(daemon, &record, image.disk)?;
+    let plan = (life::sandbox_plan(&record)?, life::task_plan(daemon, &record, image.disk));
     let host = daemon.host()?;
     let record = Record { state: State::Starting, boot: Some(daemon.boot.clone()), ..record };
     let id = record.id.clone();
@@ -151,8 +151,8 @@ pub async fn create_and_start(
         timing,
     };
     // A task of its own: whoever asked may go away, and the life goes on.
-    tokio::spawn(start.run(host, pod, layer));
-    let warning = crate::network::foresee(daemon, &record.request).await;
+    tokio::spawn(start.run(host, plan, layer));
+    let warning = crate::network::foresee(daemon, (&record.request).into()).await;
     Ok((record, live, warning))
 }
 

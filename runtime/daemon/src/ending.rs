@@ -10,7 +10,7 @@ use crate::store::Record;
 use std::sync::Arc;
 use std::time::Duration;
 use vial_api::{ErrorKind, State};
-use vial_sandbox::{Pod, PodError, pause as freeze, signals};
+use vial_sandbox::{PodError, Task, pause as freeze, signals};
 
 /// The error of what needs a running container.
 pub fn not_running(record: &Record) -> ApiError {
@@ -23,18 +23,18 @@ pub fn paused(record: &Record) -> ApiError {
     ApiError::new(ErrorKind::Conflict, words)
 }
 
-/// The pod of a container that runs.
+/// The task of a container that runs.
 ///
 /// # Errors
 /// When it does not, or stands still.
-pub async fn running(daemon: &Shared, record: &Record) -> Result<Pod> {
+pub async fn running(daemon: &Shared, record: &Record) -> Result<Task> {
     let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
     let phase = live.settled().await;
     if live.is_paused() {
         return Err(paused(record));
     }
     match phase {
-        Phase::Running(pod) => Ok(pod),
+        Phase::Running(task) => Ok(task),
         _ => Err(not_running(record)),
     }
 }
@@ -74,10 +74,10 @@ async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -
             live.cancel();
             Ok(())
         }
-        Phase::Running(pod) => match pod.signal(signal).await {
+        Phase::Running(task) => match task.signal(signal).await {
             // An agent that does not answer must not protect its container.
             Err(PodError::Slow { .. } | PodError::Agent(_)) if signal == signals::SIGKILL => {
-                pod.kill();
+                task.sandbox().kill();
                 Ok(())
             }
             other => Ok(other?),
@@ -202,7 +202,7 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
             _ if live.is_paused() => freeze::kill(&daemon.registry, &record.pod).await?,
             Phase::Starting => live.cancel(),
             // Nothing of it is kept, so nothing in it is asked.
-            Phase::Running(pod) => pod.kill(),
+            Phase::Running(task) => task.sandbox().kill(),
             Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => {}
         }
         live.ended().await;

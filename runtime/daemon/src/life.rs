@@ -19,7 +19,10 @@ use vial_api::{ErrorKind, Exit, State};
 use vial_sandbox::log::{Limits, OutputLog};
 use vial_sandbox::timing::Timing;
 use vial_sandbox::upper::{self, UpperError};
-use vial_sandbox::{Connections, ContainerId, Ended, Host, Pod, PodPlan, now_ms, sizing, spec};
+use vial_sandbox::{
+    Connections, ContainerId, Ended, Host, Over, Sandbox, SandboxPlan, Task, TaskExit, TaskPlan, now_ms,
+    sizing, spec,
+};
 use vial_vm::EndReason;
 
 /// How long a container with `--rm` that has ended waits for attached clients to hear of it: one that does not read, or that is
@@ -29,22 +32,28 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// A writable layer that is being made ready.
 pub type Layer = JoinHandle<Result<PathBuf, UpperError>>;
 
-/// The plan of the pod of a container, the same at each of its starts.
-///
-/// # Errors
-/// When its size is not possible.
-pub fn pod_plan(daemon: &Shared, record: &Record, image: Vec<PathBuf>) -> Result<PodPlan> {
-    Ok(PodPlan {
-        pod: record.pod.clone(),
+/// The plan of a container, the same at each of its starts.
+pub fn task_plan(daemon: &Shared, record: &Record, image: Vec<PathBuf>) -> TaskPlan {
+    TaskPlan {
         container: record.id.clone(),
-        hostname: record.spec["hostname"].as_str().unwrap_or_default().to_owned(),
         image,
         upper: daemon.uppers.path(record.id.as_str()),
         spec: record.spec.clone(),
+        stdin: record.stdin,
+    }
+}
+
+/// The plan of the sandbox of a container that has one to itself.
+///
+/// # Errors
+/// When its size is not possible.
+pub fn sandbox_plan(record: &Record) -> Result<SandboxPlan> {
+    Ok(SandboxPlan {
+        pod: record.pod.clone(),
+        hostname: record.spec["hostname"].as_str().unwrap_or_default().to_owned(),
         size: sizing::vm_size(record.memory, record.milli_cpus)
             .and_then(|size| size.fits(vial_vm::host_memory_mib()))
             .map_err(spec::SpecError::from)?,
-        stdin: record.stdin,
         net: None,
         network: None,
         files: None,
@@ -82,7 +91,8 @@ pub async fn start(daemon: &Shared, record: &Record) -> Result<Option<Arc<Live>>
     let timing = Timing::begin();
     // Before anything is noted: what it was before stays true when this can't be.
     let image = crate::images::resolve(daemon, &record.image_id).await?;
-    let (plan, host) = (pod_plan(daemon, record, image.disk)?, daemon.host()?);
+    let plan = (sandbox_plan(record)?, task_plan(daemon, record, image.disk));
+    let host = daemon.host()?;
     let gate = daemon.start_gate.lock().await;
     if let Some(live) = daemon.live(&record.id) {
         return match live.is_paused() {
@@ -135,35 +145,40 @@ pub struct Start {
 
 impl Start {
     /// Goes through with it, and looks after the container until its end.
-    pub async fn run(self, host: Host, mut plan: PodPlan, layer: Layer) {
+    pub async fn run(self, host: Host, plan: (SandboxPlan, TaskPlan), layer: Layer) {
         let Self { daemon, mut record, live, by_policy, mut timing } = self;
+        let (mut sandbox, task) = plan;
         let started = async {
             if !record.is_new() {
                 // Of the start before, if that could not be cleared away.
                 recovery::clear_vm(&daemon, &record).await;
             }
-            let held = network::give(&daemon, &mut record, &mut plan).await?;
+            // Not the one of the start before, whatever happens.
+            record.network = None;
+            let (lease, held) = network::give(&daemon, (&record.request).into(), &mut sandbox).await?;
+            record.network = lease;
             timing.reached("network slot taken");
-            let (layer, published) = tokio::join!(layer, network::publish(&daemon, &record));
+            let (layer, published) =
+                tokio::join!(layer, network::publish(&daemon, &record.pod, record.network.as_ref()));
             layer??;
             published?;
             timing.reached("writable layer ready");
-            let started = Pod::start(&host, plan, &mut timing, live.cancelled()).await?;
+            let started = Sandbox::start_with(&host, sandbox, task, &mut timing, live.cancelled()).await?;
             if let Some(lease) = &record.network
-                && let Err(error) = network::help(&started.0, lease, &held)
+                && let Err(error) = network::help(started.0.sandbox(), lease, &held)
             {
-                started.0.end(false).await;
+                started.0.sandbox().end(false).await;
                 return Err(error.into());
             }
             Ok::<_, ApiError>(started)
         };
         let started = started.await;
         match started {
-            Ok((pod, connections)) => {
+            Ok((task, connections)) => {
                 live.set_timing(&timing);
                 note_running(&daemon, &record).await;
-                live.enter(Phase::Running(pod.clone()));
-                look_after(daemon, record, live, pod, connections, timing).await;
+                live.enter(Phase::Running(task.clone()));
+                look_after(daemon, record, live, task, connections, timing).await;
             }
             Err(error) => {
                 live.set_timing(&timing);
@@ -274,7 +289,8 @@ async fn start_again(daemon: Shared, record: Record, live: Arc<Live>, again: Aga
     );
     let prepared = async {
         let image = crate::images::resolve(&daemon, &record.image_id).await?;
-        Ok::<_, ApiError>((daemon.host()?, pod_plan(&daemon, &record, image.disk)?))
+        let plan = (sandbox_plan(&record)?, task_plan(&daemon, &record, image.disk));
+        Ok::<_, ApiError>((daemon.host()?, plan))
     };
     match prepared.await {
         Ok((host, plan)) => {
@@ -316,18 +332,20 @@ pub async fn look_after(
     daemon: Shared,
     record: Record,
     live: Arc<Live>,
-    pod: Pod,
+    task: Task,
     connections: Connections,
     mut timing: Timing,
 ) {
-    let ended = pod.supervise(connections, &live.log).await;
+    let ended = task.supervise(connections, &live.log).await;
     timing.reached("command ended");
     let exit = match &ended {
-        Ended::Exited { status, .. } => {
+        Ended::Exited(TaskExit { status, .. }) => {
             Exit { code: status.code, signal: status.signal, oom: status.oom, reason: None }
         }
-        Ended::Vm(exit) => vm_ended(&exit.to_string(), exit.reason == EndReason::Killed),
-        Ended::Agent(why) => vm_ended(&format!("the agent in it failed ({why}), so it was killed"), false),
+        Ended::Sandbox(Over::Vm(exit)) => vm_ended(&exit.to_string(), exit.reason == EndReason::Killed),
+        Ended::Sandbox(Over::Agent(why)) => {
+            vm_ended(&format!("the agent in it failed ({why}), so it was killed"), false)
+        }
     };
     live.log.complete();
     let (store_daemon, id, noted) = (daemon.clone(), record.id.clone(), exit.clone());
@@ -337,12 +355,12 @@ pub async fn look_after(
         tracing::error!(container = record.id.short(), %error, "an end cannot be noted");
     }
     let mut in_order = false;
-    if let Ended::Exited { seq, .. } = ended {
-        pod.ack(seq).await;
+    if let Ended::Exited(end) = &ended {
+        task.noted(end).await;
         // What goes with the container need not be written out.
         in_order = !record.auto_remove;
     }
-    pod.end(in_order).await;
+    task.sandbox().end(in_order).await;
     network::release(&daemon.network, record.network.as_ref()).await;
     timing.reached("VM gone");
     live.set_timing(&timing);

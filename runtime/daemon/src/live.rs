@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use vial_api::{Exit, TimingStep};
-use vial_sandbox::Pod;
+use vial_sandbox::Task;
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
 use vial_vm::StdinStream;
@@ -17,7 +17,7 @@ pub enum Phase {
     /// Its VM is being made, or looked for after a restart of the daemon.
     Starting,
     /// Its command runs.
-    Running(Pod),
+    Running(Task),
     /// Its command could not be run; nothing is left of the VM.
     Failed(ApiError),
     /// It has ended and its VM is gone; it is removed as soon as those who are attached know.

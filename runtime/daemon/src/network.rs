@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use vial_api::{CreateContainer, ErrorKind, NetworkMode, State};
 use vial_network::helper::{self, MAX_PORTS};
 use vial_network::{Held, Lease, Network, NetworkError, Port, Protocol, Slot, address, names, ports};
-use vial_sandbox::{Pod, PodPlan};
+use vial_sandbox::{PodId, Sandbox, SandboxPlan};
 use vial_vm::{NetSpec, Registry, TapSource, VmState};
 
 /// Where the host says whom it asks for names, and where systemd-resolved says whom it asks itself.
@@ -20,30 +20,50 @@ const MAX_HOSTS: usize = 256;
 /// The word that stands for the gateway in such an entry, as Docker has it.
 const HOST_GATEWAY: &str = "host-gateway";
 
-/// What can be said about a request's network without looking at anything else.
+/// What is asked of a pod's network.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Which one.
+    pub mode: NetworkMode,
+    /// Ports to publish.
+    pub ports: &'a [vial_api::Port],
+    /// Name servers instead of the host's.
+    pub dns: &'a [IpAddr],
+    /// Entries for /etc/hosts.
+    pub add_hosts: &'a [String],
+}
+
+impl<'a> From<&'a CreateContainer> for Wanted<'a> {
+    fn from(request: &'a CreateContainer) -> Self {
+        let CreateContainer { network, ports, dns, add_hosts, .. } = request;
+        Self { mode: *network, ports, dns, add_hosts }
+    }
+}
+
+/// What can be said about it without looking at anything else.
 ///
 /// # Errors
 /// When it makes no sense.
-pub fn check(request: &CreateContainer) -> Result<()> {
-    let gateway = match request.network {
+pub fn check(wanted: Wanted<'_>) -> Result<()> {
+    let gateway = match wanted.mode {
         NetworkMode::Default | NetworkMode::Routed => Some(IpAddr::from([0; 4])),
-        NetworkMode::None if request.ports.is_empty() => None,
+        NetworkMode::None if wanted.ports.is_empty() => None,
         NetworkMode::None => {
             return Err(invalid(
-                "a container without a network has no ports to publish: leave out -p or --network none",
+                "without a network there are no ports to publish: leave out -p or --network none",
             ));
         }
     };
-    if request.ports.len() > MAX_PORTS {
-        let message = format!("{} ports to publish; a container may have {MAX_PORTS}", request.ports.len());
+    if wanted.ports.len() > MAX_PORTS {
+        let message = format!("{} ports to publish; a pod may have {MAX_PORTS}", wanted.ports.len());
         return Err(invalid(message));
     }
-    add_hosts(&request.add_hosts, gateway).map(drop)
+    add_hosts(wanted.add_hosts, gateway).map(drop)
 }
 
 /// Whether a pod may start without a network that this host can't give.
-fn may_lack(request: &CreateContainer) -> bool {
-    request.network == NetworkMode::Default && request.ports.is_empty()
+fn may_lack(wanted: Wanted<'_>) -> bool {
+    wanted.mode == NetworkMode::Default && wanted.ports.is_empty()
 }
 
 fn lacking(error: &NetworkError) -> String {
@@ -51,18 +71,18 @@ fn lacking(error: &NetworkError) -> String {
 }
 
 /// What a new container will have to do without.
-pub async fn foresee(daemon: &Shared, request: &CreateContainer) -> Option<String> {
-    if !may_lack(request) {
+pub async fn foresee(daemon: &Shared, wanted: Wanted<'_>) -> Option<String> {
+    if !may_lack(wanted) {
         return None;
     }
     daemon.network.prepare().await.err().filter(NetworkError::is_of_the_host).map(|error| lacking(&error))
 }
 
 /// The wire of a pod; none when it may do without, and has to.
-async fn slot(daemon: &Shared, request: &CreateContainer) -> Result<Option<Slot>> {
+async fn slot(daemon: &Shared, wanted: Wanted<'_>) -> Result<Option<Slot>> {
     match daemon.network.slot().await {
         Ok(slot) => Ok(Some(slot)),
-        Err(error) if may_lack(request) && error.is_of_the_host() => {
+        Err(error) if may_lack(wanted) && error.is_of_the_host() => {
             tracing::warn!("{}", lacking(&error));
             Ok(None)
         }
@@ -70,34 +90,35 @@ async fn slot(daemon: &Shared, request: &CreateContainer) -> Result<Option<Slot>
     }
 }
 
-/// Gives a pod that is about to start the network that was asked for, and notes it. Gives the sockets that hold its ports.
+/// Gives a pod that is about to start the network that was asked for: its lease, and the sockets that hold its ports.
 ///
 /// # Errors
 /// When a port is taken, or the host has no network to give.
-pub async fn give(daemon: &Shared, record: &mut Record, plan: &mut PodPlan) -> Result<Vec<Held>> {
-    // Of the start before.
-    record.network = None;
-    let request = &record.request;
+pub async fn give(
+    daemon: &Shared,
+    wanted: Wanted<'_>,
+    plan: &mut SandboxPlan,
+) -> Result<(Option<Lease>, Vec<Held>)> {
     let hostname = plan.hostname.clone();
     let host = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let files = |hosts: String, resolv_conf: String| {
         Some(EtcFiles { hosts, resolv_conf, hostname: format!("{hostname}\n") })
     };
     // Before there is a wire to give back.
-    let wanted: Vec<Port> = request.ports.iter().map(port).collect();
-    let (ports, held) = ports::hold(&wanted).map_err(|error| in_use(daemon, error))?;
-    let slot = if request.network == NetworkMode::None { None } else { slot(daemon, request).await? };
+    let ports: Vec<Port> = wanted.ports.iter().map(port).collect();
+    let (ports, held) = ports::hold(&ports).map_err(|error| in_use(daemon, error))?;
+    let slot = if wanted.mode == NetworkMode::None { None } else { slot(daemon, wanted).await? };
     let Some(slot) = slot else {
-        let (resolv, _) = names::resolver(&host, None, &request.dns, false);
-        let added = add_hosts(&request.add_hosts, None)?;
-        plan.files = files(names::hosts(&hostname, &[], &added), names::resolv_conf(&resolv, &request.dns));
-        return Ok(held);
+        let (resolv, _) = names::resolver(&host, None, wanted.dns, false);
+        let added = add_hosts(wanted.add_hosts, None)?;
+        plan.files = files(names::hosts(&hostname, &[], &added), names::resolv_conf(&resolv, wanted.dns));
+        return Ok((None, held));
     };
     let mut lease = slot.lease;
     lease.ports = ports;
     let upstream = std::fs::read_to_string(UPSTREAM).ok();
     let outside6 = lease.route6.is_some_and(|(_, net)| net.prefix_len() == 0);
-    let (resolv, servers) = names::resolver(&host, upstream.as_deref(), &request.dns, outside6);
+    let (resolv, servers) = names::resolver(&host, upstream.as_deref(), wanted.dns, outside6);
     let gateway = IpAddr::from(lease.gateway4);
     let servers = match servers {
         names::Servers::Direct(servers) => servers,
@@ -107,7 +128,7 @@ pub async fn give(daemon: &Shared, record: &mut Record, plan: &mut PodPlan) -> R
         }
     };
     let own: Vec<IpAddr> = [Some(lease.v4.into()), lease.v6.map(Into::into)].into_iter().flatten().collect();
-    let added = add_hosts(&request.add_hosts, Some(gateway))?;
+    let added = add_hosts(wanted.add_hosts, Some(gateway))?;
     plan.files = files(names::hosts(&hostname, &own, &added), names::resolv_conf(&resolv, &servers));
     plan.net = Some(NetSpec {
         id: "eth0".into(),
@@ -115,19 +136,18 @@ pub async fn give(daemon: &Shared, record: &mut Record, plan: &mut PodPlan) -> R
         mac: Some(address::mac_text(lease.mac)),
     });
     plan.network = Some(guest(&lease, own));
-    record.network = Some(lease);
-    Ok(held)
+    Ok((Some(lease), held))
 }
 
 /// Notes a pod's lease and lets its ports through, while other things of its start are done.
 ///
 /// # Errors
 /// When the store can't, or nft refuses.
-pub async fn publish(daemon: &Shared, record: &Record) -> Result<()> {
-    let (noting, id, lease) = (daemon.clone(), record.id.clone(), record.network.clone());
-    let noted = tokio::task::spawn_blocking(move || noting.store.set_network(&id, lease.as_ref()));
+pub async fn publish(daemon: &Shared, pod: &PodId, lease: Option<&Lease>) -> Result<()> {
+    let (noting, pod, noted) = (daemon.clone(), pod.clone(), lease.cloned());
+    let noted = tokio::task::spawn_blocking(move || noting.store.set_network(&pod, noted.as_ref()));
     let published = async {
-        match &record.network {
+        match lease {
             Some(lease) => daemon.network.publish(lease).await,
             None => Ok(()),
         }
@@ -235,14 +255,14 @@ pub fn running(store: &Store, registry: &Registry) -> Result<Vec<Lease>> {
 ///
 /// # Errors
 /// When it can't be started.
-pub fn help(pod: &Pod, lease: &Lease, held: &[Held]) -> Result<(), NetworkError> {
+pub fn help(sandbox: &Sandbox, lease: &Lease, held: &[Held]) -> Result<(), NetworkError> {
     let resolver = if lease.forwarder { helper::resolver_sockets(lease)? } else { None };
     if held.is_empty() && resolver.is_none() {
         return Ok(());
     }
     // A pod whose VM is gone already needs no help.
-    let Some(process) = pod.vm().process() else { return Ok(()) };
-    let meta = pod.vm().meta();
+    let Some(process) = sandbox.vm().process() else { return Ok(()) };
+    let meta = sandbox.vm().meta();
     let mut child =
         helper::spawn(lease, process.as_fd(), meta.uid, meta.cgroup.as_deref(), held, resolver.as_ref())?;
     // It ends with its VM; somebody has to hear that.
@@ -251,13 +271,13 @@ pub fn help(pod: &Pod, lease: &Lease, held: &[Held]) -> Result<(), NetworkError>
 }
 
 /// The same for a pod that was found running: its helper usually lives, and then its sockets are taken.
-pub fn help_again(pod: &Pod, lease: &Lease) -> Result<(), NetworkError> {
+pub fn help_again(sandbox: &Sandbox, lease: &Lease) -> Result<(), NetworkError> {
     let held = match ports::hold(&lease.ports) {
         Ok((_, held)) => held,
         Err(NetworkError::PortInUse { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    help(pod, lease, &held)
+    help(sandbox, lease, &held)
 }
 
 /// Takes a pod's network back, after its VM is gone.

@@ -176,8 +176,8 @@ impl Daemon {
     /// A container as the API shows it.
     pub fn describe(&self, record: &Record) -> Container {
         let state = self.state(record);
-        let pod = self.live(&record.id).and_then(|live| match live.phase() {
-            Phase::Running(pod) => Some(pod),
+        let task = self.live(&record.id).and_then(|live| match live.phase() {
+            Phase::Running(task) => Some(task),
             _ => None,
         });
         let lease = record.network.as_ref().filter(|_| matches!(state, State::Running | State::Paused));
@@ -211,9 +211,9 @@ impl Daemon {
             ports: lease
                 .map(|lease| lease.ports.iter().map(crate::network::shown).collect())
                 .unwrap_or_default(),
-            vmm_pid: pod
+            vmm_pid: task
                 .filter(|_| matches!(state, State::Running | State::Paused))
-                .and_then(|pod| pod.vmm_pid())
+                .and_then(|task| task.sandbox().vmm_pid())
                 .and_then(|pid| u32::try_from(pid).ok()),
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use vial_api::frame::{self, Gap, Kind};
 use vial_api::{Exit, TerminalSize};
 use vial_sandbox::log::{Follower, Item, Position, Stream};
-use vial_sandbox::{ExecStreams, Pod};
+use vial_sandbox::{ExecStreams, Task};
 use vial_vm::{OutputStream, StdinStream};
 
 type Connection = TokioIo<Upgraded>;
@@ -175,16 +175,17 @@ pub async fn attach(connection: Connection, live: Arc<Live>, attach: Attach) {
                 now
             }
         };
-        if let Phase::Running(pod) = &phase {
+        if let Phase::Running(task) = &phase {
             frames.send(Kind::Started, &[]).await?;
             let mut gone = client.gone.clone();
             if attach.stdin {
                 // It ends with the client or with the process: when the client goes, what it sent is still passed on.
-                let input = ContainerInput { pod: pod.clone(), live: live.clone(), endless: attach.terminal };
+                let input =
+                    ContainerInput { task: task.clone(), live: live.clone(), endless: attach.terminal };
                 tokio::spawn(input.pass(client.input, frames.clone()));
             }
             if attach.terminal {
-                tokio::spawn(pass_sizes(pod.clone(), None, client.sizes));
+                tokio::spawn(pass_sizes(task.clone(), None, client.sizes));
             }
             tokio::select! {
                 output = output(&frames, live.log.follow(start, true)) => output?,
@@ -242,18 +243,18 @@ async fn output(frames: &Frames, mut follower: Follower) -> std::io::Result<()> 
 }
 
 /// Passes sizes on until the client is gone or the process is.
-async fn pass_sizes(pod: Pod, exec: Option<String>, mut sizes: mpsc::Receiver<TerminalSize>) {
+async fn pass_sizes(task: Task, exec: Option<String>, mut sizes: mpsc::Receiver<TerminalSize>) {
     while let Some(size) = sizes.recv().await {
-        if let Err(error) = pod.resize(exec.as_deref(), size.cols, size.rows).await {
+        if let Err(error) = task.resize(exec.as_deref(), size.cols, size.rows).await {
             // Usually a process that has just ended.
-            tracing::debug!(container = pod.container().short(), %error, "a terminal keeps its size");
+            tracing::debug!(container = task.container().short(), %error, "a terminal keeps its size");
         }
     }
 }
 
 /// One client's way to a container's standard input, which all clients share.
 struct ContainerInput {
-    pod: Pod,
+    task: Task,
     live: Arc<Live>,
     /// It is a terminal: a client's going is not its end.
     endless: bool,
@@ -264,7 +265,7 @@ impl ContainerInput {
     async fn pass(self, mut input: Input, frames: Frames) {
         if let Err(error) = self.pass_until(&mut input, &frames).await {
             // A process that has ended: the rest is nobody's.
-            tracing::warn!(container = self.pod.container().short(), %error, "standard input ends early");
+            tracing::warn!(container = self.task.container().short(), %error, "standard input ends early");
         }
         while input.recv().await.is_some() {}
     }
@@ -289,7 +290,7 @@ impl ContainerInput {
             }
             let mut shared = self.live.stdin.lock().await;
             let stdin = self.opened(&mut shared).await?;
-            let passed = self.pod.put_stdin(stdin, None, &payload).await;
+            let passed = self.task.put_stdin(stdin, None, &payload).await;
             if passed.is_err() {
                 // The next client opens it anew, if there is still something to open.
                 *shared = None;
@@ -307,12 +308,12 @@ impl ContainerInput {
     ) -> Result<&'a mut StdinStream, vial_sandbox::PodError> {
         match shared {
             Some(stdin) => Ok(stdin),
-            none => Ok(none.insert(self.pod.stdin().await?)),
+            none => Ok(none.insert(self.task.stdin().await?)),
         }
     }
 }
 
-async fn exec_input(pod: Pod, exec: String, mut stdin: StdinStream, mut input: Input, frames: Frames) {
+async fn exec_input(task: Task, exec: String, mut stdin: StdinStream, mut input: Input, frames: Frames) {
     let mut told = None;
     loop {
         if told != Some(stdin.taken()) {
@@ -321,9 +322,9 @@ async fn exec_input(pod: Pod, exec: String, mut stdin: StdinStream, mut input: I
             let _ = frames.send(Kind::StdinTaken, &stdin.taken().to_le_bytes()).await;
         }
         let payload = input.recv().await.unwrap_or_default();
-        if let Err(error) = pod.put_stdin(&mut stdin, Some(&exec), &payload).await {
+        if let Err(error) = task.put_stdin(&mut stdin, Some(&exec), &payload).await {
             // A process that has ended: the rest is nobody's.
-            tracing::debug!(container = pod.container().short(), %error, "standard input ends early");
+            tracing::debug!(container = task.container().short(), %error, "standard input ends early");
             break;
         }
         if payload.is_empty() {
@@ -335,16 +336,16 @@ async fn exec_input(pod: Pod, exec: String, mut stdin: StdinStream, mut input: I
 }
 
 /// Serves a client's exec.
-pub async fn exec(connection: Connection, pod: Pod, streams: ExecStreams) {
+pub async fn exec(connection: Connection, task: Task, streams: ExecStreams) {
     let (frames, client) = split(connection);
     let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
     // Ends with the client.
-    tokio::spawn(pass_sizes(pod.clone(), Some(id.clone()), client.sizes));
+    tokio::spawn(pass_sizes(task.clone(), Some(id.clone()), client.sizes));
     let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)].map(|(kind, stream)| {
-        tokio::spawn(exec_output(pod.clone(), id.clone(), kind, stream, frames.clone()))
+        tokio::spawn(exec_output(task.clone(), id.clone(), kind, stream, frames.clone()))
     });
     let _input =
-        stdin.map(|stdin| Abort(tokio::spawn(exec_input(pod, id, stdin, client.input, frames.clone()))));
+        stdin.map(|stdin| Abort(tokio::spawn(exec_input(task, id, stdin, client.input, frames.clone()))));
     let served = async {
         frames.send(Kind::Started, &[]).await.ok();
         for output in outputs {
@@ -385,19 +386,19 @@ async fn drain(mut stream: OutputStream) {
 }
 
 /// Passes one stream of an exec on. When the client is gone the rest is read and dropped, or the process would hang.
-async fn exec_output(pod: Pod, exec: String, kind: StreamKind, mut stream: OutputStream, frames: Frames) {
+async fn exec_output(task: Task, exec: String, kind: StreamKind, mut stream: OutputStream, frames: Frames) {
     let frame = match kind {
         StreamKind::Stderr => Kind::Stderr,
         StreamKind::Stdout | StreamKind::Stdin => Kind::Stdout,
     };
     let mut there = true;
     loop {
-        match pod.exec_output(&mut stream, &exec, kind).await {
+        match task.exec_output(&mut stream, &exec, kind).await {
             Ok(Some(bytes)) => there = there && frames.send(frame, &bytes).await.is_ok(),
             Ok(None) => return,
             Err(error) => {
                 // Usually because the container has ended, which the exec's status tells.
-                return tracing::debug!(container = pod.container().short(), %error, "an exec's output ends early");
+                return tracing::debug!(container = task.container().short(), %error, "an exec's output ends early");
             }
         }
         let safe = stream.offset();

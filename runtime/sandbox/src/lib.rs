@@ -4,22 +4,28 @@
 //! container's streams, and cleans up; who asked, and what is remembered, is its caller's business.
 #![forbid(unsafe_code)]
 
+mod desk;
 mod error;
 pub mod ids;
 pub mod log;
 pub mod pause;
-mod pod;
+mod sandbox;
 pub mod signals;
 pub mod sizing;
 pub mod spec;
+mod start;
 mod supervise;
+mod task;
 pub mod timing;
 pub mod upper;
 
+pub use desk::TaskExit;
 pub use error::PodError;
 pub use ids::{ContainerId, PodId};
-pub use pod::{Connections, ExecStreams, Host, Pod, PodPlan, PutHow};
+pub use sandbox::{Host, Over, Sandbox};
+pub use start::{SandboxPlan, TaskPlan};
 pub use supervise::Ended;
+pub use task::{Connections, ExecStreams, PutHow, Task};
 
 /// Milliseconds since the epoch, by the host's clock.
 pub fn now_ms() -> u64 {

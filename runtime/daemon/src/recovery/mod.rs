@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use vial_api::{ErrorKind, Exit};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
-use vial_sandbox::{ContainerId, Pod, pause};
+use vial_sandbox::{ContainerId, Sandbox, pause};
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{EndReason, VmExit, VmId, VmState};
 
@@ -155,20 +155,23 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, lo
             .await;
     }
     let attached = tokio::select! {
-        attached = Pod::attach(&daemon.registry, &record.pod, record.id.clone()) => attached.map_err(|error| error.to_string()),
+        attached = Sandbox::attach(&daemon.registry, &record.pod, std::slice::from_ref(&record.id)) => attached.map_err(|error| error.to_string()),
         () = live.cancelled() => Err("it was not wanted any more".to_owned()),
     };
-    match attached {
-        Ok((pod, connections)) => {
+    match attached.map(|(sandbox, waits)| (sandbox, waits.into_iter().next())) {
+        Ok((sandbox, Some(connections))) => {
             if let Some(lease) = &record.network
-                && let Err(error) = crate::network::help_again(&pod, lease)
+                && let Err(error) = crate::network::help_again(&sandbox, lease)
             {
                 tracing::warn!(container = record.id.short(), %error, "its network's helper can't be renewed");
             }
-            live.enter(Phase::Running(pod.clone()));
-            life::look_after(daemon, record, live, pod, connections, Timing::begin()).await;
+            let task = sandbox.task(record.id.clone());
+            live.enter(Phase::Running(task.clone()));
+            life::look_after(daemon, record, live, task, connections, Timing::begin()).await;
         }
-        Err(why) => {
+        refused => {
+            // One container was asked for, so there is one, or an error.
+            let why = refused.err().unwrap_or_default();
             let reason =
                 format!("the daemon was restarted and could not find its way back into the VM: {why}");
             tracing::error!(container = record.id.short(), reason);
@@ -193,8 +196,8 @@ async fn give_up(daemon: Shared, record: Record, live: std::sync::Arc<Live>, exi
 /// Lets a guest whose container has ended write out what that left, then ends its VM.
 async fn end(daemon: &Shared, record: &Record, vm: &VmId) {
     let in_order = async {
-        let (pod, _) = Pod::attach(&daemon.registry, &record.pod, record.id.clone()).await?;
-        pod.end(true).await;
+        let (sandbox, _) = Sandbox::attach(&daemon.registry, &record.pod, &[]).await?;
+        sandbox.end(true).await;
         Ok::<_, vial_sandbox::PodError>(())
     };
     // One that does not answer must not hold up the others.

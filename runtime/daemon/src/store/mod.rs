@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vial_api::Exit;
 use vial_network::Lease;
-use vial_sandbox::ContainerId;
 use vial_sandbox::log::Position;
+use vial_sandbox::{ContainerId, PodId};
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
@@ -184,18 +184,18 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the network of a container's pod, before its VM is made.
+    /// Notes a pod's network, before its VM is made.
     ///
     /// # Errors
     /// When SQLite can't.
-    pub fn set_network(&self, id: &ContainerId, lease: Option<&Lease>) -> Result<(), StoreError> {
+    pub fn set_network(&self, pod: &PodId, lease: Option<&Lease>) -> Result<(), StoreError> {
         let text = lease
             .map(serde_json::to_string)
             .transpose()
             .map_err(|error| StoreError::Corrupt { column: "network", text: error.to_string() })?;
         self.lock().execute(
-            "UPDATE pods SET network = ?2 WHERE id = (SELECT pod FROM containers WHERE id = ?1) AND network IS NOT ?2",
-            params![id.as_str(), text],
+            "UPDATE pods SET network = ?2 WHERE id = ?1 AND network IS NOT ?2",
+            params![pod.as_str(), text],
         )?;
         Ok(())
     }
