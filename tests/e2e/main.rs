@@ -12,6 +12,7 @@ mod kills;
 mod life;
 mod lists;
 mod network;
+mod pods;
 mod recovery;
 mod registry;
 mod soak;

@@ -216,12 +216,16 @@ impl Vial {
         i32::try_from(record["pid"].as_i64()?).ok().filter(|pid| *pid > 1)
     }
 
-    /// Removes every container, stops the daemon, and says what is left of them.
+    /// Removes every container and pod, stops the daemon, and says what is left of them.
     pub fn clean_up(&mut self) -> Vec<String> {
         self.checked = true;
         let all = self.run(["ps", "-aq"]).stdout;
         for id in all.split_whitespace() {
             self.run(["rm", "-f", id]);
+        }
+        let pods = self.run(["pod", "ls", "-q"]).stdout;
+        for id in pods.split_whitespace() {
+            self.run(["pod", "rm", "-f", id]);
         }
         self.run(["daemon", "stop"]);
         let folders = [self.run_dir().to_owned(), self.data().join("containers"), self.data().join("tmp")];

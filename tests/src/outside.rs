@@ -22,10 +22,10 @@ pub struct Outside {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// When it fails.
+/// When it fails, or takes two minutes.
 #[track_caller]
 pub fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-ec", script]).output().expect("sh can be run");
+    let output = Command::new("timeout").args(["120", "sh", "-ec", script]).output().expect("sh can be run");
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -90,7 +90,8 @@ print('ready', flush=True); print(s.recv(2000).decode(), flush=True)"
 
     /// Runs a command outside.
     pub fn run(&self, command: &str) -> Output {
-        let output = Command::new("ip").args(["netns", "exec", NAME, "sh", "-c", command]).output();
+        let limited = ["120", "ip", "netns", "exec", NAME, "sh", "-c", command];
+        let output = Command::new("timeout").args(limited).output();
         output.expect("ip can be run")
     }
 

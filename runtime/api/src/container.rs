@@ -1,6 +1,6 @@
 //! Containers and the pods that they live in: `/v1/containers…`.
 //!
-//! A pod is one VM. So far each holds one container; ids are kept apart so that this can change without a new version.
+//! A pod is one VM. A container that is made without naming a pod has one to itself; see [`crate::pod`] for the others.
 
 use crate::network::{Network, NetworkMode, Port};
 use crate::{LogOptions, RestartPolicy};
@@ -18,6 +18,10 @@ pub struct CreateContainer {
     /// Name of the container; absent: one is made up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Name or id of the pod that it is to live in; absent: one of its own. What a pod's containers share (host name, network, ports, name
+    /// servers, hosts) is the pod's, and must not be asked for here then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Command and arguments; empty: the image's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -36,12 +40,15 @@ pub struct CreateContainer {
     /// Host name; absent: the container's short id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Memory of the container in bytes; absent: the daemon's default.
+    /// Memory of the container in bytes; absent: the daemon's default, or all of its pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Processors of the container in thousandths; absent: the daemon's default.
+    /// Processors of the container in thousandths; absent: the daemon's default, or all of its pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milli_cpus: Option<u32>,
+    /// How many processes and threads it may have; absent: the daemon's default; 0: as many as the guest can hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
     /// Size of the writable layer in bytes; absent: the daemon's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<u64>,
@@ -199,8 +206,11 @@ pub struct Container {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// The pod, that is the VM, that it lives in.
+    /// Id of the pod, that is the VM, that it lives in.
     pub pod: String,
+    /// Name of that pod; absent: the container has it to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
     /// The image as it was asked for.
     pub image: String,
     /// Id of the image.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod frame;
 pub mod image;
 pub mod network;
+pub mod pod;
 pub mod policy;
 pub mod registry;
 
@@ -20,6 +21,7 @@ pub use container::*;
 pub use error::{ErrorBody, ErrorKind};
 pub use image::*;
 pub use network::{Network, NetworkMode, Port, Ports, Protocol};
+pub use pod::{CreatePod, Member, Pod, PodState};
 pub use policy::{LogOptions, RestartPolicy};
 pub use registry::*;
 

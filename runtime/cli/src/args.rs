@@ -78,6 +78,9 @@ pub enum Command {
     Rmi(RmiArgs),
     /// Show all that is known of containers or images, as JSON or by a template
     Inspect(InspectArgs),
+    /// Make and manage pods of several containers
+    #[command(subcommand)]
+    Pod(crate::pod_args::PodCommand),
     /// Act on containers in bulk
     #[command(subcommand)]
     Container(ContainerCommand),
@@ -153,18 +156,14 @@ pub struct RunArgs {
     /// What comes after the start.
     #[command(flatten)]
     pub keep: KeepArgs,
-    /// Publish a port, or a range, on the host: [[IP:]HOST:]CONTAINER[/udp]
-    #[arg(short, long, value_name = "PORT")]
-    pub publish: Vec<vial_api::Ports>,
-    /// routed, or none for the loopback only; if left out, routed where this machine has what it takes
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = crate::units::parse_network)]
-    pub network: Option<vial_api::NetworkMode>,
-    /// Name server instead of the host's
-    #[arg(long, value_name = "IP")]
-    pub dns: Vec<std::net::IpAddr>,
-    /// Add a line to /etc/hosts; IP may be host-gateway
-    #[arg(long, value_name = "NAME:IP")]
-    pub add_host: Vec<String>,
+    #[command(flatten)]
+    pub net: NetworkArgs,
+    /// In this pod, beside its other containers (vial pod create)
+    #[arg(long, value_name = "POD", add = crate::completion::pods())]
+    pub pod: Option<String>,
+    /// Most processes and threads; 0 for no limit [default: 4096]
+    #[arg(long, value_name = "NUMBER")]
+    pub pids_limit: Option<u32>,
     /// Print how long each step took, on standard error
     #[arg(long)]
     pub timing: bool,
@@ -179,6 +178,30 @@ pub struct RunArgs {
     /// The command and its arguments [default: the image's]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+/// What a pod's containers share of the network.
+#[derive(Debug, Clone, Args)]
+pub struct NetworkArgs {
+    /// Publish a port, or a range, on the host: [[IP:]HOST:]CONTAINER[/udp]
+    #[arg(short, long, value_name = "PORT")]
+    pub publish: Vec<vial_api::Ports>,
+    /// routed, or none for the loopback only; if left out, routed where this machine has what it takes
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = crate::units::parse_network)]
+    pub network: Option<vial_api::NetworkMode>,
+    /// Name server instead of the host's
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<std::net::IpAddr>,
+    /// Add a line to /etc/hosts; IP may be host-gateway
+    #[arg(long, value_name = "NAME:IP")]
+    pub add_host: Vec<String>,
+}
+
+impl NetworkArgs {
+    /// The ports to publish.
+    pub fn ports(&self) -> Vec<vial_api::Port> {
+        self.publish.iter().flat_map(|ports| ports.0.iter().copied()).collect()
+    }
 }
 
 /// `vial exec`

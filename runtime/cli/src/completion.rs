@@ -10,7 +10,7 @@ use clap_complete::engine::{
 use clap_complete::env::{CompleteEnv, Shells};
 use std::ffi::OsStr;
 use std::time::Duration;
-use vial_api::{Container, ImageSummary};
+use vial_api::{Container, ImageSummary, Pod};
 
 /// The variable in which the shell says that it asks, and which shell it is.
 const VARIABLE: &str = "VIAL_COMPLETE";
@@ -87,6 +87,16 @@ fn named_images() -> Vec<CompletionCandidate> {
 /// For an argument that is a container.
 pub fn containers() -> ArgValueCandidates {
     ArgValueCandidates::new(named_containers)
+}
+
+/// For an argument that is a pod.
+pub fn pods() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let list: Vec<Pod> = ask("/pods");
+        let candidate =
+            |pod: Pod| CompletionCandidate::new(pod.name).help(Some(pod.state.as_str().to_owned().into()));
+        list.into_iter().map(candidate).collect()
+    })
 }
 
 /// For an argument that is an image.

@@ -19,16 +19,16 @@ pub struct KeepArgs {
     pub log_opt: Vec<String>,
 }
 
-impl KeepArgs {
-    /// The labels.
-    pub fn labels(&self) -> BTreeMap<String, String> {
-        let pair = |text: &String| {
-            let (key, value) = text.split_once('=').unwrap_or((text, ""));
-            (key.to_owned(), value.to_owned())
-        };
-        self.label.iter().map(pair).collect()
-    }
+/// Reads labels.
+pub fn labels(words: &[String]) -> BTreeMap<String, String> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    words.iter().map(pair).collect()
+}
 
+impl KeepArgs {
     /// The log's bounds.
     ///
     /// # Errors
@@ -109,7 +109,10 @@ mod tests {
             keep(&["--restart", "on-failure:3", "-l", "a=b=c", "--label", "d", "--log-opt", "max-size=1m"])
                 .unwrap();
         assert_eq!(args.restart, RestartPolicy::OnFailure { max_retries: 3 });
-        assert_eq!(args.labels(), [("a".into(), "b=c".into()), ("d".into(), String::new())].into());
+        assert_eq!(
+            super::labels(&args.label),
+            [("a".into(), "b=c".into()), ("d".into(), String::new())].into()
+        );
         assert_eq!(args.log(), Ok(LogOptions { max_size: 1 << 20, max_file: 5 }));
         assert_eq!(keep(&[]).unwrap().log(), Ok(LogOptions::default()));
     }

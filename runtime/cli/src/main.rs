@@ -17,6 +17,7 @@ mod input;
 mod life_args;
 mod list_args;
 mod output;
+mod pod_args;
 mod signals;
 mod streams;
 mod terminal;

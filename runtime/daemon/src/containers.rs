@@ -402,7 +402,8 @@ pub async fn remove(
     detached(async move { ending::remove(&daemon, &record, query.force).await }).await
 }
 
-fn stop_timeout(query: StopQuery) -> Duration {
+/// How long a stop waits before it kills.
+pub fn stop_timeout(query: StopQuery) -> Duration {
     Duration::from_secs(query.timeout.unwrap_or(10).into())
 }
 

@@ -5,18 +5,17 @@ use crate::life;
 use crate::live::Live;
 use crate::names;
 use crate::paths::named;
+use crate::pods;
 use crate::state::Shared;
 use crate::store::{Record, StoreError};
 use std::sync::Arc;
-use vial_api::{CreateContainer, ErrorKind, State};
+use vial_api::{CreateContainer, ErrorKind, NetworkMode, State};
 use vial_sandbox::log::{OutputLog, Position};
 use vial_sandbox::timing::Timing;
 use vial_sandbox::{ContainerId, PodId, now_ms, sizing, spec, upper};
 
-/// Attempts at a made-up name without a number behind it.
-const PLAIN_NAMES: u32 = 4;
-/// Attempts in all.
-const NAMES: u32 = 32;
+/// Processes and threads of a container when nobody says: enough for what serves, too few to fill a guest.
+const DEFAULT_PIDS: u32 = 4096;
 
 fn invalid(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::InvalidArgument, why)
@@ -36,8 +35,28 @@ fn check(request: &CreateContainer) -> Result<()> {
     if !(upper::MIN_SIZE..=upper::MAX_SIZE).contains(&disk) {
         return Err(upper::UpperError::Size(disk).into());
     }
+    if request.pod.is_some() {
+        check_shared(request)?;
+    }
     crate::network::check(request.into())?;
     request.log.check().map_err(|why| invalid(format!("--log-opt {why}")))
+}
+
+/// What a pod's containers share can't be asked for by one of them.
+fn check_shared(request: &CreateContainer) -> Result<()> {
+    let asked = [
+        (request.network != NetworkMode::Default, "--network"),
+        (!request.ports.is_empty(), "-p"),
+        (!request.dns.is_empty(), "--dns"),
+        (!request.add_hosts.is_empty(), "--add-host"),
+        (request.hostname.is_some(), "--hostname"),
+    ];
+    match asked.into_iter().find(|(asked, _)| *asked) {
+        Some((_, option)) => Err(invalid(format!(
+            "{option} is the whole pod's, which its containers share: give it to vial pod create instead"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A record of what was asked for, without a name yet, and the image that it is of.
@@ -52,23 +71,49 @@ async fn plan(
     check(&request)?;
     let image = crate::images::resolve(daemon, &request.image).await?;
     timing.reached("image resolved");
-    let (id, pod) = (ContainerId::random()?, PodId::random()?);
+    let joined = pods::api::joined(daemon, request.pod.as_deref())?;
+    let id = ContainerId::random()?;
     let wanted = request.clone();
+    // In a pod that is shared, all of it unless somebody says less.
+    let (memory, milli_cpus) = match &joined {
+        Some(pod) => (pod.memory(), pod.milli_cpus()),
+        None => (sizing::DEFAULT_MEMORY, sizing::DEFAULT_MILLI_CPUS),
+    };
+    if let Some(pod) = &joined
+        && (wanted.memory.is_some_and(|own| own > memory)
+            || wanted.milli_cpus.is_some_and(|own| own > milli_cpus))
+    {
+        return Err(invalid(format!(
+            "that is more than pod {} has: {} MiB of memory and {} processors",
+            pod.name,
+            memory >> 20,
+            f64::from(milli_cpus) / 1000.0
+        )));
+    }
+    let hostname = joined.as_ref().map(|pod| pod.hostname().to_owned()).or(wanted.hostname);
     let options = spec::Options {
         command: wanted.command,
         entrypoint: wanted.entrypoint,
         env: wanted.env,
         workdir: wanted.workdir,
         user: wanted.user,
-        hostname: wanted.hostname.unwrap_or_else(|| id.short().to_owned()),
-        memory: wanted.memory.unwrap_or(sizing::DEFAULT_MEMORY),
-        milli_cpus: wanted.milli_cpus.unwrap_or(sizing::DEFAULT_MILLI_CPUS),
+        hostname: hostname.unwrap_or_else(|| id.short().to_owned()),
+        memory: wanted.memory.unwrap_or(memory),
+        milli_cpus: wanted.milli_cpus.unwrap_or(milli_cpus),
+        pids: wanted.pids.unwrap_or(DEFAULT_PIDS),
+        shared: joined.as_ref().map(|_| milli_cpus),
         terminal: wanted.terminal.map(|size| (size.cols, size.rows)),
     };
     let made = spec::container(id.as_str(), &image.config, &options)?;
+    let (pod, pod_name) = match joined {
+        Some(pod) => (pod.id, Some(pod.name)),
+        None => (PodId::random()?, None),
+    };
     let record = Record {
         id,
         pod,
+        pod_name,
+        slot: None,
         name: String::new(),
         image: wanted.image,
         image_id: image.id.to_string(),
@@ -118,7 +163,10 @@ pub async fn create_and_start(
     let name = request.name.clone();
     let (record, image) = plan(daemon, request, &mut timing).await?;
     // What the user can mend first.
-    let plan = (life::sandbox_plan(&record)?, life::task_plan(daemon, &record, image.disk));
+    if record.pod_name.is_none() {
+        life::sandbox_plan(&record)?;
+    }
+    let plan = life::task_plan(daemon, &record, image.disk);
     let host = daemon.host()?;
     let record = Record { state: State::Starting, boot: Some(daemon.boot.clone()), ..record };
     let id = record.id.clone();
@@ -152,37 +200,26 @@ pub async fn create_and_start(
     };
     // A task of its own: whoever asked may go away, and the life goes on.
     tokio::spawn(start.run(host, plan, layer));
-    let warning = crate::network::foresee(daemon, (&record.request).into()).await;
+    let warning = match record.pod_name {
+        None => crate::network::foresee(daemon, (&record.request).into()).await,
+        // Its pod was warned of.
+        Some(_) => None,
+    };
     Ok((record, live, warning))
 }
 
 /// Notes a container under its name or a made-up one.
-async fn insert(daemon: &Shared, mut record: Record, name: Option<String>) -> Result<Record> {
-    let wanted = name.is_some();
+async fn insert(daemon: &Shared, record: Record, name: Option<String>) -> Result<Record> {
     let daemon = daemon.clone();
     tokio::task::spawn_blocking(move || {
-        for attempt in 0..NAMES {
-            record.name = match &name {
-                Some(name) => name.clone(),
-                None => {
-                    let mut bytes = [0; 3];
-                    let digits = vial_sandbox::ids::random_hex(bytes.len())?;
-                    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
-                        // Two hexadecimal digits each.
-                        *byte = std::str::from_utf8(pair)
-                            .ok()
-                            .and_then(|t| u8::from_str_radix(t, 16).ok())
-                            .unwrap_or(0);
-                    }
-                    names::from_random(bytes, attempt >= PLAIN_NAMES)
-                }
-            };
+        names::insert(name.as_deref(), |made_up| {
+            let record = Record { name: made_up, ..record.clone() };
             match daemon.store.insert(&record) {
-                Err(StoreError::NameInUse(_)) if !wanted => {}
-                other => return other.map(|()| record).map_err(ApiError::from),
+                Ok(()) => Ok(Some(record)),
+                Err(StoreError::NameInUse(_)) if name.is_none() => Ok(None),
+                Err(error) => Err(error.into()),
             }
-        }
-        Err(ApiError::new(ErrorKind::Conflict, "every made-up name is in use; give one with --name"))
+        })
     })
     .await?
 }

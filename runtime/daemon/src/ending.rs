@@ -145,6 +145,15 @@ pub async fn start(daemon: &Shared, record: &Record) -> Result<()> {
 /// # Errors
 /// When it does not run, is paused already, or its VMM refuses.
 pub async fn pause(daemon: &Shared, record: &Record) -> Result<()> {
+    if let Some(pod) = &record.pod_name {
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            format!(
+                "container {} shares its VM with the others of pod {pod}, and only a whole VM can be paused; stop it instead (vial stop {0})",
+                record.name
+            ),
+        ));
+    }
     running(daemon, record).await?;
     let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
     freeze::pause(&daemon.registry, &record.pod).await?;
@@ -202,7 +211,8 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
             _ if live.is_paused() => freeze::kill(&daemon.registry, &record.pod).await?,
             Phase::Starting => live.cancel(),
             // Nothing of it is kept, so nothing in it is asked.
-            Phase::Running(task) => task.sandbox().kill(),
+            Phase::Running(task) if record.pod_name.is_none() => task.sandbox().kill(),
+            Phase::Running(_) => send(daemon, record, &live, signals::SIGKILL).await?,
             Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => {}
         }
         live.ended().await;

@@ -38,7 +38,9 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::NameInUse(_) => ErrorKind::Conflict,
+            StoreError::NameInUse(_) | StoreError::PodNameInUse(_) | StoreError::NoSuchPod => {
+                ErrorKind::Conflict
+            }
             error if error.is_no_space() => ErrorKind::NoSpace,
             _ => ErrorKind::Internal,
         };

@@ -93,6 +93,7 @@ fn docker(record: &Record, shown: &Container) -> Value {
             "Memory": record.memory,
             "NanoCpus": u64::from(record.milli_cpus) * 1_000_000,
             "AutoRemove": record.auto_remove,
+            "PidsLimit": record.spec["linux"]["resources"]["pids"]["limit"],
             "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
             "LogConfig": {
                 "Type": "vial",
@@ -103,6 +104,7 @@ fn docker(record: &Record, shown: &Container) -> Value {
             },
         },
         "Pod": shown.pod,
+        "PodName": shown.pod_name,
         "VmmPid": shown.vmm_pid,
         "Spec": record.spec,
     })

@@ -4,10 +4,10 @@
 //! (`recovery`).
 
 use crate::error::{ApiError, Result};
+use crate::home::{self, Home};
 use crate::live::{Live, Phase};
-use crate::network;
 use crate::paths::named;
-use crate::recovery::{self, vm_ended};
+use crate::recovery::vm_ended;
 use crate::restart::{self, Again, Occasion, Past};
 use crate::state::Shared;
 use crate::store::{NewStart, Record};
@@ -20,8 +20,8 @@ use vial_sandbox::log::{Limits, OutputLog};
 use vial_sandbox::timing::Timing;
 use vial_sandbox::upper::{self, UpperError};
 use vial_sandbox::{
-    Connections, ContainerId, Ended, Host, Over, Sandbox, SandboxPlan, Task, TaskExit, TaskPlan, now_ms,
-    sizing, spec,
+    Connections, ContainerId, Ended, Host, Over, SandboxPlan, Task, TaskExit, TaskPlan, now_ms, oom, sizing,
+    spec,
 };
 use vial_vm::EndReason;
 
@@ -91,7 +91,10 @@ pub async fn start(daemon: &Shared, record: &Record) -> Result<Option<Arc<Live>>
     let timing = Timing::begin();
     // Before anything is noted: what it was before stays true when this can't be.
     let image = crate::images::resolve(daemon, &record.image_id).await?;
-    let plan = (sandbox_plan(record)?, task_plan(daemon, record, image.disk));
+    if record.pod_name.is_none() {
+        sandbox_plan(record)?;
+    }
+    let plan = task_plan(daemon, record, image.disk);
     let host = daemon.host()?;
     let gate = daemon.start_gate.lock().await;
     if let Some(live) = daemon.live(&record.id) {
@@ -145,44 +148,18 @@ pub struct Start {
 
 impl Start {
     /// Goes through with it, and looks after the container until its end.
-    pub async fn run(self, host: Host, plan: (SandboxPlan, TaskPlan), layer: Layer) {
+    pub async fn run(self, host: Host, plan: TaskPlan, layer: Layer) {
         let Self { daemon, mut record, live, by_policy, mut timing } = self;
-        let (mut sandbox, task) = plan;
-        let started = async {
-            if !record.is_new() {
-                // Of the start before, if that could not be cleared away.
-                recovery::clear_vm(&daemon, &record).await;
-            }
-            // Not the one of the start before, whatever happens.
-            record.network = None;
-            let (lease, held) = network::give(&daemon, (&record.request).into(), &mut sandbox).await?;
-            record.network = lease;
-            timing.reached("network slot taken");
-            let (layer, published) =
-                tokio::join!(layer, network::publish(&daemon, &record.pod, record.network.as_ref()));
-            layer??;
-            published?;
-            timing.reached("writable layer ready");
-            let started = Sandbox::start_with(&host, sandbox, task, &mut timing, live.cancelled()).await?;
-            if let Some(lease) = &record.network
-                && let Err(error) = network::help(started.0.sandbox(), lease, &held)
-            {
-                started.0.sandbox().end(false).await;
-                return Err(error.into());
-            }
-            Ok::<_, ApiError>(started)
-        };
-        let started = started.await;
+        let started = home::enter(&daemon, &mut record, &live, (&host, plan, layer), &mut timing).await;
         match started {
-            Ok((task, connections)) => {
+            Ok((task, connections, home)) => {
                 live.set_timing(&timing);
                 note_running(&daemon, &record).await;
                 live.enter(Phase::Running(task.clone()));
-                look_after(daemon, record, live, task, connections, timing).await;
+                look_after(daemon, record, live, (task, home), connections, timing).await;
             }
             Err(error) => {
                 live.set_timing(&timing);
-                network::release(&daemon.network, record.network.as_ref()).await;
                 fail(&daemon, &record, &live, error, by_policy).await;
             }
         }
@@ -289,8 +266,7 @@ async fn start_again(daemon: Shared, record: Record, live: Arc<Live>, again: Aga
     );
     let prepared = async {
         let image = crate::images::resolve(&daemon, &record.image_id).await?;
-        let plan = (sandbox_plan(&record)?, task_plan(&daemon, &record, image.disk));
-        Ok::<_, ApiError>((daemon.host()?, plan))
+        Ok::<_, ApiError>((daemon.host()?, task_plan(&daemon, &record, image.disk)))
     };
     match prepared.await {
         Ok((host, plan)) => {
@@ -332,15 +308,16 @@ pub async fn look_after(
     daemon: Shared,
     record: Record,
     live: Arc<Live>,
-    task: Task,
+    (task, home): (Task, Home),
     connections: Connections,
     mut timing: Timing,
 ) {
     let ended = task.supervise(connections, &live.log).await;
     timing.reached("command ended");
     let exit = match &ended {
-        Ended::Exited(TaskExit { status, .. }) => {
-            Exit { code: status.code, signal: status.signal, oom: status.oom, reason: None }
+        Ended::Exited(TaskExit { status, victim, .. }) => {
+            let reason = victim.as_ref().filter(|_| status.oom).map(oom::sentence);
+            Exit { code: status.code, signal: status.signal, oom: status.oom, reason }
         }
         Ended::Sandbox(Over::Vm(exit)) => vm_ended(&exit.to_string(), exit.reason == EndReason::Killed),
         Ended::Sandbox(Over::Agent(why)) => {
@@ -360,8 +337,7 @@ pub async fn look_after(
         // What goes with the container need not be written out.
         in_order = !record.auto_remove;
     }
-    task.sandbox().end(in_order).await;
-    network::release(&daemon.network, record.network.as_ref()).await;
+    home.leave(&daemon, &record, &task, in_order).await;
     timing.reached("VM gone");
     live.set_timing(&timing);
     if record.auto_remove {

@@ -1,4 +1,7 @@
-//! Names: made up for containers that were given none, checked for those that were, and guessed at when one is not found.
+//! Names: made up for containers and pods that were given none, checked for those that were, and guessed at when one is not found.
+
+use crate::error::{ApiError, Result};
+use vial_api::ErrorKind;
 
 /// Random names are an adjective and a noun: easy to say, easy to type.
 const ADJECTIVES: [&str; 64] = [
@@ -23,6 +26,39 @@ pub fn from_random(bytes: [u8; 3], number: bool) -> String {
     let adjective = ADJECTIVES[usize::from(bytes[0]) % ADJECTIVES.len()];
     let noun = NOUNS[usize::from(bytes[1]) % NOUNS.len()];
     if number { format!("{adjective}-{noun}-{}", bytes[2]) } else { format!("{adjective}-{noun}") }
+}
+
+/// Attempts at a made-up name without a number behind it.
+const PLAIN_NAMES: u32 = 4;
+/// Attempts in all.
+const NAMES: u32 = 32;
+
+/// Inserts something under its name or a made-up one. `insert` says None when a made-up one is taken.
+///
+/// # Errors
+/// Those of `insert`, and when every made-up name is in use.
+pub fn insert<T>(wanted: Option<&str>, mut insert: impl FnMut(String) -> Result<Option<T>>) -> Result<T> {
+    for attempt in 0..NAMES {
+        let name = match wanted {
+            Some(name) => name.to_owned(),
+            None => {
+                let mut bytes = [0; 3];
+                let digits = vial_sandbox::ids::random_hex(bytes.len())?;
+                for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
+                    // Two hexadecimal digits each.
+                    *byte = std::str::from_utf8(pair)
+                        .ok()
+                        .and_then(|t| u8::from_str_radix(t, 16).ok())
+                        .unwrap_or(0);
+                }
+                from_random(bytes, attempt >= PLAIN_NAMES)
+            }
+        };
+        if let Some(inserted) = insert(name)? {
+            return Ok(inserted);
+        }
+    }
+    Err(ApiError::new(ErrorKind::Conflict, "every made-up name is in use; give one with --name"))
 }
 
 /// Whether a container may be called so: as Docker has it, and not something that reads as an id.

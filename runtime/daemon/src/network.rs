@@ -2,11 +2,11 @@
 
 use crate::error::{ApiError, Result};
 use crate::state::Shared;
-use crate::store::{Record, Store};
+use crate::store::Store;
 use agent_protocol::{EtcFiles, Neighbour, Route};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use vial_api::{CreateContainer, ErrorKind, NetworkMode, State};
+use vial_api::{CreateContainer, ErrorKind, NetworkMode, PodState, State};
 use vial_network::helper::{self, MAX_PORTS};
 use vial_network::{Held, Lease, Network, NetworkError, Port, Protocol, Slot, address, names, ports};
 use vial_sandbox::{PodId, Sandbox, SandboxPlan};
@@ -213,8 +213,7 @@ fn port(port: &vial_api::Port) -> Port {
     Port { ip: port.ip, host: port.host, pod: port.container, protocol }
 }
 
-/// A port as the API shows it.
-pub fn shown(port: &Port) -> vial_api::Port {
+fn shown(port: &Port) -> vial_api::Port {
     let protocol = match port.protocol {
         Protocol::Tcp => vial_api::Protocol::Tcp,
         Protocol::Udp => vial_api::Protocol::Udp,
@@ -222,33 +221,70 @@ pub fn shown(port: &Port) -> vial_api::Port {
     vial_api::Port { ip: port.ip, host: port.host, container: port.pod, protocol }
 }
 
-/// Names the container that has a port, if it is one of ours.
+/// A pod's network as the API shows it.
+pub fn described(lease: &Lease) -> vial_api::Network {
+    vial_api::Network {
+        ipv4: lease.v4.into(),
+        ipv6: lease.v6.map(Into::into),
+        gateway: lease.gateway4.into(),
+        mac: address::mac_text(lease.mac),
+        interface: lease.interface.clone(),
+    }
+}
+
+/// A pod's published ports as the API shows them.
+pub fn ports(lease: Option<&Lease>) -> Vec<vial_api::Port> {
+    lease.map(|lease| lease.ports.iter().map(shown).collect()).unwrap_or_default()
+}
+
+/// Names the container or pod that has a port, if it is one of ours.
 fn in_use(daemon: &Shared, error: NetworkError) -> ApiError {
     let NetworkError::PortInUse { port, by } = &error else { return error.into() };
-    let has = |record: &&Record| {
-        let ends = |p: &Port| {
+    let has = |lease: &Lease| {
+        lease.ports.iter().any(|p| {
             *port == format!("{}/{}", p.host, p.protocol)
                 || port.ends_with(&format!(":{}/{}", p.host, p.protocol))
-        };
-        record.state == State::Running && record.network.iter().flat_map(|lease| &lease.ports).any(ends)
+        })
     };
-    let records = daemon.store.list().unwrap_or_default();
-    let by =
-        records.iter().find(has).map_or_else(|| by.clone(), |record| format!("container {}", record.name));
+    let holders = holders(&daemon.store).unwrap_or_default();
+    let by = holders
+        .into_iter()
+        .find(|holder| has(&holder.lease))
+        .map_or_else(|| by.clone(), |holder| holder.name);
     NetworkError::PortInUse { port: port.clone(), by }.into()
 }
 
-/// Leases of the pods whose VMs live and whose containers are said to run.
+/// Who is said to run and has a network.
+struct Holder {
+    /// In words.
+    name: String,
+    pod: PodId,
+    lease: Lease,
+}
+
+fn holders(store: &Store) -> Result<Vec<Holder>> {
+    let alone = store.list()?.into_iter().filter_map(|record| {
+        let runs = record.pod_name.is_none() && record.state == State::Running;
+        let lease = record.network.filter(|_| runs)?;
+        Some(Holder { name: format!("container {}", record.name), pod: record.pod, lease })
+    });
+    let pods = store.pods()?.into_iter().filter_map(|pod| {
+        let lease = pod.network.filter(|_| pod.state == PodState::Running)?;
+        Some(Holder { name: format!("pod {}", pod.name), pod: pod.id, lease })
+    });
+    Ok(alone.chain(pods).collect())
+}
+
+/// Leases of the pods whose VMs live and that are said to run.
 ///
 /// # Errors
 /// When the store can't be read.
 pub fn running(store: &Store, registry: &Registry) -> Result<Vec<Lease>> {
-    let alive = |record: &Record| {
-        let id = record.pod.vm_name().parse().ok()?;
-        registry.info(&id).ok().filter(|info| matches!(info.state, VmState::Running))
+    let alive = |pod: &PodId| {
+        let info = pod.vm_name().parse().ok().and_then(|id| registry.info(&id).ok());
+        info.is_some_and(|info| matches!(info.state, VmState::Running))
     };
-    let running = store.list()?.into_iter().filter(|record| record.state == State::Running);
-    Ok(running.filter(|record| alive(record).is_some()).filter_map(|record| record.network).collect())
+    Ok(holders(store)?.into_iter().filter(|holder| alive(&holder.pod)).map(|holder| holder.lease).collect())
 }
 
 /// Starts what serves a running pod beside the kernel, if it needs that.

@@ -4,6 +4,7 @@ use crate::detach::DaemonLock;
 use crate::error::ApiError;
 use crate::live::Phase;
 use crate::paths::{Paths, named};
+use crate::pods::{self, PodPhase};
 use crate::reserve::{self, Reserve};
 use crate::state::{Daemon, Shared};
 use crate::store::Store;
@@ -45,6 +46,10 @@ pub fn router(daemon: Shared) -> Router {
         .route("/images/tag", post(registry::tag))
         .route("/registries/login", post(registry::login))
         .route("/images/{name}", get(images::inspect).delete(images::remove))
+        .route("/pods", get(pods::api::list).post(pods::api::create))
+        .route("/pods/{id}", get(pods::api::inspect).delete(pods::api::remove))
+        .route("/pods/{id}/start", post(pods::api::start))
+        .route("/pods/{id}/stop", post(pods::api::stop))
         .route("/containers", get(containers::list).post(containers::create))
         .route("/containers/run", post(containers::run))
         .route("/containers/{id}", get(containers::inspect))
@@ -183,7 +188,7 @@ pub async fn run(
     }
     let pods =
         daemon.all_live().iter().any(|live| !matches!(live.phase(), Phase::Failed(_) | Phase::Ended(_)));
-    daemon.network.close(pods).await;
+    daemon.network.close(pods || !daemon.all_pods().is_empty()).await;
     tracing::info!("the daemon ends; pods go on");
     Ok(())
 }
@@ -212,6 +217,14 @@ async fn finish_starts(daemon: &Arc<Daemon>) {
                 live.started().await;
             })
         })
+        .chain(daemon.all_pods().into_iter().filter(|pod| matches!(pod.phase(), PodPhase::Starting)).map(
+            |pod| {
+                tokio::spawn(async move {
+                    pod.cancel();
+                    pod.started().await;
+                })
+            },
+        ))
         .collect();
     for wait in waits {
         if tokio::time::timeout(LAST_ORDERS, wait).await.is_err() {

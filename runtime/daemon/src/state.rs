@@ -4,17 +4,18 @@ use crate::error::{ApiError, Result};
 use crate::live::{Live, Phase};
 use crate::names;
 use crate::paths::Paths;
+use crate::pods::LivePod;
 use crate::registry::Transfers;
-use crate::store::{Record, Store};
+use crate::store::{PodRecord, Record, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use vial_api::{Container, ErrorKind, State};
 use vial_image::ImageStore;
-use vial_network::{Network, address};
+use vial_network::Network;
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::upper::Uppers;
-use vial_sandbox::{ContainerId, Host};
+use vial_sandbox::{ContainerId, Host, PodId};
 use vial_vm::{Launcher, Parts, Registry};
 
 /// The daemon's insides.
@@ -37,6 +38,7 @@ pub struct Daemon {
     /// Pods' networks.
     pub network: Network,
     live: Mutex<HashMap<ContainerId, Arc<Live>>>,
+    pods: Mutex<HashMap<PodId, Arc<LivePod>>>,
     /// True from when the daemon is to end.
     pub stopping: watch::Sender<bool>,
     /// Held by who starts a container that is there, until the others can see that.
@@ -47,6 +49,42 @@ pub struct Daemon {
 
 /// What a shared daemon is passed around as.
 pub type Shared = Arc<Daemon>;
+
+/// What something is called in an error.
+struct Words {
+    one: &'static str,
+    many: &'static str,
+    list: &'static str,
+}
+
+/// Which of these names and ids is meant: a name, an id, or the beginning of one id only.
+fn pick<'a>(
+    wanted: &str,
+    known: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    words: Words,
+) -> Result<usize> {
+    if let Some(exact) = known.clone().position(|(name, id)| name == wanted || id == wanted) {
+        return Ok(exact);
+    }
+    let digits = !wanted.is_empty() && wanted.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let mut begin = known.clone().enumerate().filter(|(_, (_, id))| digits && id.starts_with(wanted));
+    match (begin.next(), begin.next()) {
+        (Some((index, _)), None) => Ok(index),
+        (Some(_), Some(_)) => Err(ApiError::new(
+            ErrorKind::InvalidArgument,
+            format!("several {}' ids begin with {wanted}; write more digits", words.many),
+        )),
+        (None, _) => {
+            let guess = names::suggest(wanted, known.map(|(name, _)| name));
+            let hint =
+                guess.map_or_else(|| format!("see: {}", words.list), |name| format!("did you mean {name}?"));
+            Err(ApiError::new(
+                ErrorKind::NoSuchContainer,
+                format!("no {} is called {wanted}; {hint}", words.one),
+            ))
+        }
+    }
+}
 
 impl Daemon {
     /// Puts the parts together.
@@ -71,6 +109,7 @@ impl Daemon {
             registry,
             network,
             live: Mutex::default(),
+            pods: Mutex::default(),
             stopping: watch::Sender::new(false),
             start_gate: tokio::sync::Mutex::default(),
             boot,
@@ -125,34 +164,50 @@ impl Daemon {
         self.live_map().remove(id);
     }
 
+    fn pod_map(&self) -> MutexGuard<'_, HashMap<PodId, Arc<LivePod>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks after a pod of several from now on.
+    pub fn adopt_pod(&self, id: &PodId, live: Arc<LivePod>) {
+        self.pod_map().insert(id.clone(), live);
+    }
+
+    /// A pod of several that is looked after.
+    pub fn pod(&self, id: &PodId) -> Option<Arc<LivePod>> {
+        self.pod_map().get(id).cloned()
+    }
+
+    /// All of them.
+    pub fn all_pods(&self) -> Vec<Arc<LivePod>> {
+        self.pod_map().values().cloned().collect()
+    }
+
+    /// Looks after it no longer.
+    pub fn forget_pod(&self, id: &PodId) {
+        self.pod_map().remove(id);
+    }
+
+    /// The pod of several of this name, id, or beginning of an id.
+    ///
+    /// # Errors
+    /// When there is none, or several ids begin so.
+    pub fn find_pod(&self, wanted: &str) -> Result<PodRecord> {
+        let pods = self.store.pods()?;
+        let known = pods.iter().map(|pod| (pod.name.as_str(), pod.id.as_str()));
+        let words = Words { one: "pod", many: "pods", list: "vial pod ls" };
+        Ok(pods[pick(wanted, known, words)?].clone())
+    }
+
     /// The container of this name, id, or beginning of an id.
     ///
     /// # Errors
     /// When there is none, or several ids begin so.
     pub fn find(&self, wanted: &str) -> Result<Record> {
         let records = self.store.list()?;
-        let exact = records.iter().find(|record| record.name == wanted || record.id.as_str() == wanted);
-        if let Some(record) = exact {
-            return Ok(record.clone());
-        }
-        let digits = !wanted.is_empty() && wanted.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let mut begin = records.iter().filter(|record| digits && record.id.as_str().starts_with(wanted));
-        match (begin.next(), begin.next()) {
-            (Some(record), None) => Ok(record.clone()),
-            (Some(_), Some(_)) => Err(ApiError::new(
-                ErrorKind::InvalidArgument,
-                format!("several containers' ids begin with {wanted}; write more digits"),
-            )),
-            (None, _) => {
-                let guess = names::suggest(wanted, records.iter().map(|record| record.name.as_str()));
-                let hint = guess
-                    .map_or_else(|| "see: vial ps -a".to_owned(), |name| format!("did you mean {name}?"));
-                Err(ApiError::new(
-                    ErrorKind::NoSuchContainer,
-                    format!("no container is called {wanted}; {hint}"),
-                ))
-            }
-        }
+        let known = records.iter().map(|record| (record.name.as_str(), record.id.as_str()));
+        let words = Words { one: "container", many: "containers", list: "vial ps -a" };
+        Ok(records[pick(wanted, known, words)?].clone())
     }
 
     /// A container's log: that which is being written, else the one on the disk.
@@ -185,6 +240,7 @@ impl Daemon {
             id: record.id.to_string(),
             name: record.name.clone(),
             pod: record.pod.to_string(),
+            pod_name: record.pod_name.clone(),
             image: record.image.clone(),
             image_id: record.image_id.clone(),
             command: record.args.clone(),
@@ -201,16 +257,8 @@ impl Daemon {
             labels: record.request.labels.clone(),
             restart: record.request.restart,
             restart_count: record.restarts,
-            network: lease.map(|lease| vial_api::Network {
-                ipv4: lease.v4.into(),
-                ipv6: lease.v6.map(Into::into),
-                gateway: lease.gateway4.into(),
-                mac: address::mac_text(lease.mac),
-                interface: lease.interface.clone(),
-            }),
-            ports: lease
-                .map(|lease| lease.ports.iter().map(crate::network::shown).collect())
-                .unwrap_or_default(),
+            network: lease.map(crate::network::described),
+            ports: crate::network::ports(lease),
             vmm_pid: task
                 .filter(|_| matches!(state, State::Running | State::Paused))
                 .and_then(|task| task.sandbox().vmm_pid())

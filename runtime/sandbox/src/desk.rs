@@ -3,7 +3,7 @@
 //! The agent keeps each event until it is acknowledged, and an acknowledgement counts for all events before it too. The ends of several
 //! containers are noted in whatever order their keepers come to it, so an end that waits to be noted holds the acknowledgement of the later ones.
 
-use agent_protocol::{Event, ExitStatus};
+use agent_protocol::{Event, ExitStatus, OomVictim};
 use std::collections::{BTreeSet, HashMap};
 use tokio::sync::oneshot;
 
@@ -14,12 +14,15 @@ pub struct TaskExit {
     pub seq: u64,
     /// How.
     pub status: ExitStatus,
+    /// What the kernel killed last in it for want of memory, if that was told to this daemon.
+    pub victim: Option<OomVictim>,
 }
 
 #[derive(Debug, Default)]
 struct Waiters {
     exit: Option<oneshot::Sender<TaskExit>>,
     execs: HashMap<String, oneshot::Sender<ExitStatus>>,
+    victim: Option<OomVictim>,
 }
 
 /// Who waits for what.
@@ -69,9 +72,9 @@ impl Desk {
         }
         match event {
             Event::Exited { container, exec: None, status } => {
-                let keeper = self.tasks.get_mut(&container).and_then(|waiters| waiters.exit.take());
-                if let Some(keeper) = keeper
-                    && keeper.send(TaskExit { seq, status }).is_ok()
+                if let Some(waiters) = self.tasks.get_mut(&container)
+                    && let Some(keeper) = waiters.exit.take()
+                    && keeper.send(TaskExit { seq, status, victim: waiters.victim.take() }).is_ok()
                 {
                     return None;
                 }
@@ -83,8 +86,12 @@ impl Desk {
                     let _ = waiter.send(status);
                 }
             }
-            // An exit tells of it too.
-            Event::Oom { .. } | Event::Log { .. } => {}
+            Event::Oom { container, victim } => {
+                if let Some(waiters) = self.tasks.get_mut(&container) {
+                    waiters.victim = victim.or(waiters.victim.take());
+                }
+            }
+            Event::Log { .. } => {}
         }
         self.acks.noted(seq)
     }

@@ -196,8 +196,14 @@ impl Sandbox {
     }
 
     async fn take(&self, seq: u64, event: Event) {
-        if let Event::Log { message } = &event {
-            tracing::info!(vm = %self.0.vm.id(), agent = %message.escape_debug(), "the agent says");
+        let vm = self.0.vm.id();
+        match &event {
+            Event::Log { message } => tracing::info!(%vm, agent = %message.escape_debug(), "the agent says"),
+            Event::Oom { container, victim: Some(victim) } => {
+                let container = container.escape_debug();
+                tracing::warn!(%vm, %container, "{}", crate::oom::sentence(victim));
+            }
+            Event::Oom { .. } | Event::Exited { .. } => {}
         }
         let upto = self.desk().take(seq, event);
         self.acknowledge(upto).await;

@@ -4,14 +4,16 @@ use crate::error::PodError;
 use crate::ids::{ContainerId, PodId, random_hex};
 use crate::sandbox::{Host, LAST_MOMENT, PATIENCE, Sandbox};
 use crate::sizing::VmSize;
+use crate::slots::{Shared, Slot};
 use crate::task::{Connections, Task};
 use crate::timing::Timing;
 use agent_protocol::{
-    AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_NETWORK, Network, Request, RootFs, StreamKind,
-    Upper,
+    AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_NETWORK, FEATURE_PODS, Network, Request,
+    RootFs, StreamKind, Upper,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use std::path::PathBuf;
+use std::time::Duration;
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{ConsoleSpec, DiskSource, DiskSpec, Limits, NetSpec, Vm, VmId, VmSpec};
 
@@ -66,22 +68,30 @@ impl Sandbox {
         cancelled: impl Future<Output = ()>,
     ) -> Result<(Task, Connections), PodError> {
         let container = task.container.clone();
-        let (sandbox, connections) = launch(host, plan, Some(task), timing, cancelled).await?;
+        let (sandbox, connections) = launch(host, plan, Content::Task(task), timing, cancelled).await?;
         let connections = connections.ok_or_else(crate::task::wrong_answer)?;
         Ok((Task::new(sandbox, container), connections))
     }
 }
 
+/// What is in a sandbox at the beginning.
+pub(crate) enum Content {
+    /// Its only container.
+    Task(TaskPlan),
+    /// Room for some.
+    Slots(Shared),
+}
+
 /// Makes the VM and what is in it at the beginning.
-async fn launch(
+pub(crate) async fn launch(
     host: &Host,
     mut plan: SandboxPlan,
-    task: Option<TaskPlan>,
+    content: Content,
     timing: &mut Timing,
     cancelled: impl Future<Output = ()>,
 ) -> Result<(Sandbox, Option<Connections>), PodError> {
     let id: VmId = plan.pod.vm_name().parse()?;
-    let spec = vm_spec(host, &mut plan, task.as_ref());
+    let spec = vm_spec(host, &mut plan, &content);
     let mut cancelled = std::pin::pin!(cancelled);
     let vm = tokio::select! {
         // Dropped halfway, the launch leaves nothing behind.
@@ -90,7 +100,7 @@ async fn launch(
     };
     timing.reached("VM process spawned");
     let started = tokio::select! {
-        started = first_write(host, &vm, plan, task, timing) => started,
+        started = first_write(host, &vm, plan, content, timing) => started,
         () = &mut cancelled => Err(PodError::Cancelled),
     };
     for milestone in vm.milestones() {
@@ -151,12 +161,21 @@ pub(crate) fn say_last_words(vm: &Vm, error: &dyn std::fmt::Display) {
     }
 }
 
-fn vm_spec(host: &Host, plan: &mut SandboxPlan, task: Option<&TaskPlan>) -> VmSpec {
-    let only = task.map(|task| ("container", task.container.as_str()));
-    let labels = [("pod", plan.pod.as_str())].into_iter().chain(only);
+fn vm_spec(host: &Host, plan: &mut SandboxPlan, content: &Content) -> VmSpec {
     let disk = |id: &str, source, read_only| DiskSpec { id: id.into(), source, read_only, root: false };
+    let mut labels = vec![("pod", plan.pod.as_str())];
+    let disks = match content {
+        Content::Task(task) => {
+            labels.push(("container", task.container.as_str()));
+            vec![
+                disk(IMAGE_DISK, DiskSource::Concat(task.image.clone()), true),
+                disk(UPPER_DISK, DiskSource::File(task.upper.clone()), false),
+            ]
+        }
+        Content::Slots(shared) => Slot::drives(shared.slots),
+    };
     VmSpec {
-        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         initrd: Some(host.parts.initrd.clone()),
         // A panic reboots at once, which ends the VM: pvpanic has told the reason by then.
         cmdline: if host.verbose {
@@ -167,13 +186,7 @@ fn vm_spec(host: &Host, plan: &mut SandboxPlan, task: Option<&TaskPlan>) -> VmSp
         .into(),
         cpus: plan.size.vcpus,
         memory_mib: plan.size.memory_mib,
-        disks: match task {
-            Some(task) => vec![
-                disk(IMAGE_DISK, DiskSource::Concat(task.image.clone()), true),
-                disk(UPPER_DISK, DiskSource::File(task.upper.clone()), false),
-            ],
-            None => Vec::new(),
-        },
+        disks,
         nets: plan.net.take().into_iter().collect(),
         // For the last words of a guest that panics. What it writes there counts against the memory of the VM's cgroup.
         console: ConsoleSpec::Log,
@@ -188,7 +201,7 @@ async fn first_write(
     host: &Host,
     vm: &Vm,
     plan: SandboxPlan,
-    task: Option<TaskPlan>,
+    content: Content,
     timing: &mut Timing,
 ) -> Result<(Sandbox, Option<Connections>), PodError> {
     let entropy = random_hex(32)?;
@@ -196,10 +209,15 @@ async fn first_write(
     timing.reached("agent ready");
     let (agent, events) = vm.agent(PATIENCE, true).await?;
     timing.reached("agent connected");
-    // It would skip what it does not know, and the container would look in vain for its network.
-    if plan.network.is_some() && !agent.hello().features.iter().any(|feature| feature == FEATURE_NETWORK) {
-        let message = "the agent in the VM is too old to set up a network; install the parts of one version, or run with --network none";
-        return Err(PodError::Refused(AgentError::new(ErrorKind::Unsupported, message)));
+    // It would skip what it does not know, and a container would look in vain for its network or its disks.
+    let lacks = |feature: &str| !agent.hello().features.iter().any(|known| known == feature);
+    let (memory, task) = match content {
+        Content::Task(task) => (None, Some(task)),
+        Content::Slots(_) if lacks(FEATURE_PODS) => return Err(too_old("keep several containers", "")),
+        Content::Slots(shared) => (Some(shared.memory), None),
+    };
+    if plan.network.is_some() && lacks(FEATURE_NETWORK) {
+        return Err(too_old("set up a network", ", or run with --network none"));
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut requests = vec![Request::ApplySandbox(agent_protocol::Sandbox {
@@ -209,38 +227,50 @@ async fn first_write(
         entropy,
         network: plan.network,
         files: plan.files,
-        memory: None,
+        memory,
     })];
     let container = task.as_ref().map(|task| task.container.clone());
     if let Some(task) = task {
-        let root = RootFs {
-            image: IMAGE_DISK.into(),
-            image_bytes: None,
-            upper: Upper::Disk { serial: UPPER_DISK.into(), bytes: None },
-        };
-        requests.extend(creation(task, root)?);
+        let upper = Upper::Disk { serial: UPPER_DISK.into(), bytes: None };
+        requests.extend(creation(task, RootFs { image: IMAGE_DISK.into(), image_bytes: None, upper })?);
     }
     let (sandbox, mut waits) = Sandbox::new(vm.clone(), agent, events, container.as_slice());
     let steps = ["sandbox applied", "container created", "command started"];
-    let answers = async {
-        for (answer, step) in sandbox.agent().send(requests).await?.into_iter().zip(steps) {
-            answer.await?;
-            timing.reached(step);
-        }
-        Ok::<_, PodError>(())
-    };
-    match tokio::time::timeout(host.start_within, answers).await {
-        Ok(done) => done?,
-        Err(_) => return Err(PodError::Slow { what: "making the container", within: host.start_within }),
-    }
+    carry_out(&sandbox, requests, &steps, host.start_within, timing).await?;
     let Some((container, mut connections)) = container.zip(waits.pop()) else { return Ok((sandbox, None)) };
     connections.open(vm, &container).await?;
     timing.reached("streams open");
     Ok((sandbox, Some(connections)))
 }
 
+fn too_old(what: &str, or: &str) -> PodError {
+    let message = format!("the agent in the VM is too old to {what}; install the parts of one version{or}");
+    PodError::Refused(AgentError::new(ErrorKind::Unsupported, message))
+}
+
+/// Sends requests in one write and waits for all answers; each is a step.
+pub(crate) async fn carry_out(
+    sandbox: &Sandbox,
+    requests: Vec<Request>,
+    steps: &[&str],
+    within: Duration,
+    timing: &mut Timing,
+) -> Result<(), PodError> {
+    let answers = async {
+        for (answer, step) in sandbox.agent().send(requests).await?.into_iter().zip(steps) {
+            answer.await?;
+            timing.reached(step);
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(within, answers).await {
+        Ok(done) => done,
+        Err(_) => Err(PodError::Slow { what: "making the container", within }),
+    }
+}
+
 /// The requests that make a container and run its command.
-fn creation(task: TaskPlan, root: RootFs) -> Result<[Request; 2], PodError> {
+pub(crate) fn creation(task: TaskPlan, root: RootFs) -> Result<[Request; 2], PodError> {
     let spec: Box<RawValue> = to_raw_value(&task.spec)?;
     let container = task.container.as_str().to_owned();
     let create = CreateContainer { container: container.clone(), root, spec, stdin: task.stdin };
@@ -249,7 +279,7 @@ fn creation(task: TaskPlan, root: RootFs) -> Result<[Request; 2], PodError> {
 
 impl Connections {
     /// Opens the output from its beginning.
-    async fn open(&mut self, vm: &Vm, container: &ContainerId) -> Result<(), PodError> {
+    pub(crate) async fn open(&mut self, vm: &Vm, container: &ContainerId) -> Result<(), PodError> {
         let (stdout, stderr) = tokio::try_join!(
             vm.output(container.as_str(), None, StreamKind::Stdout, 0, PATIENCE),
             vm.output(container.as_str(), None, StreamKind::Stderr, 0, PATIENCE),

@@ -8,7 +8,11 @@ use crate::life_args::RenameArgs;
 use hyper::Method;
 use vial_api::{ErrorKind, Exit};
 
-async fn act(client: &Client, method: Method, path: String) -> Result<()> {
+/// Asks for something that may be asked for twice.
+///
+/// # Errors
+/// Whatever the daemon says.
+pub async fn act(client: &Client, method: Method, path: String) -> Result<()> {
     match client.send(method.clone(), &path, body(""), &[]).await {
         // The daemon was killed meanwhile; asking its successor for the same again is harmless.
         Err(Error::Connection(_)) => client.send(method, &path, body(""), &[]).await.map(drop),

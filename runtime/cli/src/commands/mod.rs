@@ -9,6 +9,7 @@ mod life;
 mod list;
 mod load;
 mod login;
+mod pod;
 mod port;
 mod prune;
 mod ps;
@@ -58,6 +59,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Images(args) => images::list(client, &args).await,
         Command::Rmi(args) => images::remove(client, &args).await,
         Command::Inspect(args) => inspect::inspect(client, &args).await,
+        Command::Pod(command) => pod::dispatch(client, command).await,
         Command::Container(ContainerCommand::Prune(args)) => prune::containers(client, args).await,
         Command::Image(ImageCommand::Prune(args)) => prune::images(client, args).await,
         Command::System(SystemCommand::Df { json }) => prune::df(client, json).await,

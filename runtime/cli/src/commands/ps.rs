@@ -58,8 +58,11 @@ pub async fn ps(client: &Client, args: &PsArgs) -> Result<i32> {
         return formatted(format, &rows);
     }
     let width = |max: usize| if args.no_trunc { usize::MAX } else { max };
+    // Most people have none, and no use for an empty column.
+    let pods = containers.iter().any(|container| container.pod_name.is_some());
     let line = |container: &Container| {
-        vec![
+        let pod = pods.then(|| container.pod_name.clone().unwrap_or_default());
+        let cells = vec![
             id(container),
             cell(&container.image, width(40)),
             cell(&command(container), width(24)),
@@ -67,10 +70,13 @@ pub async fn ps(client: &Client, args: &PsArgs) -> Result<i32> {
             status(container, now),
             cell(&ports(container), width(40)),
             container.name.clone(),
-        ]
+        ];
+        cells.into_iter().chain(pod).collect()
     };
     let rows: Vec<Vec<String>> = containers.iter().map(line).collect();
-    say(&table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME"], &rows))?;
+    let headings = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME", "POD"];
+    let shown = if pods { &headings[..] } else { &headings[..headings.len() - 1] };
+    say(&table(shown, &rows))?;
     Ok(0)
 }
 
@@ -95,7 +101,7 @@ fn row(container: &Container, id: String, now: u64, whole: bool) -> Value {
         "State": container.state.as_str(),
         "Ports": ports(container),
         "Labels": labels.join(","),
-        "Pod": short(&container.pod),
+        "Pod": container.pod_name.as_deref().unwrap_or_else(|| short(&container.pod)),
         "Restarts": container.restart_count,
     })
 }
@@ -165,6 +171,7 @@ mod tests {
             id: "a".repeat(64),
             name: "web".into(),
             pod: "b".repeat(64),
+            pod_name: None,
             image: "busybox".into(),
             image_id: "sha256:0".into(),
             command: vec!["sh".into()],

@@ -147,7 +147,8 @@ pub async fn start(client: &Client, args: &StartArgs) -> Result<i32> {
 }
 
 /// On standard error, where the command's own words go too, but before any of them.
-fn warn(warning: Option<&str>) {
+/// Prints what a container has to do without.
+pub fn warn(warning: Option<&str>) {
     if let Some(warning) = warning {
         crate::output::tell(&format!("warning: {warning}"));
     }
@@ -211,7 +212,8 @@ pub fn finish(end: End, container: &str) -> Result<i32> {
                 crate::output::tell(&format!("{reason}{}", advice(reason)));
             }
             if exit.oom {
-                crate::output::tell("it ran out of memory; give it more with --memory");
+                let named = if exit.reason.is_some() { "" } else { "it ran out of memory; " };
+                crate::output::tell(&format!("{named}give it more with --memory"));
             }
             Ok(exit.code)
         }
@@ -255,12 +257,14 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         stdin: args.interactive,
         terminal: args.tty.then(own_size),
         auto_remove: args.rm,
-        network: args.network.unwrap_or_default(),
-        ports: args.publish.into_iter().flat_map(|ports| ports.0).collect(),
-        dns: args.dns,
-        add_hosts: args.add_host,
+        pod: args.pod,
+        pids: args.pids_limit,
+        network: args.net.network.unwrap_or_default(),
+        ports: args.net.ports(),
+        dns: args.net.dns,
+        add_hosts: args.net.add_host,
         timing: args.timing,
-        labels: args.keep.labels(),
+        labels: crate::life_args::labels(&args.keep.label),
         restart: args.keep.restart,
         log: args.keep.log().map_err(Error::Message)?,
     })

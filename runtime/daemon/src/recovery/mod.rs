@@ -2,10 +2,12 @@
 //! whatever belongs to nobody goes.
 
 mod decide;
+mod pods;
 
 pub use decide::{Decision, Observed, RecordAction, VmAction, decide, vm_ended};
 
 use crate::error::{ApiError, Result};
+use crate::home::Home;
 use crate::life;
 use crate::live::{Live, Phase};
 use crate::restart::Occasion;
@@ -16,7 +18,7 @@ use tokio::sync::oneshot;
 use vial_api::{ErrorKind, Exit};
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::timing::Timing;
-use vial_sandbox::{ContainerId, Sandbox, pause};
+use vial_sandbox::{ContainerId, PodId, Sandbox, pause};
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{EndReason, VmExit, VmId, VmState};
 
@@ -30,10 +32,19 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(10);
 /// When the store or the VMs' folder can't be read.
 pub async fn recover(daemon: &Shared) -> Result<()> {
     let records = daemon.store.list()?;
-    let known: HashSet<String> = records.iter().map(|record| record.pod.vm_name()).collect();
+    let shared = daemon.store.pods()?;
+    let vms = records.iter().map(|record| &record.pod).chain(shared.iter().map(|pod| &pod.id));
+    let known: HashSet<String> = vms.map(PodId::vm_name).collect();
+    let (alone, mut members): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|record| record.pod_name.is_none());
     let mut looks = Vec::new();
-    for record in records {
+    for record in alone {
         looks.extend(one(daemon, record).await?);
+    }
+    for pod in shared {
+        let (its, others) = members.into_iter().partition(|record| record.pod == pod.id);
+        members = others;
+        pods::one(daemon, pod, its).await?;
     }
     // VMs of pods that no record knows: their maker died before it could note them, or after it forgot them.
     for vm in daemon.registry.list()? {
@@ -54,11 +65,12 @@ pub async fn recover(daemon: &Shared) -> Result<()> {
 /// What ends when it is known whether a pod that is being found again stands still.
 type Look = oneshot::Receiver<()>;
 
-async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
-    let vm: VmId = record.pod.vm_name().parse()?;
-    let rebooted = record.boot.as_ref().is_some_and(|boot| *boot != daemon.boot);
-    let observed = match daemon.registry.info(&vm) {
-        _ if rebooted => Observed::Rebooted,
+/// What is found of a pod's VM. `boot`: the machine's boot id at its newest start.
+fn observe(daemon: &Shared, vm: &VmId, boot: Option<&String>) -> Result<Observed> {
+    if boot.is_some_and(|boot| *boot != daemon.boot) {
+        return Ok(Observed::Rebooted);
+    }
+    Ok(match daemon.registry.info(vm) {
         Err(vial_vm::Error::NotFound(_)) => Observed::Nothing,
         Err(error) => return Err(error.into()),
         Ok(info) => match info.state {
@@ -67,7 +79,12 @@ async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
                 Observed::Dead { reason: exit.to_string(), killed: exit.reason == EndReason::Killed }
             }
         },
-    };
+    })
+}
+
+async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
+    let vm: VmId = record.pod.vm_name().parse()?;
+    let observed = observe(daemon, &vm, record.boot.as_ref())?;
     let decision = decide(record.state, record.auto_remove, &observed);
     if decision != (Decision { vm: VmAction::Nothing, record: RecordAction::Keep }) {
         tracing::info!(
@@ -92,7 +109,13 @@ async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
             return Ok(Some(look));
         }
     }
-    match decision.record {
+    settle(daemon, record, decision.record).await?;
+    Ok(None)
+}
+
+/// Does what is to be done with what the store says of a container that has no VM (any more).
+async fn settle(daemon: &Shared, record: Record, action: RecordAction) -> Result<()> {
+    match action {
         RecordAction::Keep => {
             life::follow_policy(daemon, &record.id, Occasion::DaemonStart, true).await;
         }
@@ -120,7 +143,7 @@ async fn one(daemon: &Shared, record: Record) -> Result<Option<Look>> {
         }
         RecordAction::Remove => life::discard(daemon, &record).await,
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Waits until a pod that stands still goes on, or its VM ends.
@@ -167,7 +190,7 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, lo
             }
             let task = sandbox.task(record.id.clone());
             live.enter(Phase::Running(task.clone()));
-            life::look_after(daemon, record, live, task, connections, Timing::begin()).await;
+            life::look_after(daemon, record, live, (task, Home::Own), connections, Timing::begin()).await;
         }
         refused => {
             // One container was asked for, so there is one, or an error.
@@ -183,8 +206,10 @@ async fn reattach(daemon: Shared, record: Record, live: std::sync::Arc<Live>, lo
 
 /// Ends what this daemon has no hand in (any more).
 async fn give_up(daemon: Shared, record: Record, live: std::sync::Arc<Live>, exit: Exit) {
-    clear_vm(&daemon, &record).await;
-    crate::network::release(&daemon.network, record.network.as_ref()).await;
+    if record.pod_name.is_none() {
+        clear_vm(&daemon, &record.pod).await;
+        crate::network::release(&daemon.network, record.network.as_ref()).await;
+    }
     live.log.complete();
     life::finish(&daemon, &record, &exit).await;
     if !life::follow_policy(&daemon, &record.id, Occasion::Ended, true).await {
@@ -209,9 +234,9 @@ async fn end(daemon: &Shared, record: &Record, vm: &VmId) {
     kill(daemon, vm).await;
 }
 
-/// Ends a container's VM, if it has one, and removes what is left of it.
-pub async fn clear_vm(daemon: &Shared, record: &Record) {
-    if let Ok(vm) = record.pod.vm_name().parse() {
+/// Ends a pod's VM, if it has one, and removes what is left of it.
+pub async fn clear_vm(daemon: &Shared, pod: &PodId) {
+    if let Ok(vm) = pod.vm_name().parse() {
         kill(daemon, &vm).await;
     }
 }

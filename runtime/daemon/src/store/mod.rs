@@ -2,9 +2,11 @@
 //!
 //! Each method is one transaction, so whatever kills the daemon, the store is between two of them.
 
+mod pods;
 mod record;
 mod schema;
 
+pub use pods::PodRecord;
 pub use record::Record;
 
 use record::COLUMNS;
@@ -14,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use vial_api::Exit;
 use vial_network::Lease;
 use vial_sandbox::log::Position;
-use vial_sandbox::{ContainerId, PodId};
+use vial_sandbox::{ContainerId, PodId, Slot};
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,14 @@ pub enum StoreError {
         "the name {0:?} is in use by another container; choose another one, or remove that one with: vial rm {0}"
     )]
     NameInUse(String),
+    /// A pod of that name exists.
+    #[error(
+        "the name {0:?} is in use by another pod; choose another one, or remove that one with: vial pod rm {0}"
+    )]
+    PodNameInUse(String),
+    /// The pod that a container is to live in is gone, or on its way.
+    #[error("the pod is just being removed; see: vial pod ls")]
+    NoSuchPod,
 }
 
 impl StoreError {
@@ -82,17 +92,28 @@ impl Store {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a new container and its pod: in state created, or, with `record.state` so, starting.
+    /// Notes a new container, and its pod if it has one to itself: in state created, or, with `record.state` so, starting.
     ///
     /// # Errors
     /// [`StoreError::NameInUse`], or when SQLite can't.
     pub fn insert(&self, record: &Record) -> Result<(), StoreError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
-        transaction.execute(
-            "INSERT INTO pods (id, vm, created_ms) VALUES (?1, ?2, ?3)",
-            params![record.pod.as_str(), record.pod.vm_name(), record.created_ms],
-        )?;
+        if record.pod_name.is_none() {
+            transaction.execute(
+                "INSERT INTO pods (id, vm, created_ms) VALUES (?1, ?2, ?3)",
+                params![record.pod.as_str(), record.pod.vm_name(), record.created_ms],
+            )?;
+        } else {
+            let there = transaction
+                .query_row(
+                    "SELECT 1 FROM pods WHERE id = ?1 AND state <> 'removing'",
+                    params![record.pod.as_str()],
+                    |_| Ok(()),
+                )
+                .optional()?;
+            there.ok_or(StoreError::NoSuchPod)?;
+        }
         let inserted = transaction.execute(
             "INSERT INTO containers (id, pod, name, image, image_id, args, spec, stop_signal, memory, milli_cpus, stdin,
                 auto_remove, state, created_ms, request, boot)
@@ -200,6 +221,16 @@ impl Store {
         Ok(())
     }
 
+    /// Notes which drives of its pod a container has.
+    ///
+    /// # Errors
+    /// When SQLite can't.
+    pub fn set_slot(&self, id: &ContainerId, slot: Option<Slot>) -> Result<(), StoreError> {
+        let slot = slot.map(|slot| slot.0);
+        self.lock().execute("UPDATE containers SET slot = ?2 WHERE id = ?1", params![id.as_str(), slot])?;
+        Ok(())
+    }
+
     /// Gives a container another name.
     ///
     /// # Errors
@@ -232,7 +263,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a container and, with its last one, its pod. Whatever belongs to it must be gone already.
+    /// Forgets a container and the pod that it had to itself. Whatever belongs to it must be gone already.
     ///
     /// # Errors
     /// When SQLite can't.
@@ -240,7 +271,8 @@ impl Store {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM containers WHERE id = ?1", params![id.as_str()])?;
-        transaction.execute("DELETE FROM pods WHERE id NOT IN (SELECT pod FROM containers)", [])?;
+        transaction
+            .execute("DELETE FROM pods WHERE name IS NULL AND id NOT IN (SELECT pod FROM containers)", [])?;
         transaction.commit()?;
         Ok(())
     }

@@ -5,12 +5,12 @@ use rusqlite::Row;
 use vial_api::{CreateContainer, Exit, State};
 use vial_network::Lease;
 use vial_sandbox::log::Position;
-use vial_sandbox::{ContainerId, PodId};
+use vial_sandbox::{ContainerId, PodId, Slot};
 
 /// The columns that [`Record::read`] reads.
 pub const COLUMNS: &str = "id, pod, name, image, image_id, args, spec, request, stop_signal, memory, milli_cpus, stdin, \
     auto_remove, state, exit, created_ms, started_ms, finished_ms, boot, stopped, restarts, backoff_ms, base_stdout, base_stderr, \
-    (SELECT network FROM pods WHERE pods.id = containers.pod) AS network";
+    slot, (SELECT name FROM pods WHERE pods.id = containers.pod) AS pod_name, (SELECT network FROM pods WHERE pods.id = containers.pod) AS network";
 
 /// A container as it is remembered.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,10 @@ pub struct Record {
     pub id: ContainerId,
     /// The pod that it lives in.
     pub pod: PodId,
+    /// That pod's name; none: the container has it to itself.
+    pub pod_name: Option<String>,
+    /// The drives that it has in a pod of several, from before its start until they are free again.
+    pub slot: Option<Slot>,
     /// Its name, unique.
     pub name: String,
     /// The image as it was asked for.
@@ -92,6 +96,8 @@ impl Record {
         Ok(Self {
             id: ContainerId::parse(&id).ok_or_else(|| corrupt("id", &id))?,
             pod: PodId::parse(&pod).ok_or_else(|| corrupt("pod", &pod))?,
+            pod_name: row.get("pod_name")?,
+            slot: row.get::<_, Option<u8>>("slot")?.map(Slot),
             name: text("name")?,
             image_id: text("image_id")?,
             args: json("args", &text("args")?)?,

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE pods (
         id          TEXT PRIMARY KEY,
@@ -71,6 +71,17 @@ pub(super) const MIGRATIONS: [&str; 3] = [
 ",
     // JSON of the lease of the pod's network; null is none.
     "ALTER TABLE pods ADD COLUMN network TEXT;",
+    // Pods that are made by name; one without a name belongs to its only container. `slot`: which pair of drives of its pod a container has.
+    "
+    ALTER TABLE pods ADD COLUMN name TEXT;
+    ALTER TABLE pods ADD COLUMN request TEXT;
+    ALTER TABLE pods ADD COLUMN state TEXT;
+    ALTER TABLE pods ADD COLUMN reason TEXT;
+    ALTER TABLE pods ADD COLUMN started_ms INTEGER;
+    ALTER TABLE pods ADD COLUMN boot TEXT;
+    CREATE UNIQUE INDEX pods_name ON pods (name);
+    ALTER TABLE containers ADD COLUMN slot INTEGER;
+",
 ];
 
 /// Brings a store up to date.

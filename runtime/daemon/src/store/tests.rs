@@ -7,6 +7,8 @@ pub fn new_record(name: &str) -> Record {
     Record {
         id: ContainerId::random().unwrap(),
         pod: PodId::random().unwrap(),
+        pod_name: None,
+        slot: None,
         name: name.into(),
         image: "busybox".into(),
         image_id: "sha256:1".into(),

@@ -34,6 +34,12 @@ pub struct Options {
     pub memory: u64,
     /// Thousandths of a processor.
     pub milli_cpus: u32,
+    /// Most processes and threads; 0 is no limit.
+    #[serde(default)]
+    pub pids: u32,
+    /// In a pod of several: the processors of all its containers together, in thousandths. They share their IPC.
+    #[serde(default)]
+    pub shared: Option<u32>,
     /// Width and height of its terminal in characters, if it is to have one.
     #[serde(default)]
     pub terminal: Option<(u16, u16)>,
@@ -83,6 +89,7 @@ pub struct Spec {
 /// When there is no command, or an option is not possible.
 pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Result<Spec, SpecError> {
     sizing::vm_size(options.memory, options.milli_cpus)?;
+    let vm = sizing::vm_size(options.memory, options.shared.unwrap_or(options.milli_cpus))?;
     check_hostname(&options.hostname)?;
     let config = image.config().as_ref();
     let of_image = |list: Option<&Option<Vec<String>>>| list.and_then(Clone::clone).unwrap_or_default();
@@ -110,6 +117,8 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
     );
     check_nul(&args, &env, user, cwd)?;
 
+    let own = ["pid", "uts", "mount", "cgroup"].into_iter().chain(options.shared.is_none().then_some("ipc"));
+    let namespaces: Vec<Value> = own.map(|kind| json!({ "type": kind })).collect();
     let oci = json!({
         "ociVersion": "1.0.2",
         "hostname": options.hostname,
@@ -119,13 +128,11 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
         "mounts": defaults::mounts(),
         "linux": {
             // No network namespace: the VM's network is the pod's.
-            "namespaces": [
-                { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" }
-            ],
+            "namespaces": namespaces,
             "cgroupsPath": format!("/{id}"),
             "maskedPaths": defaults::MASKED_PATHS,
             "readonlyPaths": defaults::READONLY_PATHS,
-            "resources": resources(options),
+            "resources": resources(options, vm.vcpus),
         },
     });
     let stop_signal = config
@@ -201,14 +208,17 @@ fn process(args: &[String], env: &[String], cwd: &str, user: &str, terminal: Opt
     process
 }
 
-fn resources(options: &Options) -> Value {
+fn resources(options: &Options, vcpus: u8) -> Value {
     const PERIOD_US: u64 = 100_000;
     let mut resources = json!({
         "devices": defaults::devices(),
         "memory": { "limit": options.memory },
     });
-    // Whole processors are limited by the number of vCPUs already: a quota would only throttle at its borders.
-    if !options.milli_cpus.is_multiple_of(1000) {
+    if options.pids > 0 {
+        resources["pids"] = json!({ "limit": options.pids });
+    }
+    // All of the VM's processors are limited by their number already: a quota would only throttle at its borders.
+    if options.milli_cpus < u32::from(vcpus) * 1000 {
         let quota = u64::from(options.milli_cpus) * PERIOD_US / 1000;
         resources["cpu"] = json!({ "quota": quota, "period": PERIOD_US });
     }
@@ -227,7 +237,11 @@ fn check_command(args: &[String]) -> Result<(), SpecError> {
     }
 }
 
-fn check_hostname(name: &str) -> Result<(), SpecError> {
+/// Whether a host may be called so.
+///
+/// # Errors
+/// [`SpecError::Hostname`].
+pub fn check_hostname(name: &str) -> Result<(), SpecError> {
     let fits = (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');

@@ -1,0 +1,145 @@
+//! Where a container lives while it runs: in a VM of its own, which comes and goes with it, or in a slot of its pod's.
+
+use crate::error::Result;
+use crate::life::{Layer, sandbox_plan};
+use crate::live::Live;
+use crate::network;
+use crate::pods::{self, Place};
+use crate::recovery;
+use crate::state::Shared;
+use crate::store::Record;
+use vial_api::ErrorKind;
+use vial_sandbox::timing::Timing;
+use vial_sandbox::{Connections, Host, PodError, Sandbox, Task, TaskPlan};
+
+/// Where.
+#[derive(Debug)]
+pub enum Home {
+    /// A VM of its own.
+    Own,
+    /// A slot in its pod's VM.
+    Shared(Place),
+}
+
+/// Starts a container where it lives. Nothing is left of it there when that fails.
+///
+/// # Errors
+/// Whatever step did not work.
+pub async fn enter(
+    daemon: &Shared,
+    record: &mut Record,
+    live: &Live,
+    (host, plan, layer): (&Host, TaskPlan, Layer),
+    timing: &mut Timing,
+) -> Result<(Task, Connections, Home)> {
+    match record.pod_name {
+        None => own(daemon, record, live, (host, plan, layer), timing).await,
+        Some(_) => shared(daemon, record, live, (host, plan, layer), timing).await,
+    }
+}
+
+async fn own(
+    daemon: &Shared,
+    record: &mut Record,
+    live: &Live,
+    (host, plan, layer): (&Host, TaskPlan, Layer),
+    timing: &mut Timing,
+) -> Result<(Task, Connections, Home)> {
+    let mut sandbox = sandbox_plan(record)?;
+    if !record.is_new() {
+        // Of the start before, if that could not be cleared away.
+        recovery::clear_vm(daemon, &record.pod).await;
+    }
+    // Not the one of the start before, whatever happens.
+    record.network = None;
+    let started = async {
+        let (lease, held) = network::give(daemon, (&record.request).into(), &mut sandbox).await?;
+        record.network = lease;
+        timing.reached("network slot taken");
+        let (layer, published) =
+            tokio::join!(layer, network::publish(daemon, &record.pod, record.network.as_ref()));
+        layer??;
+        published?;
+        timing.reached("writable layer ready");
+        let (task, connections) = Sandbox::start_with(host, sandbox, plan, timing, live.cancelled()).await?;
+        if let Some(lease) = &record.network
+            && let Err(error) = network::help(task.sandbox(), lease, &held)
+        {
+            task.sandbox().end(false).await;
+            return Err(error.into());
+        }
+        Ok((task, connections, Home::Own))
+    };
+    let started = started.await;
+    if started.is_err() {
+        network::release(&daemon.network, record.network.as_ref()).await;
+    }
+    started
+}
+
+async fn shared(
+    daemon: &Shared,
+    record: &Record,
+    live: &Live,
+    (host, plan, layer): (&Host, TaskPlan, Layer),
+    timing: &mut Timing,
+) -> Result<(Task, Connections, Home)> {
+    // Ready in any case, or it could be made while it is removed.
+    let layer = layer.await;
+    let (pod, sandbox) = tokio::select! {
+        pod = pods::life::sandbox(daemon, &record.pod) => pod?,
+        () = live.cancelled() => return Err(PodError::Cancelled.into()),
+    };
+    timing.reached("pod running");
+    layer??;
+    let Some(place) = pod.take() else {
+        return Err(crate::error::ApiError::new(
+            ErrorKind::Conflict,
+            "its pod has as many containers as it was made for; stop one, or make a pod for more (vial pod create --containers)",
+        ));
+    };
+    // Before the media are there: a daemon that comes after this one takes them out.
+    note_slot(daemon, record, Some(&place)).await?;
+    let started = sandbox.start_task(place.slot, plan, host.start_within, timing, live.cancelled()).await;
+    match started {
+        Ok((task, connections)) => Ok((task, connections, Home::Shared(place))),
+        Err(error) => {
+            free(daemon, record, &sandbox, place).await;
+            Err(error.into())
+        }
+    }
+}
+
+impl Home {
+    /// Leaves it behind when the container has ended. `in_order`: what the container wrote is kept.
+    pub async fn leave(self, daemon: &Shared, record: &Record, task: &Task, in_order: bool) {
+        match self {
+            Self::Own => {
+                task.sandbox().end(in_order).await;
+                network::release(&daemon.network, record.network.as_ref()).await;
+            }
+            Self::Shared(place) => free(daemon, record, task.sandbox(), place).await,
+        }
+    }
+}
+
+/// Makes a slot free for others.
+pub async fn free(daemon: &Shared, record: &Record, sandbox: &Sandbox, place: Place) {
+    let cleared = match sandbox.clear(&record.id, place.slot).await {
+        Ok(()) => note_slot(daemon, record, None).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = cleared {
+        tracing::error!(
+            container = record.id.short(),
+            error,
+            "what is left of a container in its pod can't be removed; its slot is not used again"
+        );
+        place.lose();
+    }
+}
+
+async fn note_slot(daemon: &Shared, record: &Record, place: Option<&Place>) -> Result<()> {
+    let (daemon, id, slot) = (daemon.clone(), record.id.clone(), place.map(|place| place.slot));
+    Ok(tokio::task::spawn_blocking(move || daemon.store.set_slot(&id, slot)).await??)
+}

@@ -1,0 +1,177 @@
+//! A pod while it has a VM: its phase, and who has which slot in it.
+
+use crate::error::ApiError;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use vial_sandbox::{Sandbox, Slot};
+
+/// Where a pod is.
+#[derive(Debug, Clone)]
+pub enum PodPhase {
+    /// Its VM is being made, or looked for after a restart of the daemon.
+    Starting,
+    /// Containers can be started in it.
+    Running(Sandbox),
+    /// It could not be started; nothing is left of the VM.
+    Failed(ApiError),
+    /// Its VM is gone.
+    Ended,
+}
+
+/// A pod that this daemon looks after.
+#[derive(Debug)]
+pub struct LivePod {
+    phase: watch::Sender<PodPhase>,
+    cancelled: watch::Sender<bool>,
+    stopping: AtomicBool,
+    slots: u8,
+    /// Those that nobody has, the one that is empty for longest first: by then the guest has long noticed.
+    free: watch::Sender<VecDeque<Slot>>,
+}
+
+impl LivePod {
+    /// One that is starting, with room for so many containers.
+    pub fn new(slots: u8) -> Arc<Self> {
+        Arc::new(Self {
+            phase: watch::Sender::new(PodPhase::Starting),
+            cancelled: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
+            slots,
+            free: watch::Sender::new((0..slots).map(Slot).collect()),
+        })
+    }
+
+    /// Where it is now.
+    pub fn phase(&self) -> PodPhase {
+        self.phase.borrow().clone()
+    }
+
+    /// It goes on.
+    pub fn enter(&self, phase: PodPhase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Waits until it is no longer starting.
+    pub async fn started(&self) -> PodPhase {
+        self.wait(|phase| !matches!(phase, PodPhase::Starting)).await
+    }
+
+    /// Waits until its VM is gone.
+    pub async fn ended(&self) {
+        self.wait(|phase| matches!(phase, PodPhase::Failed(_) | PodPhase::Ended)).await;
+    }
+
+    async fn wait(&self, until: impl FnMut(&PodPhase) -> bool) -> PodPhase {
+        // The sender is in `self`, so it can't be gone.
+        match self.phase.subscribe().wait_for(until).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => self.phase(),
+        }
+    }
+
+    /// Gives its start up, if it is still starting.
+    pub fn cancel(&self) {
+        self.cancelled.send_replace(true);
+    }
+
+    /// Waits until its start is given up.
+    pub async fn cancelled(&self) {
+        if self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Notes that its end is somebody's wish.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether its end is somebody's wish.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Takes a slot; none when all are taken.
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
+        let mut found = None;
+        self.free.send_modify(|free| found = free.pop_front());
+        found.map(|slot| Place { pod: self.clone(), slot, lost: false })
+    }
+
+    /// Takes the slot that a container had under an earlier daemon.
+    pub fn retake(self: &Arc<Self>, slot: Slot) -> Place {
+        self.free.send_modify(|free| free.retain(|other| *other != slot));
+        Place { pod: self.clone(), slot, lost: false }
+    }
+
+    /// Waits until no container has a slot, or `within` is over.
+    pub async fn empty(&self, within: Duration) {
+        let mut free = self.free.subscribe();
+        let all = usize::from(self.slots);
+        // The sender is in `self`, so it can't be gone.
+        let _ = tokio::time::timeout(within, free.wait_for(|free| free.len() >= all)).await;
+    }
+}
+
+/// A slot that a container has; dropped when it is free again.
+#[derive(Debug)]
+pub struct Place {
+    pod: Arc<LivePod>,
+    /// Which.
+    pub slot: Slot,
+    lost: bool,
+}
+
+impl Place {
+    /// Nobody gets it again while this VM lives: it could not be cleared.
+    pub fn lose(mut self) {
+        self.lost = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.lost {
+            self.pod.free.send_modify(|free| free.push_back(self.slot));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_taken_once_and_come_back() {
+        let pod = LivePod::new(2);
+        let first = pod.take().unwrap();
+        let second = pod.take().unwrap();
+        assert_eq!((first.slot, second.slot), (Slot(0), Slot(1)));
+        assert!(pod.take().is_none());
+        drop(second);
+        drop(first);
+        assert_eq!(pod.retake(Slot(0)).slot, Slot(0));
+        let longest = pod.take().unwrap();
+        assert_eq!(longest.slot, Slot(1), "the one that is empty for longest");
+        longest.lose();
+        let other = pod.take().unwrap();
+        assert!(pod.take().is_none(), "one taken, one lost");
+        drop(other);
+        assert!(pod.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_waits_for_containers_and_not_for_ever() {
+        let pod = LivePod::new(1);
+        let place = pod.take().unwrap();
+        let begin = tokio::time::Instant::now();
+        pod.empty(Duration::from_secs(9)).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(9));
+        drop(place);
+        pod.empty(Duration::from_secs(9)).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(9));
+    }
+}
