@@ -74,8 +74,18 @@ fn who_breaks_its_limits_hurts_only_itself_and_is_named() {
     let vial = Vial::with_busybox();
     vial.run(["pod", "create", "--memory", "256m", "house"]).ok();
     run(&vial, "house", "quiet", ["sh", "-c", "while :; do echo beat; sleep 1; done"]);
-    let hog =
-        ["run", "--rm", "--pod", "house", "--memory", "32m", "busybox", "sh", "-c", "head -c 100000000 /dev/zero | tail"];
+    let hog = [
+        "run",
+        "--rm",
+        "--pod",
+        "house",
+        "--memory",
+        "32m",
+        "busybox",
+        "sh",
+        "-c",
+        "head -c 100000000 /dev/zero | tail",
+    ];
     let out = vial.run(hog);
     assert!(out.stderr.contains("(tail)") && out.stderr.contains("memory limit of 32 MiB"), "{}", out.stderr);
     let bomb = ["run", "-d", "--pod", "house", "--name", "bomb", "--pids-limit", "64", "busybox"];

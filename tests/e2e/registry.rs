@@ -120,3 +120,25 @@ fn what_buildah_built_and_pushed_runs() {
     assert_eq!(vial.run(["run", "--rm", "--insecure", &name]).ok(), "built\n");
     vial.leaves_nothing();
 }
+
+/// `VIAL_TEST_WEB_SECONDS` makes the load longer: 10 000 requests take a minute or two in the emulated host.
+#[test]
+fn nginx_from_a_registry_serves_pages_through_a_published_port() {
+    let (vial, registry) = (Vial::new(), Registry::open());
+    let name = format!("{}/web/nginx:1", registry.name);
+    let source = format!("oci-archive:{}", path(&fixtures::nginx()));
+    let target = format!("docker://{name}");
+    tool("skopeo", &["copy", "-q", "--insecure-policy", "--dest-tls-verify=false", &source, &target]);
+    vial.run(["pull", "-q", "--insecure", &name]).ok();
+    vial.run(["run", "-d", "--name", "web", "-p", "8085:80", &name]).ok();
+    vial.run(["exec", "web", "sh", "-c", "until [ -s /run/nginx.pid ]; do sleep 0.1; done"]).ok();
+    let page = "http://127.0.0.1:8085/";
+    assert_eq!(tool("curl", &["-sS", "--max-time", "20", page]), "<h1>served by a pod</h1>\n");
+    let seconds = std::env::var("VIAL_TEST_WEB_SECONDS").unwrap_or_else(|_| "3".into());
+    let load = tool("wrk", &["-t1", "-c8", "--timeout", "20s", &format!("-d{seconds}s"), page]);
+    println!("{load}");
+    assert!(load.contains("requests in") && !load.contains("errors") && !load.contains("Non-2xx"), "{load}");
+    vial.run(["stop", "web"]).ok();
+    assert_eq!(vial.run(["wait", "web"]).ok(), "0\n", "SIGQUIT is nginx' word for an end in order");
+    vial.leaves_nothing();
+}

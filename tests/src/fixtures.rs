@@ -40,6 +40,11 @@ pub fn busybox_layout() -> PathBuf {
     folder().join("busybox-oci")
 }
 
+/// Debian 12 with nginx, an image built by buildah, as an OCI archive.
+pub fn nginx() -> PathBuf {
+    folder().join("nginx.oci")
+}
+
 /// A raw disk with Debian 12 and systemd, on which root logs in without a password. Not to be written to: copy it.
 pub fn debian_disk() -> PathBuf {
     folder().join("debian.ext4")

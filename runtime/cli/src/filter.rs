@@ -17,6 +17,8 @@ pub enum Filter {
     Ancestor(String),
     /// `exited=3`
     Exited(i32),
+    /// `pod=shop`: its name, or how its id begins.
+    Pod(String),
 }
 
 impl Filter {
@@ -40,9 +42,11 @@ impl Filter {
             },
             "ancestor" => Self::Ancestor(value.to_owned()),
             "exited" => Self::Exited(value.parse().map_err(|_| format!("{value:?} is no exit status"))?),
+            "pod" if value.is_empty() => return Err("pod= needs a name or an id".into()),
+            "pod" => Self::Pod(value.to_owned()),
             _ => {
                 return Err(format!(
-                    "there is no filter {key:?}; there are status, name, id, label, ancestor, exited"
+                    "there is no filter {key:?}; there are status, name, id, label, ancestor, exited, pod"
                 ));
             }
         })
@@ -55,6 +59,7 @@ impl Filter {
                 let name = format!("^{}$", container.name);
                 name.contains(wanted.trim_start_matches('/'))
             }
+            Self::Pod(pod) => container.pod_name.as_ref() == Some(pod) || container.pod.starts_with(pod),
             Self::Id(begin) => container.id.starts_with(begin),
             Self::Label(key, None) => container.labels.contains_key(key),
             Self::Label(key, Some(value)) => container.labels.get(key) == Some(value),

@@ -191,7 +191,7 @@ mod tests {
         let store = Store::open(&dir.path().join("vial.db")).unwrap();
         let pod = new_pod("two");
         store.insert_pod(&pod).unwrap();
-        assert_eq!(store.pods().unwrap(), [pod.clone()]);
+        assert_eq!(store.pods().unwrap(), std::slice::from_ref(&pod));
         assert!(
             matches!(store.insert_pod(&new_pod("two")), Err(StoreError::PodNameInUse(name)) if name == "two")
         );
