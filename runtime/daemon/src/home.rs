@@ -10,7 +10,7 @@ use crate::state::Shared;
 use crate::store::Record;
 use vial_api::ErrorKind;
 use vial_sandbox::timing::Timing;
-use vial_sandbox::{Connections, Host, PodError, Sandbox, Task, TaskPlan};
+use vial_sandbox::{Connections, ContainerId, Host, PodError, Sandbox, Task, TaskPlan};
 
 /// Where.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ async fn shared(
         ));
     };
     // Before the media are there: a daemon that comes after this one takes them out.
-    note_slot(daemon, record, Some(&place)).await?;
+    note_slot(daemon, &record.id, Some(&place)).await?;
     let started = sandbox.start_task(place.slot, plan, host.start_within, timing, live.cancelled()).await;
     match started {
         Ok((task, connections)) => Ok((task, connections, Home::Shared(place))),
@@ -125,21 +125,26 @@ impl Home {
 
 /// Makes a slot free for others.
 pub async fn free(daemon: &Shared, record: &Record, sandbox: &Sandbox, place: Place) {
-    let cleared = match sandbox.clear(&record.id, place.slot).await {
-        Ok(()) => note_slot(daemon, record, None).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = cleared {
-        tracing::error!(
-            container = record.id.short(),
-            error,
-            "what is left of a container in its pod can't be removed; its slot is not used again"
-        );
-        place.lose();
+    let Some(pod) = place.pod() else { return };
+    // What one container held of another it holds no longer when it is gone itself.
+    let again = pod.unstick();
+    for (container, place) in [(record.id.clone(), place)].into_iter().chain(again) {
+        let cleared = match sandbox.clear(&container, place.slot).await {
+            Ok(()) => note_slot(daemon, &container, None).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = cleared {
+            tracing::warn!(
+                container = container.short(),
+                error,
+                "what is left of a container in its pod can't be removed yet; its slot is kept"
+            );
+            pod.stick(container, place);
+        }
     }
 }
 
-async fn note_slot(daemon: &Shared, record: &Record, place: Option<&Place>) -> Result<()> {
-    let (daemon, id, slot) = (daemon.clone(), record.id.clone(), place.map(|place| place.slot));
+async fn note_slot(daemon: &Shared, id: &ContainerId, place: Option<&Place>) -> Result<()> {
+    let (daemon, id, slot) = (daemon.clone(), id.clone(), place.map(|place| place.slot));
     Ok(tokio::task::spawn_blocking(move || daemon.store.set_slot(&id, slot)).await??)
 }

@@ -2,11 +2,11 @@
 
 use crate::error::ApiError;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
-use vial_sandbox::{Sandbox, Slot};
+use vial_sandbox::{ContainerId, Sandbox, Slot};
 
 /// Where a pod is.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct LivePod {
     slots: u8,
     /// Those that nobody has, the one that is empty for longest first: by then the guest has long noticed.
     free: watch::Sender<VecDeque<Slot>>,
+    /// Those that could not be cleared after a container, because another one holds something of it.
+    stuck: Mutex<Vec<(ContainerId, Place)>>,
 }
 
 impl LivePod {
@@ -41,6 +43,7 @@ impl LivePod {
             stopping: AtomicBool::new(false),
             slots,
             free: watch::Sender::new((0..slots).map(Slot).collect()),
+            stuck: Mutex::default(),
         })
     }
 
@@ -98,44 +101,57 @@ impl LivePod {
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         let mut found = None;
         self.free.send_modify(|free| found = free.pop_front());
-        found.map(|slot| Place { pod: self.clone(), slot, lost: false })
+        found.map(|slot| Place { pod: Arc::downgrade(self), slot })
     }
 
     /// Takes the slot that a container had under an earlier daemon.
     pub fn retake(self: &Arc<Self>, slot: Slot) -> Place {
         self.free.send_modify(|free| free.retain(|other| *other != slot));
-        Place { pod: self.clone(), slot, lost: false }
+        Place { pod: Arc::downgrade(self), slot }
     }
 
-    /// Waits until no container has a slot, or `within` is over.
+    /// Keeps a slot that could not be cleared after this container.
+    pub fn stick(&self, container: ContainerId, place: Place) {
+        self.stuck().push((container, place));
+    }
+
+    /// The slots that could not be cleared, to be tried again.
+    pub fn unstick(&self) -> Vec<(ContainerId, Place)> {
+        std::mem::take(&mut *self.stuck())
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, Vec<(ContainerId, Place)>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no container that runs has a slot, or `within` is over.
     pub async fn empty(&self, within: Duration) {
         let mut free = self.free.subscribe();
-        let all = usize::from(self.slots);
+        let all = || usize::from(self.slots).saturating_sub(self.stuck().len());
         // The sender is in `self`, so it can't be gone.
-        let _ = tokio::time::timeout(within, free.wait_for(|free| free.len() >= all)).await;
+        let _ = tokio::time::timeout(within, free.wait_for(|free| free.len() >= all())).await;
     }
 }
 
 /// A slot that a container has; dropped when it is free again.
 #[derive(Debug)]
 pub struct Place {
-    pod: Arc<LivePod>,
+    pod: Weak<LivePod>,
     /// Which.
     pub slot: Slot,
-    lost: bool,
 }
 
 impl Place {
-    /// Nobody gets it again while this VM lives: it could not be cleared.
-    pub fn lose(mut self) {
-        self.lost = true;
+    /// The pod, while it is looked after.
+    pub fn pod(&self) -> Option<Arc<LivePod>> {
+        self.pod.upgrade()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.lost {
-            self.pod.free.send_modify(|free| free.push_back(self.slot));
+        if let Some(pod) = self.pod() {
+            pod.free.send_modify(|free| free.push_back(self.slot));
         }
     }
 }
@@ -156,11 +172,12 @@ mod tests {
         assert_eq!(pod.retake(Slot(0)).slot, Slot(0));
         let longest = pod.take().unwrap();
         assert_eq!(longest.slot, Slot(1), "the one that is empty for longest");
-        longest.lose();
+        pod.stick(ContainerId::random().unwrap(), longest);
         let other = pod.take().unwrap();
-        assert!(pod.take().is_none(), "one taken, one lost");
+        assert!(pod.take().is_none(), "one taken, one stuck");
         drop(other);
-        assert!(pod.take().is_some());
+        assert_eq!(pod.unstick().len(), 1);
+        assert_eq!((pod.take().is_some(), pod.unstick().len()), (true, 0));
     }
 
     #[tokio::test(start_paused = true)]
