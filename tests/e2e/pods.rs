@@ -88,6 +88,12 @@ fn who_breaks_its_limits_hurts_only_itself_and_is_named() {
     ];
     let out = vial.run(hog);
     assert!(out.stderr.contains("(tail)") && out.stderr.contains("memory limit of 32 MiB"), "{}", out.stderr);
+    run(&vial, "house", "goes-on", ["sh", "-c", "tail /dev/zero; exec sleep 1000"]);
+    let told = || vial.run(["inspect", "-f", "{{.last_oom}}", "goes-on"]).ok();
+    let told = vial_tests::talk::until("the victim is named", || {
+        Some(told()).filter(|told| told.contains("(tail)"))
+    });
+    assert!(told.contains("memory limit of 256 MiB"), "{told}");
     let bomb = ["run", "-d", "--pod", "house", "--name", "bomb", "--pids-limit", "64", "busybox"];
     vial.run(bomb.into_iter().chain(["sh", "-c", "f() { f | f & }; f; while :; do :; done"])).ok();
     run(&vial, "house", "flood", ["yes"]);

@@ -15,7 +15,7 @@ use vial_image::ImageStore;
 use vial_network::Network;
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::upper::Uppers;
-use vial_sandbox::{ContainerId, Host, PodId};
+use vial_sandbox::{ContainerId, Host, PodId, Task};
 use vial_vm::{Launcher, Parts, Registry};
 
 /// The daemon's insides.
@@ -259,6 +259,7 @@ impl Daemon {
             restart_count: record.restarts,
             network: lease.map(crate::network::described),
             ports: crate::network::ports(lease),
+            last_oom: task.as_ref().and_then(Task::last_oom),
             vmm_pid: task
                 .filter(|_| matches!(state, State::Running | State::Paused))
                 .and_then(|task| task.sandbox().vmm_pid())

@@ -59,6 +59,11 @@ impl Desk {
         self.tasks.remove(container);
     }
 
+    /// What the kernel killed last in a container that runs.
+    pub fn victim(&self, container: &str) -> Option<&OomVictim> {
+        self.tasks.get(container)?.victim.as_ref()
+    }
+
     /// Nobody will hear anything any more.
     pub fn close(&mut self) {
         self.tasks.clear();

@@ -94,6 +94,11 @@ impl Task {
         }
     }
 
+    /// What the kernel killed last in it for want of memory, in words, if that was told to this daemon.
+    pub fn last_oom(&self) -> Option<String> {
+        self.sandbox.desk().victim(self.container.as_str()).map(crate::oom::sentence)
+    }
+
     /// Opens the container's standard input; its `taken` says where to go on.
     ///
     /// # Errors

@@ -172,6 +172,7 @@ mod tests {
             name: "web".into(),
             pod: "b".repeat(64),
             pod_name: None,
+            last_oom: None,
             image: "busybox".into(),
             image_id: "sha256:0".into(),
             command: vec!["sh".into()],
