@@ -209,7 +209,17 @@ impl Vial {
 
     /// The process id of the VM that this container is in or is being started in.
     pub fn vmm_of(&self, name: &str) -> Option<i32> {
-        let pod = self.run(["inspect", "-f", "{{.Pod}}", name]).stdout;
+        self.vmm(&self.run(["inspect", "-f", "{{.Pod}}", name]).stdout)
+    }
+
+    /// The process id of the VM of a pod of several containers, which may be starting.
+    pub fn vmm_of_pod(&self, name: &str) -> Option<i32> {
+        let pods: serde_json::Value =
+            serde_json::from_str(&self.run(["pod", "inspect", name]).stdout).ok()?;
+        self.vmm(pods[0]["id"].as_str()?)
+    }
+
+    fn vmm(&self, pod: &str) -> Option<i32> {
         // A VM's folder is called by the beginning of its pod's id.
         let record = self.run_dir().join("vms").join(pod.get(..16)?).join("process.json");
         let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
