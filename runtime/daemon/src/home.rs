@@ -144,7 +144,11 @@ pub async fn free(daemon: &Shared, record: &Record, sandbox: &Sandbox, place: Pl
     }
 }
 
-async fn note_slot(daemon: &Shared, id: &ContainerId, place: Option<&Place>) -> Result<()> {
+/// Notes which slot a container has.
+///
+/// # Errors
+/// When the store can't.
+pub async fn note_slot(daemon: &Shared, id: &ContainerId, place: Option<&Place>) -> Result<()> {
     let (daemon, id, slot) = (daemon.clone(), id.clone(), place.map(|place| place.slot));
     Ok(tokio::task::spawn_blocking(move || daemon.store.set_slot(&id, slot)).await??)
 }

@@ -145,6 +145,8 @@ impl Sandbox {
             Ok(())
         };
         tokio::select! {
+            // Or it would be left to chance whether a request that nobody can answer any more counts as a failure.
+            biased;
             // With it went everything.
             _ = self.over() => Ok(()),
             cleared = cleared => cleared,

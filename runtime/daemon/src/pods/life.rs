@@ -4,11 +4,11 @@
 
 use super::live::{LivePod, PodPhase};
 use crate::error::{ApiError, Result};
-use crate::network;
 use crate::recovery;
 use crate::state::Shared;
 use crate::store::{PodRecord, Record};
 use crate::{ending, store};
+use crate::{home, network};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +115,12 @@ pub async fn look_after(daemon: Shared, record: PodRecord, live: Arc<LivePod>, s
     }
     // Each of its containers hears the same, and what is noted of it must not be overtaken by a new start.
     live.empty(LAST_NOTES).await;
+    // Slots that were kept ended with the VM. A daemon that found them noted would clear them in the next one, where others have them.
+    for (container, _) in live.unstick() {
+        if let Err(error) = home::note_slot(&daemon, &container, None).await {
+            tracing::error!(container = container.short(), %error, "the end of a slot cannot be noted");
+        }
+    }
     sandbox.end(false).await;
     network::release(&daemon.network, record.network.as_ref()).await;
     note_stopped(&daemon, &record.id, reason).await;

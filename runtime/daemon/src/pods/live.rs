@@ -113,6 +113,8 @@ impl LivePod {
     /// Keeps a slot that could not be cleared after this container.
     pub fn stick(&self, container: ContainerId, place: Place) {
         self.stuck().push((container, place));
+        // Who waits for the others to be free waits for one less.
+        self.free.send_modify(|_| ());
     }
 
     /// The slots that could not be cleared, to be tried again.
@@ -189,6 +191,11 @@ mod tests {
         assert_eq!(begin.elapsed(), Duration::from_secs(9));
         drop(place);
         pod.empty(Duration::from_secs(9)).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(9));
+        // One that is kept while somebody waits already.
+        let place = pod.take().unwrap();
+        let keep = async { pod.stick(ContainerId::random().unwrap(), place) };
+        tokio::join!(pod.empty(Duration::from_secs(9)), keep);
         assert_eq!(begin.elapsed(), Duration::from_secs(9));
     }
 }
