@@ -257,8 +257,9 @@ pub struct Container {
     /// Its published ports while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
-    /// What the kernel killed last in it for want of memory while it went on: the process and the limit, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What the kernel killed last in it for want of memory while it went on: the process and the limit, in words. Always there,
+    /// so that templates can ask for it.
+    #[serde(default)]
     pub last_oom: Option<String>,
     /// Process id of its VMM on the host while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
