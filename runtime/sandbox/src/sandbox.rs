@@ -6,6 +6,7 @@ use crate::ids::{ContainerId, PodId};
 use crate::start;
 use crate::task::{Connections, Task};
 use agent_protocol::{Event, Request, Response};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,6 +16,8 @@ use vial_vm::{AgentCallError, AgentClient, Events, Launcher, Parts, Registry, Vm
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a VM whose connections broke may take until its end is seen, and what an ended one said last until it is here.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(500);
+/// Lines of our log that a VM's agent may cause, as long as this daemon looks after it.
+const MOST_WORDS: u32 = 200;
 const POWER_OFF: Duration = Duration::from_secs(5);
 
 /// What pods are made with.
@@ -52,6 +55,8 @@ struct Inner {
     agent: Mutex<AgentClient>,
     desk: Mutex<Desk>,
     over: watch::Sender<Option<Over>>,
+    /// Lines that may still go to our log for the guest's sake.
+    words: AtomicU32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,7 +73,8 @@ impl Sandbox {
         containers: &[ContainerId],
     ) -> (Self, Vec<Connections>) {
         let (agent, over) = (Mutex::new(agent), watch::Sender::new(None));
-        let sandbox = Self(Arc::new(Inner { vm, agent, desk: Mutex::default(), over }));
+        let words = AtomicU32::new(MOST_WORDS);
+        let sandbox = Self(Arc::new(Inner { vm, agent, desk: Mutex::default(), over, words }));
         let waits = containers.iter().map(|id| Connections::to(sandbox.desk().expect(id.as_str()))).collect();
         tokio::spawn(sandbox.clone().listen(events));
         (sandbox, waits)
@@ -198,6 +204,7 @@ impl Sandbox {
     async fn take(&self, seq: u64, event: Event) {
         let vm = self.0.vm.id();
         match &event {
+            Event::Log { .. } | Event::Oom { victim: Some(_), .. } if !self.may_speak() => {}
             Event::Log { message } => tracing::info!(%vm, agent = %message.escape_debug(), "the agent says"),
             Event::Oom { container, victim: Some(victim) } => {
                 let container = container.escape_debug();
@@ -207,6 +214,16 @@ impl Sandbox {
         }
         let upto = self.desk().take(seq, event);
         self.acknowledge(upto).await;
+    }
+
+    /// Whether one more line of the log may be spent on the guest: it, or a container that runs into its limit again and again, could fill
+    /// the host's disk with them.
+    fn may_speak(&self) -> bool {
+        let left = self.0.words.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left == Ok(1) {
+            tracing::warn!(vm = %self.0.vm.id(), "{MOST_WORDS} lines were logged for this VM; the rest of what its agent tells is not");
+        }
+        left.is_ok()
     }
 
     /// After the control connection was lost: a new one, or the reason why there is none.
