@@ -111,14 +111,18 @@ async fn shared(
 }
 
 impl Home {
-    /// Leaves it behind when the container has ended. `in_order`: what the container wrote is kept.
-    pub async fn leave(self, daemon: &Shared, record: &Record, task: &Task, in_order: bool) {
+    /// Leaves it behind when the container has ended, and names that step. `in_order`: what the container wrote is kept.
+    pub async fn leave(self, daemon: &Shared, record: &Record, task: &Task, in_order: bool) -> &'static str {
         match self {
             Self::Own => {
                 task.sandbox().end(in_order).await;
                 network::release(&daemon.network, record.network.as_ref()).await;
+                "VM gone"
             }
-            Self::Shared(place) => free(daemon, record, task.sandbox(), place).await,
+            Self::Shared(place) => {
+                free(daemon, record, task.sandbox(), place).await;
+                "slot free"
+            }
         }
     }
 }

@@ -337,8 +337,8 @@ pub async fn look_after(
         // What goes with the container need not be written out.
         in_order = !record.auto_remove;
     }
-    home.leave(&daemon, &record, &task, in_order).await;
-    timing.reached("VM gone");
+    let left = home.leave(&daemon, &record, &task, in_order).await;
+    timing.reached(left);
     live.set_timing(&timing);
     if record.auto_remove {
         live.enter(Phase::Leaving(exit.clone()));
