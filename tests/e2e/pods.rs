@@ -93,7 +93,7 @@ fn who_breaks_its_limits_hurts_only_itself_and_is_named() {
     let told = vial_tests::talk::until("the victim is named", || {
         Some(told()).filter(|told| told.contains("(tail)"))
     });
-    assert!(told.contains("memory limit of 256 MiB"), "{told}");
+    assert!(told.contains("memory limit of 224 MiB"), "{told}");
     let bomb = ["run", "-d", "--pod", "house", "--name", "bomb", "--pids-limit", "64", "busybox"];
     vial.run(bomb.into_iter().chain(["sh", "-c", "f() { f | f & }; f; while :; do :; done"])).ok();
     run(&vial, "house", "flood", ["yes"]);

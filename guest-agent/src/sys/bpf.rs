@@ -53,6 +53,9 @@ fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
     check(unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) })
 }
 
+/// Attempts at loading a program.
+const LOAD_ATTEMPTS: u32 = 8;
+
 /// Loads a device-access program and attaches it to a cgroup, for as long as the cgroup lives.
 ///
 /// # Errors
@@ -65,7 +68,15 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[Insn]) -> io::Re
         license: c"Apache-2.0".as_ptr() as u64,
         ..LoadAttr::default()
     };
-    let fd = bpf(BPF_PROG_LOAD, &load)? as i32;
+    // The verifier gives up with EAGAIN when a signal comes, as when a child ends; the kernel's own library tries five times too.
+    let mut attempts = 0;
+    let fd = loop {
+        attempts += 1;
+        match bpf(BPF_PROG_LOAD, &load) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS => {}
+            loaded => break loaded? as i32,
+        }
+    };
     // SAFETY: the kernel has just made this descriptor for us.
     let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
     let attach = AttachAttr {

@@ -161,7 +161,7 @@ pub struct RunArgs {
     /// In this pod, beside its other containers (vial pod create)
     #[arg(long, value_name = "POD", add = crate::completion::pods())]
     pub pod: Option<String>,
-    /// Most processes and threads; 0 for no limit [default: 4096]
+    /// Most processes and threads; 0 for no limit [default: one for each 128 KiB of memory, 4096 at most]
     #[arg(long, value_name = "NUMBER")]
     pub pids_limit: Option<u32>,
     /// Print how long each step took, on standard error

@@ -14,8 +14,12 @@ use vial_sandbox::log::{OutputLog, Position};
 use vial_sandbox::timing::Timing;
 use vial_sandbox::{ContainerId, PodId, now_ms, sizing, spec, upper};
 
-/// Processes and threads of a container when nobody says: enough for what serves, too few to fill a guest.
-const DEFAULT_PIDS: u32 = 4096;
+/// Processes and threads of a container when nobody says: enough for what serves, too few to fill a guest, or the container's memory (bytes) with
+/// what the kernel keeps of each, some 100 KiB.
+fn default_pids(memory: u64) -> u32 {
+    // In range of u32 by the clamp.
+    (memory / (128 << 10)).clamp(64, 4096) as u32
+}
 
 fn invalid(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::InvalidArgument, why)
@@ -76,21 +80,22 @@ async fn plan(
     let wanted = request.clone();
     // In a pod that is shared, all of it unless somebody says less.
     let (memory, milli_cpus) = match &joined {
-        Some(pod) => (pod.memory(), pod.milli_cpus()),
+        // An eighth stays for the others, so that one that takes all it can get meets its own limit before all meet the pod's.
+        Some(pod) => (pod.memory() - pod.memory() / 8, pod.milli_cpus()),
         None => (sizing::DEFAULT_MEMORY, sizing::DEFAULT_MILLI_CPUS),
     };
     if let Some(pod) = &joined
-        && (wanted.memory.is_some_and(|own| own > memory)
+        && (wanted.memory.is_some_and(|own| own > pod.memory())
             || wanted.milli_cpus.is_some_and(|own| own > milli_cpus))
     {
         return Err(invalid(format!(
             "that is more than pod {} has: {} MiB of memory and {} processors",
             pod.name,
-            memory >> 20,
+            pod.memory() >> 20,
             f64::from(milli_cpus) / 1000.0
         )));
     }
-    let hostname = joined.as_ref().map(|pod| pod.hostname().to_owned()).or(wanted.hostname);
+    let hostname = joined.as_ref().map(|pod| pod.hostname()).or(wanted.hostname);
     let options = spec::Options {
         command: wanted.command,
         entrypoint: wanted.entrypoint,
@@ -100,7 +105,7 @@ async fn plan(
         hostname: hostname.unwrap_or_else(|| id.short().to_owned()),
         memory: wanted.memory.unwrap_or(memory),
         milli_cpus: wanted.milli_cpus.unwrap_or(milli_cpus),
-        pids: wanted.pids.unwrap_or(DEFAULT_PIDS),
+        pids: wanted.pids.unwrap_or_else(|| default_pids(wanted.memory.unwrap_or(memory))),
         shared: joined.as_ref().map(|_| milli_cpus),
         terminal: wanted.terminal.map(|size| (size.cols, size.rows)),
     };

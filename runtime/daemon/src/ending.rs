@@ -206,13 +206,23 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
         }
         // Or its restart policy would not let it end.
         life::note_stopped(daemon, record, true).await;
+        if record.pod_name.is_some() && record.state == State::Running {
+            // A daemon that has just started may still be on its way back to it.
+            live.settled().await;
+        }
         match live.phase() {
             // One that stands still was perhaps found so by this daemon, which then has no other hand in it yet.
             _ if live.is_paused() => freeze::kill(&daemon.registry, &record.pod).await?,
             Phase::Starting => live.cancel(),
             // Nothing of it is kept, so nothing in it is asked.
             Phase::Running(task) if record.pod_name.is_none() => task.sandbox().kill(),
-            Phase::Running(_) => send(daemon, record, &live, signals::SIGKILL).await?,
+            Phase::Running(task) => match task.signal(signals::SIGKILL).await {
+                Ok(()) => {}
+                // It is just ending by itself.
+                Err(error) if error.refusal().is_some() => {}
+                // An agent that does not answer must not protect its containers.
+                Err(_) => task.sandbox().kill(),
+            },
             Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => {}
         }
         live.ended().await;

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::life::{Layer, sandbox_plan};
 use crate::live::Live;
 use crate::network;
-use crate::pods::{self, Place};
+use crate::pods::{self, LivePod, Place};
 use crate::recovery;
 use crate::state::Shared;
 use crate::store::Record;
@@ -92,11 +92,23 @@ async fn shared(
     };
     timing.reached("pod running");
     layer??;
+    again(daemon, &sandbox, &pod).await;
+    let conflict = |why: String| crate::error::ApiError::new(ErrorKind::Conflict, why);
+    let (stuck, all_stuck) = pod.is_stuck(&record.id);
+    if stuck {
+        return Err(conflict(format!(
+            "another container of its pod still holds a file of container {} open, from before it ended; stop that one first",
+            record.name
+        )));
+    }
     let Some(place) = pod.take() else {
-        return Err(crate::error::ApiError::new(
-            ErrorKind::Conflict,
-            "its pod has as many containers as it was made for; stop one, or make a pod for more (vial pod create --containers)",
-        ));
+        let held = match all_stuck {
+            0 => String::new(),
+            count => format!(" ({count} of them ended, and others still hold files of theirs open)"),
+        };
+        return Err(conflict(format!(
+            "its pod has as many containers as it was made for{held}; stop one, or make a pod for more (vial pod create --containers)"
+        )));
     };
     // Before the media are there: a daemon that comes after this one takes them out.
     note_slot(daemon, &record.id, Some(&place)).await?;
@@ -130,9 +142,18 @@ impl Home {
 /// Makes a slot free for others.
 pub async fn free(daemon: &Shared, record: &Record, sandbox: &Sandbox, place: Place) {
     let Some(pod) = place.pod() else { return };
+    clear(daemon, sandbox, &pod, vec![(record.id.clone(), place)]).await;
     // What one container held of another it holds no longer when it is gone itself.
-    let again = pod.unstick();
-    for (container, place) in [(record.id.clone(), place)].into_iter().chain(again) {
+    again(daemon, sandbox, &pod).await;
+}
+
+/// Tries once more to clear what could not be.
+async fn again(daemon: &Shared, sandbox: &Sandbox, pod: &LivePod) {
+    clear(daemon, sandbox, pod, pod.unstick()).await;
+}
+
+async fn clear(daemon: &Shared, sandbox: &Sandbox, pod: &LivePod, places: Vec<(ContainerId, Place)>) {
+    for (container, place) in places {
         let cleared = match sandbox.clear(&container, place.slot).await {
             Ok(()) => note_slot(daemon, &container, None).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -148,11 +169,7 @@ pub async fn free(daemon: &Shared, record: &Record, sandbox: &Sandbox, place: Pl
     }
 }
 
-/// Notes which slot a container has.
-///
-/// # Errors
-/// When the store can't.
-pub async fn note_slot(daemon: &Shared, id: &ContainerId, place: Option<&Place>) -> Result<()> {
+async fn note_slot(daemon: &Shared, id: &ContainerId, place: Option<&Place>) -> Result<()> {
     let (daemon, id, slot) = (daemon.clone(), id.clone(), place.map(|place| place.slot));
     Ok(tokio::task::spawn_blocking(move || daemon.store.set_slot(&id, slot)).await??)
 }

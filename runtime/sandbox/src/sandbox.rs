@@ -156,17 +156,23 @@ impl Sandbox {
         }
     }
 
+    /// Has the guest write out what its containers left, and power off; kills the VM if that takes too long.
+    pub async fn power_off(&self) {
+        let ask = async {
+            // Answered before the power goes, or not at all: only the VM's end counts.
+            let _ = self.agent().request(Request::Shutdown).await;
+            self.0.vm.wait_exit().await
+        };
+        if tokio::time::timeout(POWER_OFF, ask).await.is_err() {
+            tracing::warn!(vm = %self.0.vm.id(), "the guest does not power off and is killed");
+            self.kill();
+        }
+    }
+
     /// Ends the VM, in order if there is something to be kept, and removes what is left of it on the host.
     pub async fn end(&self, in_order: bool) {
         if in_order {
-            let ask = async {
-                // Answered before the power goes, or not at all: only the VM's end counts.
-                let _ = self.agent().request(Request::Shutdown).await;
-                self.0.vm.wait_exit().await
-            };
-            if tokio::time::timeout(POWER_OFF, ask).await.is_err() {
-                tracing::warn!(vm = %self.0.vm.id(), "the guest does not power off and is killed");
-            }
+            self.power_off().await;
         }
         start::end(&self.0.vm, in_order).await;
     }

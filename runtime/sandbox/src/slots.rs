@@ -3,7 +3,7 @@
 
 use crate::error::PodError;
 use crate::ids::ContainerId;
-use crate::sandbox::{Host, PATIENCE, Sandbox};
+use crate::sandbox::{Host, LAST_MOMENT, PATIENCE, Sandbox};
 use crate::start::{self, SandboxPlan, TaskPlan};
 use crate::task::{Connections, Task};
 use crate::timing::Timing;
@@ -145,11 +145,19 @@ impl Sandbox {
             Ok(())
         };
         tokio::select! {
-            // Or it would be left to chance whether a request that nobody can answer any more counts as a failure.
             biased;
             // With it went everything.
             _ = self.over() => Ok(()),
-            cleared = cleared => cleared,
+            cleared = cleared => match cleared {
+                // What fails because the VM has just ended fails a moment before that is known.
+                Err(error) if error.refusal().is_none() => {
+                    match tokio::time::timeout(LAST_MOMENT, self.over()).await {
+                        Ok(_) => Ok(()),
+                        Err(_) => Err(error),
+                    }
+                }
+                cleared => cleared,
+            },
         }
     }
 }

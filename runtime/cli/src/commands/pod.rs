@@ -68,7 +68,13 @@ async fn create(client: &Client, args: PodCreateArgs) -> Result<i32> {
         add_hosts: network.add_host,
         labels: crate::life_args::labels(&label),
     };
-    let made: Created = client.post(&format!("/pods?start={}", !no_start), &request).await?;
+    let made = client.post::<Created>(&format!("/pods?start={}", !no_start), &request).await;
+    if let Err(Error::Connection(why)) = &made {
+        return Err(Error::Message(format!(
+            "the daemon ended while it made the pod ({why}); see whether it is there (vial pod ls), and start it then (vial pod start)"
+        )));
+    }
+    let made = made?;
     super::run::warn(made.warning.as_deref());
     say(&made.id)?;
     Ok(0)

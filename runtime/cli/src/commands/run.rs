@@ -212,8 +212,13 @@ pub fn finish(end: End, container: &str) -> Result<i32> {
                 crate::output::tell(&format!("{reason}{}", advice(reason)));
             }
             if exit.oom {
-                let named = if exit.reason.is_some() { "" } else { "it ran out of memory; " };
-                crate::output::tell(&format!("{named}give it more with --memory"));
+                crate::output::tell(match &exit.reason {
+                    Some(reason) if reason.contains("pod's containers together") => {
+                        "make its pod with more (vial pod create --memory)"
+                    }
+                    Some(_) => "give it more with --memory",
+                    None => "it ran out of memory; give it more with --memory",
+                });
             }
             Ok(exit.code)
         }

@@ -93,7 +93,7 @@ fn describe(daemon: &Shared, pod: &PodRecord, containers: &[Record]) -> Pod {
         name: pod.name.clone(),
         state: pod.state,
         reason: pod.reason.clone(),
-        hostname: pod.hostname().to_owned(),
+        hostname: pod.hostname(),
         memory: pod.memory(),
         milli_cpus: pod.milli_cpus(),
         max_containers: pod.max_containers(),

@@ -40,8 +40,10 @@ impl PodRecord {
     }
 
     /// Host name of all its containers.
-    pub fn hostname(&self) -> &str {
-        self.request.hostname.as_deref().unwrap_or(&self.name)
+    pub fn hostname(&self) -> String {
+        // A name may hold what a host name may not.
+        let of_name = || self.name.chars().map(|c| if c == '_' { '-' } else { c }).take(63).collect();
+        self.request.hostname.clone().unwrap_or_else(of_name)
     }
 
     fn size(&self) -> Result<VmSize> {
@@ -57,7 +59,7 @@ impl PodRecord {
     pub fn plan(&self) -> Result<(SandboxPlan, SharedSandbox)> {
         let plan = SandboxPlan {
             pod: self.id.clone(),
-            hostname: self.hostname().to_owned(),
+            hostname: self.hostname(),
             size: self.size()?,
             net: None,
             network: None,
@@ -75,8 +77,7 @@ impl PodRecord {
                 self.max_containers()
             )));
         }
-        // A pod's name may hold what a host name may not.
-        spec::check_hostname(self.hostname())?;
+        spec::check_hostname(&self.hostname())?;
         self.size()?;
         network::check((&self.request).into())
     }

@@ -4,11 +4,11 @@
 
 use super::live::{LivePod, PodPhase};
 use crate::error::{ApiError, Result};
+use crate::network;
 use crate::recovery;
 use crate::state::Shared;
 use crate::store::{PodRecord, Record};
 use crate::{ending, store};
-use crate::{home, network};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,12 +115,6 @@ pub async fn look_after(daemon: Shared, record: PodRecord, live: Arc<LivePod>, s
     }
     // Each of its containers hears the same, and what is noted of it must not be overtaken by a new start.
     live.empty(LAST_NOTES).await;
-    // Slots that were kept ended with the VM. A daemon that found them noted would clear them in the next one, where others have them.
-    for (container, _) in live.unstick() {
-        if let Err(error) = home::note_slot(&daemon, &container, None).await {
-            tracing::error!(container = container.short(), %error, "the end of a slot cannot be noted");
-        }
-    }
     sandbox.end(false).await;
     network::release(&daemon.network, record.network.as_ref()).await;
     note_stopped(&daemon, &record.id, reason).await;
@@ -183,8 +177,9 @@ async fn end(daemon: &Shared, id: &PodId, in_order: bool) {
     live.set_stopping();
     live.cancel();
     if let PodPhase::Running(sandbox) = live.started().await {
+        // Its keeper clears away what is left.
         if in_order {
-            sandbox.end(true).await;
+            sandbox.power_off().await;
         } else {
             sandbox.kill();
         }
@@ -210,11 +205,22 @@ pub async fn remove(daemon: &Shared, record: &PodRecord, force: bool) -> Result<
     // Said first and done then: a removal that is killed halfway is finished at the next start, and nobody joins any more.
     let (store_daemon, id) = (daemon.clone(), record.id.clone());
     tokio::task::spawn_blocking(move || store_daemon.store.set_pod_removing(&id)).await??;
-    for member in members(daemon, &record.id)? {
-        ending::remove(daemon, &member, true).await?;
+    let members = members(daemon, &record.id)?;
+    for member in &members {
+        // Or a restart policy would try to start what is about to go.
+        crate::life::note_stopped(daemon, member, true).await;
     }
+    // Nothing of them is kept, so nothing in it is asked.
     end(daemon, &record.id, false).await;
-    forget(daemon, &record.id).await
+    let mut failed = None;
+    for member in members {
+        // One that could not be removed does not spare the others.
+        failed = ending::remove(daemon, &member, true).await.err().or(failed);
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => forget(daemon, &record.id).await,
+    }
 }
 
 /// Forgets a pod whose VM and containers are gone.

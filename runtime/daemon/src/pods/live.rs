@@ -104,17 +104,28 @@ impl LivePod {
         found.map(|slot| Place { pod: Arc::downgrade(self), slot })
     }
 
-    /// Takes the slot that a container had under an earlier daemon.
-    pub fn retake(self: &Arc<Self>, slot: Slot) -> Place {
-        self.free.send_modify(|free| free.retain(|other| *other != slot));
-        Place { pod: Arc::downgrade(self), slot }
+    /// Takes the slot that a container had under an earlier daemon; none when another one has it.
+    pub fn retake(self: &Arc<Self>, slot: Slot) -> Option<Place> {
+        let mut free = false;
+        self.free.send_modify(|slots| {
+            let before = slots.len();
+            slots.retain(|other| *other != slot);
+            free = slots.len() < before;
+        });
+        free.then(|| Place { pod: Arc::downgrade(self), slot })
     }
 
     /// Keeps a slot that could not be cleared after this container.
     pub fn stick(&self, container: ContainerId, place: Place) {
         self.stuck().push((container, place));
-        // Who waits for the others to be free waits for one less.
-        self.free.send_modify(|_| ());
+        // Who waits for all to be free does not wait for this one.
+        self.free.send_modify(|_| {});
+    }
+
+    /// Whether a slot could not be cleared after this container; and after how many in all.
+    pub fn is_stuck(&self, container: &ContainerId) -> (bool, usize) {
+        let stuck = self.stuck();
+        (stuck.iter().any(|(id, _)| id == container), stuck.len())
     }
 
     /// The slots that could not be cleared, to be tried again.
@@ -171,7 +182,9 @@ mod tests {
         assert!(pod.take().is_none());
         drop(second);
         drop(first);
-        assert_eq!(pod.retake(Slot(0)).slot, Slot(0));
+        let again = pod.retake(Slot(0)).unwrap();
+        assert!(pod.retake(Slot(0)).is_none(), "it is taken");
+        drop(again);
         let longest = pod.take().unwrap();
         assert_eq!(longest.slot, Slot(1), "the one that is empty for longest");
         pod.stick(ContainerId::random().unwrap(), longest);

@@ -42,9 +42,6 @@ pub async fn one(daemon: &Shared, pod: PodRecord, members: Vec<Record>) -> Resul
     // Before its containers: the restart policy of one may start it again.
     pod_life::note_stopped(daemon, &pod.id, reason).await;
     for member in members {
-        if member.slot.is_some() {
-            daemon.store.set_slot(&member.id, None)?;
-        }
         if pod.state == PodState::Removing {
             life::discard(daemon, &member).await;
             continue;
@@ -63,9 +60,13 @@ async fn again(daemon: &Shared, pod: PodRecord, members: Vec<Record>) -> Result<
     let live = LivePod::new(pod.max_containers());
     daemon.adopt_pod(&pod.id, live.clone());
     let (mut running, mut left) = (Vec::new(), Vec::new());
-    for record in members {
-        let place = record.slot.map(|slot| live.retake(slot));
-        let decision = decide(record.state, record.auto_remove, &Observed::Alive);
+    let decided = |record: &Record| decide(record.state, record.auto_remove, &Observed::Alive);
+    // Nobody else's claim counts against one that runs.
+    let (first, others): (Vec<_>, Vec<_>) =
+        members.into_iter().partition(|record| decided(record).vm == VmAction::Reattach);
+    for record in first.into_iter().chain(others) {
+        let place = record.slot.and_then(|slot| live.retake(slot));
+        let decision = decided(&record);
         match (decision.vm, place) {
             (VmAction::Reattach, Some(place)) => {
                 let dir = daemon.paths.log(record.id.as_str());

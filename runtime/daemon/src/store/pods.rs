@@ -83,10 +83,17 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn set_pod_starting(&self, id: &PodId, boot: &str) -> Result<bool, StoreError> {
-        let changed = self.lock().execute(
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let changed = transaction.execute(
             "UPDATE pods SET state = 'starting', boot = ?2, reason = NULL WHERE id = ?1 AND state = 'stopped'",
             params![id.as_str(), boot],
         )?;
+        if changed == 1 {
+            // Of an earlier VM.
+            transaction.execute("UPDATE containers SET slot = NULL WHERE pod = ?1", params![id.as_str()])?;
+        }
+        transaction.commit()?;
         Ok(changed == 1)
     }
 
@@ -102,15 +109,19 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a pod has no VM any more, and why if that was nobody's wish.
+    /// Notes that a pod has no VM any more, and why if that was nobody's wish. With the VM went all slots.
     ///
     /// # Errors
     /// When SQLite can't.
     pub fn set_pod_stopped(&self, id: &PodId, reason: Option<&str>) -> Result<(), StoreError> {
-        self.lock().execute(
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
             "UPDATE pods SET state = 'stopped', reason = ?2 WHERE id = ?1 AND state IN ('starting', 'running')",
             params![id.as_str(), reason],
         )?;
+        transaction.execute("UPDATE containers SET slot = NULL WHERE pod = ?1", params![id.as_str()])?;
+        transaction.commit()?;
         Ok(())
     }
 
@@ -217,6 +228,12 @@ mod tests {
             (known.state, known.started_ms, known.boot.as_deref()),
             (PodState::Running, Some(6), Some("b1"))
         );
+
+        store.insert(&web).unwrap();
+        store.set_slot(&web.id, Some(vial_sandbox::Slot(2))).unwrap();
+        store.set_pod_stopped(&pod.id, Some("killed")).unwrap();
+        assert_eq!(store.get(&web.id).unwrap().unwrap().slot, None, "a slot goes with its VM");
+        store.delete(&web.id).unwrap();
 
         store.set_pod_removing(&pod.id).unwrap();
         assert!(matches!(store.insert(&member("late")), Err(StoreError::NoSuchPod)));
