@@ -12,8 +12,8 @@ use std::process::Command;
 
 /// Size of a writable layer when nobody says, in bytes.
 pub const DEFAULT_SIZE: u64 = 10 << 30;
-/// Least size, in bytes: below this ext4 has no room for a journal.
-pub const MIN_SIZE: u64 = 16 << 20;
+/// Least size, in bytes: below this mke2fs finds no room for a journal of 8 MiB.
+pub const MIN_SIZE: u64 = 20 << 20;
 /// Most, in bytes.
 pub const MAX_SIZE: u64 = 16 << 40;
 /// Goes into the template's name; count it up when the way of formatting changes.
@@ -23,7 +23,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum UpperError {
     /// Outside [`MIN_SIZE`] to [`MAX_SIZE`].
-    #[error("a writable layer of {0} bytes is not possible: from 16 MiB to 16 TiB")]
+    #[error("a writable layer of {0} bytes is not possible: from 20 MiB to 16 TiB")]
     Size(u64),
     /// mke2fs is not there.
     #[error("mke2fs is not installed, and the writable layer needs it once; install the package e2fsprogs")]
