@@ -11,13 +11,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails to set up has failed"))]
 
 mod auth;
-mod challenge;
+pub mod challenge;
 mod config;
 pub mod credentials;
 mod endpoint;
 mod error;
 pub mod limits;
-mod manifest;
+pub mod manifest;
 mod pull;
 mod push;
 mod session;

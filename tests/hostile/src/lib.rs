@@ -15,6 +15,7 @@ pub mod frames;
 pub mod images;
 pub mod kernel_log;
 pub mod machine;
+pub mod registry;
 mod tarball;
 
 /// A parser's function.
@@ -30,6 +31,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("manifests", images::manifests),
     ("copies", copies::copies),
     ("reference", images::reference),
+    ("challenge", registry::challenge),
+    ("registry_manifest", registry::manifest),
     ("agent_frames", frames::agent),
     ("api_frames", frames::api),
     ("agent_client", agent::client),
