@@ -74,20 +74,29 @@ def iperf_image():
 
 def streams():
     program = iperf_image()
-    run(vial, "run", "-d", "--name", "iperf", "--memory", "128m", "-p", "15201:5201", "iperf", program, "-s")
+    run(vial, "run", "-d", "--name", "iperf", "--memory", "128m", "-p", "15201:5201",
+        "-p", "15201:5201/udp", "iperf", program, "-s")
     address = json.loads(run(vial, "inspect", "iperf").stdout)[0]["network"]["ipv4"]
-    print("\nTCP, one stream, Gbit/s (iperf3, 5 s)")
-    targets = {"host to pod": [address], "pod to host": [address, "-R"],
-               "host to pod by the published port": ["127.0.0.1", "-p", "15201"]}
-    for name, words in targets.items():
-        for attempt in range(100):
+
+    def measure(*words):
+        for _ in range(100):
             try:
-                result = json.loads(run(program, "-J", "-t", "5", "-c", *words).stdout)
-                break
+                return json.loads(run(program, "-J", "-t", "5", "-c", *words).stdout)["end"]
             except subprocess.CalledProcessError:
                 # The server is not up yet, or not done with the last client: it has no way to say so.
                 time.sleep(0.2)
-        print(f"{name:44}{result['end']['sum_received']['bits_per_second'] / 1e9:10.2f}")
+        raise SystemExit("iperf3's server never answers")
+
+    targets = {"host to pod": [address], "pod to host": [address, "-R"],
+               "host to pod by the published port": ["127.0.0.1", "-p", "15201"]}
+    print("\nTCP, one stream, Gbit/s (iperf3, 5 s)")
+    for name, words in targets.items():
+        print(f"{name:44}{measure(*words)['sum_received']['bits_per_second'] / 1e9:10.2f}")
+    print("\nUDP, Mbit/s that arrived of 50, and lost (iperf3, 5 s)")
+    for name, words in targets.items():
+        end = measure(*words, "-u", "-b", "50M")["sum"]
+        arrived = end["bits_per_second"] / 1e6 * (1 - end["lost_percent"] / 100)
+        print(f"{name:44}{arrived:10.1f}{end['lost_percent']:9.2f} %")
     run(vial, "rm", "-f", "iperf")
 
 
