@@ -40,7 +40,7 @@ pub struct CreateContainer {
     /// Host name; absent: the container's short id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Memory of the container in bytes; absent: the daemon's default, or all of its pod's.
+    /// Memory of the container in bytes; absent: the daemon's default, or seven eighths of its pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// Processors of the container in thousandths; absent: the daemon's default, or all of its pod's.

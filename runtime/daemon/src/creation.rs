@@ -78,7 +78,7 @@ async fn plan(
     let joined = pods::api::joined(daemon, request.pod.as_deref())?;
     let id = ContainerId::random()?;
     let wanted = request.clone();
-    // In a pod that is shared, all of it unless somebody says less.
+    // In a pod that is shared, what that has.
     let (memory, milli_cpus) = match &joined {
         // An eighth stays for the others, so that one that takes all it can get meets its own limit before all meet the pod's.
         Some(pod) => (pod.memory() - pod.memory() / 8, pod.milli_cpus()),

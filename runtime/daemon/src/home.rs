@@ -42,10 +42,9 @@ async fn own(
     daemon: &Shared,
     record: &mut Record,
     live: &Live,
-    (host, plan, layer): (&Host, TaskPlan, Layer),
+    (host, plan, mut layer): (&Host, TaskPlan, Layer),
     timing: &mut Timing,
 ) -> Result<(Task, Connections, Home)> {
-    let mut sandbox = sandbox_plan(record)?;
     if !record.is_new() {
         // Of the start before, if that could not be cleared away.
         recovery::clear_vm(daemon, &record.pod).await;
@@ -53,11 +52,12 @@ async fn own(
     // Not the one of the start before, whatever happens.
     record.network = None;
     let started = async {
+        let mut sandbox = sandbox_plan(record)?;
         let (lease, held) = network::give(daemon, (&record.request).into(), &mut sandbox).await?;
         record.network = lease;
         timing.reached("network slot taken");
         let (layer, published) =
-            tokio::join!(layer, network::publish(daemon, &record.pod, record.network.as_ref()));
+            tokio::join!(&mut layer, network::publish(daemon, &record.pod, record.network.as_ref()));
         layer??;
         published?;
         timing.reached("writable layer ready");
@@ -73,6 +73,10 @@ async fn own(
     let started = started.await;
     if started.is_err() {
         network::release(&daemon.network, record.network.as_ref()).await;
+        if !layer.is_finished() {
+            // Or it would still be made while it is removed; the error that is there counts.
+            let _ = layer.await;
+        }
     }
     started
 }

@@ -1,5 +1,5 @@
-//! Ids of pods and containers. A pod is one VM; containers live in it. They are kept apart although each pod holds one
-//! container so far.
+//! Ids of pods and containers. A pod is one VM; containers live in it. One pod may hold several, or belong to
+//! one alone.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
