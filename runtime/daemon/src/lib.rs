@@ -7,6 +7,7 @@
 
 mod body;
 mod containers;
+mod course;
 mod creation;
 pub mod detach;
 mod disk_use;

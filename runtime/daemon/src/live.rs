@@ -1,5 +1,6 @@
 //! A container while this daemon looks after it: its phase, its log, and those who wait.
 
+use crate::course::Course;
 use crate::error::ApiError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,8 +34,7 @@ pub struct Live {
     pub log: Arc<OutputLog>,
     /// Its standard input, which all clients share: the agent has one connection for it.
     pub stdin: tokio::sync::Mutex<Option<StdinStream>>,
-    phase: watch::Sender<Phase>,
-    cancelled: watch::Sender<bool>,
+    course: Course<Phase>,
     paused: watch::Sender<bool>,
     /// Clients that are attached and have not been told its end.
     audience: watch::Sender<usize>,
@@ -49,8 +49,7 @@ impl Live {
         Arc::new(Self {
             log,
             stdin: tokio::sync::Mutex::default(),
-            phase: watch::Sender::new(Phase::Starting),
-            cancelled: watch::Sender::new(false),
+            course: Course::new(Phase::Starting),
             paused: watch::Sender::new(false),
             audience: watch::Sender::new(0),
             restarting: AtomicBool::new(false),
@@ -60,17 +59,17 @@ impl Live {
 
     /// Where it is now.
     pub fn phase(&self) -> Phase {
-        self.phase.borrow().clone()
+        self.course.phase()
     }
 
     /// It goes on.
     pub fn enter(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+        self.course.enter(phase);
     }
 
     /// Waits until it is no longer starting.
     pub async fn started(&self) -> Phase {
-        self.wait(|phase| !matches!(phase, Phase::Starting)).await
+        self.course.wait(|phase| !matches!(phase, Phase::Starting)).await
     }
 
     /// Waits until it is no longer starting, or is known to stand still: then nothing more happens to it by itself.
@@ -85,7 +84,9 @@ impl Live {
 
     /// Waits until it is known how it ended: [`Phase::Failed`], [`Phase::Leaving`] or [`Phase::Ended`].
     pub async fn end_known(&self) -> Phase {
-        self.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_))).await
+        self.course
+            .wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_)))
+            .await
     }
 
     /// Counts a client among those who must hear how it ended before it is removed.
@@ -113,27 +114,17 @@ impl Live {
 
     /// Waits for its end: [`Phase::Failed`] or [`Phase::Ended`].
     pub async fn ended(&self) -> Phase {
-        self.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended(_))).await
-    }
-
-    async fn wait(&self, until: impl FnMut(&Phase) -> bool) -> Phase {
-        // The sender is in `self`, so it can't be gone.
-        match self.phase.subscribe().wait_for(until).await {
-            Ok(phase) => phase.clone(),
-            Err(_) => self.phase(),
-        }
+        self.course.wait(|phase| matches!(phase, Phase::Failed(_) | Phase::Ended(_))).await
     }
 
     /// Gives its start up, if it is still starting.
     pub fn cancel(&self) {
-        self.cancelled.send_replace(true);
+        self.course.cancel();
     }
 
     /// Waits until its start is given up.
     pub async fn cancelled(&self) {
-        if self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending().await
-        }
+        self.course.cancelled().await
     }
 
     /// Notes whether its VM stands still.

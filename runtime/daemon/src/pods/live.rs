@@ -1,5 +1,6 @@
 //! A pod while it has a VM: its phase, and who has which slot in it.
 
+use crate::course::Course;
 use crate::error::ApiError;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,7 @@ pub enum PodPhase {
 /// A pod that this daemon looks after.
 #[derive(Debug)]
 pub struct LivePod {
-    phase: watch::Sender<PodPhase>,
-    cancelled: watch::Sender<bool>,
+    course: Course<PodPhase>,
     stopping: AtomicBool,
     slots: u8,
     /// Those that nobody has, the one that is empty for longest first: by then the guest has long noticed.
@@ -38,8 +38,7 @@ impl LivePod {
     /// One that is starting, with room for so many containers.
     pub fn new(slots: u8) -> Arc<Self> {
         Arc::new(Self {
-            phase: watch::Sender::new(PodPhase::Starting),
-            cancelled: watch::Sender::new(false),
+            course: Course::new(PodPhase::Starting),
             stopping: AtomicBool::new(false),
             slots,
             free: watch::Sender::new((0..slots).map(Slot).collect()),
@@ -49,42 +48,32 @@ impl LivePod {
 
     /// Where it is now.
     pub fn phase(&self) -> PodPhase {
-        self.phase.borrow().clone()
+        self.course.phase()
     }
 
     /// It goes on.
     pub fn enter(&self, phase: PodPhase) {
-        self.phase.send_replace(phase);
+        self.course.enter(phase);
     }
 
     /// Waits until it is no longer starting.
     pub async fn started(&self) -> PodPhase {
-        self.wait(|phase| !matches!(phase, PodPhase::Starting)).await
+        self.course.wait(|phase| !matches!(phase, PodPhase::Starting)).await
     }
 
     /// Waits until its VM is gone.
     pub async fn ended(&self) {
-        self.wait(|phase| matches!(phase, PodPhase::Failed(_) | PodPhase::Ended)).await;
-    }
-
-    async fn wait(&self, until: impl FnMut(&PodPhase) -> bool) -> PodPhase {
-        // The sender is in `self`, so it can't be gone.
-        match self.phase.subscribe().wait_for(until).await {
-            Ok(phase) => phase.clone(),
-            Err(_) => self.phase(),
-        }
+        self.course.wait(|phase| matches!(phase, PodPhase::Failed(_) | PodPhase::Ended)).await;
     }
 
     /// Gives its start up, if it is still starting.
     pub fn cancel(&self) {
-        self.cancelled.send_replace(true);
+        self.course.cancel();
     }
 
     /// Waits until its start is given up.
     pub async fn cancelled(&self) {
-        if self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending().await
-        }
+        self.course.cancelled().await
     }
 
     /// Notes that its end is somebody's wish.
