@@ -206,7 +206,9 @@ fn exec_has_a_terminal_of_its_own() {
     screen.ends_with(9);
     // Left alone, it goes on.
     screen.clear();
-    screen.line("vial exec -it one bash -c 'read x; echo $x > /tmp/heard; sleep 3000'");
+    // It says when it listens: keys typed before then are for this terminal, which keeps C-q for itself.
+    screen.line("vial exec -it one bash -c 'echo rea\\dy; read x; echo $x > /tmp/heard; sleep 3000'");
+    screen.shows("\nready\n");
     screen.types("hello");
     screen.shows("\nhello");
     screen.keys(&["Enter", "C-p", "C-q"]);
