@@ -5,5 +5,9 @@
 //! [`result`] is all that passes between them: what can be shown is what is in the file.
 #![forbid(unsafe_code)]
 
+pub mod caution;
+pub mod child;
+pub mod counters;
+pub mod machine;
 pub mod result;
 pub mod stats;
