@@ -39,6 +39,9 @@ fn bash_completes_commands_options_and_names() {
     let images = offered(&vial, &["vial", "run", "--rm", "busy"]);
     assert!(images.iter().any(|name| name.starts_with("busybox")), "{images:?}");
 
+    let images = offered(&vial, &["vial", "save", "busy"]);
+    assert!(images.iter().any(|name| name.starts_with("busybox")), "{images:?}");
+
     // Without a daemon there are no names, and none is started for them.
     vial.run(["daemon", "stop"]).ok();
     assert_eq!(offered(&vial, &["vial", "stop", "r"]), [String::new()]);

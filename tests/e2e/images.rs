@@ -69,3 +69,34 @@ fn an_import_runs_as_its_changes_say() {
     drop(scratch);
     vial.leaves_nothing();
 }
+
+#[test]
+fn what_is_saved_others_read_and_the_same_image_comes_back() {
+    let vial = Vial::with_busybox();
+    let scratch = tempfile::tempdir_in(vial.data()).expect("a folder");
+    let archive = scratch.path().join("saved.tar");
+    let id = vial.run(["inspect", "-f", "{{.Id}}", "busybox"]).ok();
+    vial.run(["save", "-o", path(&archive), "busybox"]).ok();
+    let skopeo = |args: &[&str]| {
+        let output = Command::new("skopeo").args(args).output().expect("skopeo can be run");
+        vial_tests::host::Ran::from(output).ok()
+    };
+    for form in ["docker-archive", "oci-archive"] {
+        let source = format!("{form}:{}", path(&archive));
+        let config = skopeo(&["inspect", "--config", "--raw", &source]);
+        let digest = Command::new("sh").args(["-c", "printf %s \"$1\" | sha256sum", "sh", &config]).output();
+        let digest = String::from_utf8(digest.expect("sh can be run").stdout).expect("it is text");
+        assert_eq!(id.trim(), format!("sha256:{}", digest.split(' ').next().unwrap_or_default()), "{form}");
+        // Every layer is read, and its digest checked.
+        let copy = format!("docker-archive:{}:copied:{form}", path(&scratch.path().join(form)));
+        skopeo(&["copy", "-q", "--insecure-policy", &source, &copy]);
+    }
+    vial.run(["rmi", "busybox"]).ok();
+    vial.run(["load", "-q", "-i", path(&archive)]).ok();
+    assert_eq!(vial.run(["inspect", "-f", "{{.Id}}", "busybox"]).ok(), id);
+    vial.run(["load", "-q", "-i", path(&scratch.path().join("oci-archive"))]).ok();
+    assert_eq!(vial.run(["inspect", "-f", "{{.Id}}", "copied:oci-archive"]).ok(), id);
+    assert_eq!(vial.run(["run", "--rm", "busybox", "echo", "back"]).ok(), "back\n");
+    drop(scratch);
+    vial.leaves_nothing();
+}

@@ -24,6 +24,14 @@ pub struct LoadQuery {
     pub path: Option<String>,
 }
 
+/// Body of `POST /v1/save`, whose answer is an archive of these images: a tar that is an OCI layout and a docker-archive, of the length that
+/// the answer's head says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveImages {
+    /// Names or ids. An image has in the archive the names by which it is asked for here.
+    pub images: Vec<String>,
+}
+
 /// Query of `POST /v1/images/import`; the root file system's tar is the request's body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportQuery {

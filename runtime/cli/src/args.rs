@@ -70,6 +70,8 @@ pub enum Command {
     Logout(LogoutArgs),
     /// Load images from a docker or OCI archive, a folder, or standard input
     Load(LoadArgs),
+    /// Write images to an archive, which vial, docker, podman and skopeo load
+    Save(SaveArgs),
     /// Make an image of a tar of a root file system
     Import(ImportArgs),
     /// List images
@@ -430,6 +432,17 @@ pub struct LoadArgs {
     /// Archive, folder, or - for standard input
     #[arg(short, long, default_value = "-", value_name = "FILE")]
     pub input: PathBuf,
+}
+
+/// `vial save`
+#[derive(Debug, Clone, Args)]
+pub struct SaveArgs {
+    /// Write to a file, which appears when it is whole [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Names or ids; one that is asked for by id has no name in the archive
+    #[arg(required = true, value_name = "IMAGE", add = crate::completion::images())]
+    pub images: Vec<String>,
 }
 
 /// `vial import`

@@ -92,9 +92,8 @@ fn a_stopped_daemon_is_gone_and_the_next_command_starts_another() {
 fn a_killed_daemon_is_replaced() {
     let home = Home::new();
     home.ok(&["images"]);
-    let status = home.ok(&["daemon", "status"]);
-    let pid = status.split("pid ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
-    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    let pid = daemon_of(&home);
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     home.ok(&["images"]);
     assert!(!home.ok(&["daemon", "status"]).contains(&format!("pid {pid},")));
 }
@@ -114,6 +113,64 @@ fn images_come_show_and_go() {
     assert!(home.ok(&["images"]).contains("tiny"));
     home.ok(&["rmi", "tiny"]);
     assert!(!home.ok(&["images"]).contains("tiny"));
+}
+
+/// The daemon's process id.
+fn daemon_of(home: &Home) -> String {
+    let status = home.ok(&["daemon", "status"]);
+    status.split("pid ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().to_owned()
+}
+
+#[test]
+fn what_is_saved_is_loaded_again_as_the_same_image() {
+    let home = Home::new();
+    let (tar, archive) = (home.path("root.tar"), home.path("archive.tar"));
+    tiny_tar(&tar);
+    home.ok(&["import", "-c", "CMD sh", tar.to_str().unwrap(), "tiny"]);
+    let id = home.ok(&["images", "-q"]);
+    let archive = archive.to_str().unwrap();
+    home.ok(&["save", "-o", archive, "tiny"]);
+    let piped = home.run(&["save", "tiny"]).stdout;
+    assert!(piped == std::fs::read(archive).unwrap());
+    home.ok(&["rmi", "tiny"]);
+    assert_eq!(home.ok(&["load", "-i", archive]), "Loaded image: tiny:latest\n");
+    assert_eq!(home.ok(&["images", "-q"]), id);
+
+    home.fails(&["save", "-o", archive, "tniy"], 1, "did you mean tiny?");
+    home.fails(&["save", "-o", "/no/such/folder/x", "tiny"], 1, "/no/such/folder/x");
+    home.fails(&["save", "-o", "/dev/full", "tiny"], 1, "No space");
+    assert!(piped == std::fs::read(archive).unwrap());
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_saves_leaves_no_archive() {
+    let home = Home::new();
+    let root = home.path("root");
+    std::fs::create_dir_all(&root).unwrap();
+    // More than all buffers on the way.
+    std::fs::write(root.join("large"), vec![7; 16 << 20]).unwrap();
+    let tar = home.path("root.tar");
+    let made = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().unwrap();
+    assert!(made.success());
+    home.ok(&["import", tar.to_str().unwrap(), "large"]);
+    let pipe = home.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for to in [vec!["save", "large"], vec!["save", "-o", pipe.to_str().unwrap(), "large"]] {
+        let direct = to.len() == 2;
+        let mut save = home.command(&to);
+        save.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut save = save.spawn().unwrap();
+        let mut out: Box<dyn std::io::Read> = match direct {
+            true => Box::new(save.stdout.take().unwrap()),
+            false => Box::new(std::fs::File::open(&pipe).unwrap()),
+        };
+        out.read_exact(&mut [0; 1 << 20]).unwrap();
+        assert!(Command::new("kill").args(["-9", &daemon_of(&home)]).status().unwrap().success());
+        std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+        let ended = save.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && words.contains("broke off"), "{words}");
+    }
 }
 
 #[test]

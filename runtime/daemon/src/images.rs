@@ -47,7 +47,8 @@ fn missing(store: &ImageStore, wanted: &str) -> ApiError {
     ApiError::new(ErrorKind::NoSuchImage, format!("there is no image {wanted} on this machine; {hint}"))
 }
 
-fn or_missing(store: &ImageStore, wanted: &str, error: Error) -> ApiError {
+/// The same error, but a missing image with a guess at what was meant.
+pub(crate) fn or_missing(store: &ImageStore, wanted: &str, error: Error) -> ApiError {
     match error {
         Error::NotFound(_) => missing(store, wanted),
         other => other.into(),

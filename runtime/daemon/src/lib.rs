@@ -26,6 +26,7 @@ pub mod recovery;
 mod registry;
 mod reserve;
 mod restart;
+mod save;
 mod server;
 mod state;
 mod store;

@@ -45,6 +45,8 @@ pub fn router(daemon: Shared) -> Router {
         .route("/images/push", post(registry::push))
         .route("/images/tag", post(registry::tag))
         .route("/registries/login", post(registry::login))
+        // Not below /images, where a word of ours takes that name from an image.
+        .route("/save", post(crate::save::save))
         .route("/images/{name}", get(images::inspect).delete(images::remove))
         .route("/pods", get(pods::api::list).post(pods::api::create))
         .route("/pods/{id}", get(pods::api::inspect).delete(pods::api::remove))

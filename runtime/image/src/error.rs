@@ -87,15 +87,23 @@ pub enum Error {
         /// Why.
         source: WriteError,
     },
-    /// What a push needs of a layer is not there or broken.
+    /// What a push or an archive needs of a layer is not there or broken.
     #[error(
-        "layer {layer} can't be pushed ({source}): it was stored by an older version, has too many entries, or is damaged; remove the image and load or pull it again"
+        "layer {layer} can't be pushed or saved ({source}): it was stored by an older version, has too many entries, or is damaged; remove the image and load or pull it again"
     )]
     NoTar {
         /// Its diff_id.
         layer: crate::digest::Digest,
         /// Why.
         source: io::Error,
+    },
+    /// More than one archive holds.
+    #[error("one archive has at most {max} {what}; save them to several")]
+    TooMuchToSave {
+        /// Of what.
+        what: &'static str,
+        /// So many.
+        max: usize,
     },
     /// A name that can't be given.
     #[error(
@@ -184,6 +192,7 @@ impl Error {
             | Error::Name { .. }
             | Error::NotATag(_)
             | Error::NoTar { .. }
+            | Error::TooMuchToSave { .. }
             | Error::Change(_)
             | Error::Ambiguous(_) => ErrorKind::InvalidInput,
             Error::Io { .. }

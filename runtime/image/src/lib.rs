@@ -30,7 +30,7 @@ pub use import::{ChangeError, ImportConfig, rfc3339};
 pub use reference::{ImageName, NameError};
 pub use store::{
     Export, ExportBlob, Image, ImageStore, ImageSummary, Ingest, IngestLayer, LoadSource, LoadedImage,
-    Origin, Progress, RemoveReport,
+    Origin, Progress, RemoveReport, Save,
 };
 
 // What `Image::config` is made of, so that callers need not agree on a version themselves.

@@ -115,10 +115,11 @@ async fn follow(client: &Client, path: String, body: Body, quiet: bool) -> Resul
 }
 
 /// A line that moves, on standard error, if that is a terminal.
-struct Progress(ProgressBar);
+pub struct Progress(ProgressBar);
 
 impl Progress {
-    fn new(quiet: bool) -> Self {
+    /// Nothing is shown when `quiet`.
+    pub fn new(quiet: bool) -> Self {
         let target = if std::io::stderr().is_terminal() && !quiet {
             ProgressDrawTarget::stderr()
         } else {
@@ -131,7 +132,8 @@ impl Progress {
         Self(bar)
     }
 
-    fn show(&self, what: &str, done: u64, total: Option<u64>) {
+    /// Bytes or steps that are done.
+    pub fn show(&self, what: &str, done: u64, total: Option<u64>) {
         let what = units::cell(what, 60);
         self.0.set_message(match total {
             Some(total) => format!("{what}: {} of {}", units::bytes(done), units::bytes(total)),
@@ -141,7 +143,8 @@ impl Progress {
         self.0.tick();
     }
 
-    fn clear(&self) {
+    /// Takes the line away.
+    pub fn clear(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -15,6 +15,7 @@ mod prune;
 mod ps;
 mod registry;
 mod run;
+mod save;
 mod transfer;
 mod usage;
 
@@ -55,6 +56,7 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Login(args) => login::login(client, args).await,
         Command::Logout(args) => login::logout(&args),
         Command::Load(args) => load::load(client, &args).await,
+        Command::Save(args) => save::save(client, &args).await,
         Command::Import(args) => load::import(client, &args).await,
         Command::Images(args) => images::list(client, &args).await,
         Command::Rmi(args) => images::remove(client, &args).await,

@@ -1,11 +1,12 @@
 //! Archives of images: docker-archive (`docker save`) and OCI layout, as a tar or as a folder.
 //!
-//! Reads what an archive says about itself and hands out its layers; knows nothing of the store.
+//! Reads what an archive says about itself and hands out its layers; says what a new one is made of ([`write`]); knows nothing of the store.
 
 mod config;
 mod docker;
 mod members;
 mod oci;
+pub mod write;
 
 pub use config::{ConfigError, host_architecture, parse as parse_config};
 pub use members::Members;

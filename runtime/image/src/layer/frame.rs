@@ -192,50 +192,79 @@ impl Source for &mut Framed<'_, '_, '_> {
     }
 }
 
-/// Writes the tar again that a frame and its layer file were made of. The caller checks its digest.
-///
-/// # Errors
-/// When the frame is damaged, or `out` fails.
-pub fn replay(frame: impl Read, layer: &File, mut out: impl Write) -> io::Result<()> {
+/// What a frame has one after the other.
+enum Piece<'a> {
+    /// These bytes.
+    Literal(&'a [u8]),
+    /// So many of the layer file, from there.
+    Stored(u64, u64),
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "its frame is damaged")
+}
+
+/// Reads a frame to its end; the bytes of the tar that it was made of.
+fn walk(frame: impl Read, mut each: impl FnMut(Piece<'_>) -> io::Result<()>) -> io::Result<u64> {
     let mut frame = io::BufReader::new(zstd::Decoder::new(frame)?);
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its frame is damaged");
-    let mut buffer = vec![0; 256 << 10];
+    let mut literal = vec![0; GATHERED];
     let mut total = 0u64;
     loop {
         let mut kind = [0];
         frame.read_exact(&mut kind)?;
-        match kind[0] {
+        let (length, piece) = match kind[0] {
             LITERAL => {
                 let mut length = [0; 4];
                 frame.read_exact(&mut length)?;
-                let length = u32::from_le_bytes(length) as usize;
-                let piece = buffer.get_mut(..length).ok_or_else(damaged)?;
+                let piece = literal.get_mut(..u32::from_le_bytes(length) as usize).ok_or_else(damaged)?;
                 frame.read_exact(piece)?;
-                out.write_all(piece)?;
-                total += length as u64;
+                (piece.len() as u64, Piece::Literal(piece))
             }
             STORED => {
                 let mut numbers = [[0; 8]; 2];
                 for number in &mut numbers {
                     frame.read_exact(number)?;
                 }
-                let [mut offset, mut left] = numbers.map(u64::from_le_bytes);
-                total = total
-                    .checked_add(left)
-                    .filter(|&total| total <= limits::MAX_LAYER_TAR)
-                    .ok_or_else(damaged)?;
-                while left > 0 {
-                    let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                    layer.read_exact_at(&mut buffer[..count], offset)?;
-                    out.write_all(&buffer[..count])?;
-                    offset = offset.checked_add(count as u64).ok_or_else(damaged)?;
-                    left -= count as u64;
-                }
+                let [offset, length] = numbers.map(u64::from_le_bytes);
+                (length, Piece::Stored(offset, length))
             }
-            END => return Ok(()),
+            END => return Ok(total),
             _ => return Err(damaged()),
-        }
+        };
+        total =
+            total.checked_add(length).filter(|&total| total <= limits::MAX_LAYER_TAR).ok_or_else(damaged)?;
+        each(piece)?;
     }
+}
+
+/// Bytes of the tar that a frame was made of.
+///
+/// # Errors
+/// When the frame is damaged.
+pub fn length(frame: impl Read) -> io::Result<u64> {
+    walk(frame, |_| Ok(()))
+}
+
+/// Writes the tar again that a frame and its layer file were made of. The caller checks its digest.
+///
+/// # Errors
+/// When the frame is damaged, or `out` fails.
+pub fn replay(frame: impl Read, layer: &File, mut out: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    walk(frame, |piece| match piece {
+        Piece::Literal(bytes) => out.write_all(bytes),
+        Piece::Stored(mut offset, mut left) => {
+            while left > 0 {
+                let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                layer.read_exact_at(&mut buffer[..count], offset)?;
+                out.write_all(&buffer[..count])?;
+                offset = offset.checked_add(count as u64).ok_or_else(damaged)?;
+                left -= count as u64;
+            }
+            Ok(())
+        }
+    })
+    .map(drop)
 }
 
 #[cfg(test)]
@@ -253,6 +282,8 @@ mod tests {
         let mut out = Vec::new();
         io::Seek::rewind(&mut &frame).unwrap();
         replay(&frame, &layer, &mut out).unwrap();
+        io::Seek::rewind(&mut &frame).unwrap();
+        assert_eq!(length(&frame).unwrap(), out.len() as u64);
         out
     }
 

@@ -46,6 +46,11 @@ impl ImageStore {
     /// When there is none of that name.
     pub fn export(&self, name_or_id: &str) -> Result<Export> {
         let (id, _) = self.find(&self.names()?, name_or_id)?;
+        self.export_of(id)
+    }
+
+    /// The image with this ID.
+    pub(super) fn export_of(&self, id: ImageId) -> Result<Export> {
         let pinned = self.pin(&self.record(id)?.layers, true)?;
         // Again, now that nothing can go any more.
         let record = self.record(id)?;
@@ -86,29 +91,60 @@ impl Export {
     /// # Errors
     /// When the layer's frame is missing or damaged, or there is no room for the blob.
     pub fn blob(&self, diff_id: Digest) -> Result<ExportBlob> {
-        let wrong = |source| Error::NoTar { layer: diff_id, source };
-        let open = |path: std::path::PathBuf| File::open(path).map_err(wrong);
-        let layer = open(self.store.layer_path(diff_id, self.format))?;
-        let frame = open(self.store.frame_path(diff_id, self.format))?;
+        let (frame, layer) = self.open(diff_id)?;
         let file = NewFile::create(&self.store.tmp())?.unlink()?;
-        let (size, digest) =
-            pack(&frame, &layer, diff_id, &file).map_err(|error| self.store.or_no_space(wrong(error)))?;
+        let (size, digest) = pack(&frame, &layer, diff_id, &file)
+            .map_err(|source| self.store.or_no_space(Error::NoTar { layer: diff_id, source }))?;
         Ok(ExportBlob { file, size, digest })
+    }
+
+    /// Bytes of a layer's tar.
+    ///
+    /// # Errors
+    /// When the layer's frame is missing or damaged.
+    pub fn tar_length(&self, diff_id: Digest) -> Result<u64> {
+        let (frame, _) = self.open(diff_id)?;
+        frame::length(&frame).map_err(|source| Error::NoTar { layer: diff_id, source })
+    }
+
+    /// Writes a layer as the tar that it came as.
+    ///
+    /// # Errors
+    /// When the layer's frame is missing or damaged, or `out` fails; some of it has been written then.
+    pub fn tar(&self, diff_id: Digest, out: impl Write) -> Result<()> {
+        let (frame, layer) = self.open(diff_id)?;
+        plain(&frame, &layer, diff_id, out)
+            .map(drop)
+            .map_err(|source| Error::NoTar { layer: diff_id, source })
+    }
+
+    /// A layer's frame and the layer itself.
+    fn open(&self, diff_id: Digest) -> Result<(File, File)> {
+        let open = |path: std::path::PathBuf| {
+            File::open(path).map_err(|source| Error::NoTar { layer: diff_id, source })
+        };
+        let layer = open(self.store.layer_path(diff_id, self.format))?;
+        Ok((open(self.store.frame_path(diff_id, self.format))?, layer))
     }
 }
 
-/// Makes a layer's tar again and packs it; bytes and digest of what came out.
-fn pack(frame: &File, layer: &File, diff_id: Digest, out: &File) -> io::Result<(u64, Digest)> {
-    let blob = Blob { file: out, digest: Hasher::default(), size: 0, next_check: 0 };
-    let packed = flate2::write::GzEncoder::new(blob, flate2::Compression::default());
-    let mut tar = Hashed { inner: packed, hasher: Hasher::default() };
+/// Makes a layer's tar again; what it was written to, once its digest is right.
+fn plain<W: Write>(frame: &File, layer: &File, diff_id: Digest, out: W) -> io::Result<W> {
+    let mut tar = Hashed { inner: out, hasher: Hasher::default() };
     frame::replay(frame, layer, &mut tar)?;
     let found = tar.hasher.finish();
     if found != diff_id {
         let words = format!("its bytes have the digest {found}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, words));
     }
-    let blob = tar.inner.finish()?;
+    Ok(tar.inner)
+}
+
+/// Makes a layer's tar again and packs it; bytes and digest of what came out.
+fn pack(frame: &File, layer: &File, diff_id: Digest, out: &File) -> io::Result<(u64, Digest)> {
+    let blob = Blob { file: out, digest: Hasher::default(), size: 0, next_check: 0 };
+    let packed = flate2::write::GzEncoder::new(blob, flate2::Compression::default());
+    let blob = plain(frame, layer, diff_id, packed)?.finish()?;
     Ok((blob.size, blob.digest.finish()))
 }
 

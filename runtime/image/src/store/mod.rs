@@ -20,6 +20,7 @@ mod ingest;
 mod load;
 mod record;
 mod remove;
+mod save;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -34,6 +35,7 @@ pub use ingest::{Ingest, IngestLayer};
 pub use load::{LoadSource, LoadedImage, Progress};
 pub use record::Origin;
 pub use remove::RemoveReport;
+pub use save::Save;
 
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
