@@ -9,5 +9,10 @@ pub mod caution;
 pub mod child;
 pub mod counters;
 pub mod machine;
+pub mod read;
+pub mod report;
 pub mod result;
+pub mod rounds;
+#[cfg(test)]
+mod sample;
 pub mod stats;

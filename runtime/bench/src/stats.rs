@@ -7,7 +7,7 @@ use fastrand::Rng;
 /// Resamples of a bootstrap: the 2.5 % and 97.5 % points of so many are steady to a percent of the interval's width.
 const RESAMPLES: usize = 4000;
 /// Shuffles of a permutation test: the smallest p that it can give is 1 / (this + 1).
-const SHUFFLES: usize = 9999;
+pub const SHUFFLES: usize = 9999;
 
 /// A figure with the bounds between which it lies with 95 % confidence.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,11 +41,11 @@ pub fn quantile_interval(samples: &[f64], q: f64, seed: u64) -> Option<Estimate>
 
 /// The ratio of the medians of `a` to `b`, with its 95 % interval. None when either has no samples or `b`'s median is not above 0.
 pub fn ratio_interval(a: &[f64], b: &[f64], seed: u64) -> Option<Estimate> {
-    let ratio = |a: &[f64], b: &[f64]| Some(median(a)? / median(b).filter(|m| *m > 0.0)?);
-    let value = ratio(a, b)?;
+    let value = median(a)? / median(b).filter(|m| *m > 0.0)?;
     let mut rng = Rng::with_seed(seed);
+    let mut median = |samples: &[f64]| median_in_place(&mut resample(samples, &mut rng));
     let mut figures: Vec<f64> =
-        (0..RESAMPLES).filter_map(|_| ratio(&resample(a, &mut rng), &resample(b, &mut rng))).collect();
+        (0..RESAMPLES).filter_map(|_| Some(median(a)? / median(b).filter(|m| *m > 0.0)?)).collect();
     Some(between(value, &mut figures))
 }
 
@@ -138,6 +138,15 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
+/// The median, without sorting more than it takes.
+fn median_in_place(samples: &mut [f64]) -> Option<f64> {
+    let last = samples.len().checked_sub(1)?;
+    let (_, below, larger) = samples.select_nth_unstable_by(last / 2, f64::total_cmp);
+    let above =
+        if last.is_multiple_of(2) { *below } else { larger.iter().copied().fold(f64::INFINITY, f64::min) };
+    Some(*below + (above - *below) * 0.5)
+}
+
 fn resample(samples: &[f64], rng: &mut Rng) -> Vec<f64> {
     (0..samples.len()).map(|_| samples[rng.usize(..samples.len())]).collect()
 }
@@ -170,6 +179,14 @@ mod tests {
         }
         assert_eq!(quantile(&[], 0.5), None);
         assert_eq!(quantile(&[7.0], 0.99), Some(7.0));
+    }
+
+    #[test]
+    fn the_median_in_place_is_the_median() {
+        for count in 0..40 {
+            let samples = exponential(count, 3);
+            assert_eq!(median_in_place(&mut samples.clone()), median(&samples), "{count}");
+        }
     }
 
     #[test]
