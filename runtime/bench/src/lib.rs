@@ -7,6 +7,7 @@
 
 pub mod caution;
 pub mod child;
+pub mod compare;
 pub mod counters;
 pub mod machine;
 pub mod read;
