@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "this crate is a test: what fails here has failed")]
 
 pub mod agent;
+pub mod bench;
 pub mod copies;
 pub mod devices;
 pub mod frames;
@@ -44,4 +45,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vsock", devices::vsock),
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
+    ("bench_document", bench::document),
 ];
