@@ -17,7 +17,7 @@ const ROW: u32 = 96;
 pub fn boxes(document: &Document, group: &Group<'_>, title: &str) -> Option<String> {
     let all = drawn(document, group);
     let (low, high) = extent(all.iter().flat_map(|(_, samples, _)| samples.iter().copied()))?;
-    let names: Vec<String> = all.iter().map(|(name, ..)| short(name, 14)).collect();
+    let names: Vec<String> = all.iter().map(|(name, ..)| short(name, 8.9)).collect();
     let height = 120 + ROW * u32::try_from(all.len()).ok()?;
     svg(title, height, |canvas| -> Drawn {
         let x = Scale::new(low, high, 6, true);

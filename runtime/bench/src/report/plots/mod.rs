@@ -144,7 +144,8 @@ fn axes<'a>(
 ) -> Result<Chart<'a>, Box<dyn std::error::Error>> {
     let low = x.low();
     let mut chart = ChartBuilder::on(canvas)
-        .margin_top(16)
+        .margin_top(28)
+        .margin_left(12)
         .margin_right(40)
         .x_label_area_size(112)
         .y_label_area_size(left)
@@ -155,10 +156,11 @@ fn axes<'a>(
         .max_light_lines(0)
         .label_style(text_style(Ink::Text, HPos::Center, VPos::Center))
         .set_all_tick_mark_size(8)
-        .x_desc(x_name)
-        .y_desc(y_name);
+        .x_desc(x_name);
     if rows.is_some() {
         mesh.disable_y_mesh().y_labels(0).disable_y_axis();
+    } else {
+        mesh.y_desc(y_name);
     }
     mesh.draw()?;
     for (row, name) in rows.into_iter().flatten().enumerate() {
@@ -169,13 +171,26 @@ fn axes<'a>(
     Ok(chart)
 }
 
-/// A name that fits beside an axis.
-fn short(name: &str, longest: usize) -> String {
+/// A name that fits beside an axis, so many ems wide at most. Widths are those of the widest usual font (DejaVu Sans), as nobody knows which one there is.
+fn short(name: &str, ems: f64) -> String {
+    let width = |c: char| match c {
+        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' | '/' | '-' | 'f' | 't' | 'r' | '('
+        | ')' => 0.42,
+        'm' | 'w' | 'M' | 'W' | '@' | '%' | '…' => 1.0,
+        'a'..='z' | '0'..='9' => 0.64,
+        _ if c.is_ascii() => 0.84,
+        _ => 1.1,
+    };
     let name = plain(name);
-    match name.char_indices().nth(longest) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name,
+    if name.chars().map(width).sum::<f64>() <= ems {
+        return name;
     }
+    let mut left = ems - width('…');
+    let fits = |c: &char| {
+        left -= width(*c);
+        left >= 0.0
+    };
+    name.chars().take_while(fits).chain(['…']).collect()
 }
 
 /// Those of a group who have samples, with their ink.
@@ -214,6 +229,14 @@ mod tests {
             assert!(!plot.contains("\"#") && plot.contains("var(--text)"), "{plot}");
             assert!(plot.starts_with("<svg ") && plot.trim_end().ends_with("</svg>"));
         }
+    }
+
+    #[test]
+    fn names_beside_axes_are_cut_by_their_width() {
+        assert_eq!(short("qemu-microvm", 8.9), "qemu-microvm");
+        assert_eq!(short("iiiiiiiiiiiiiiiiiii", 8.9), "iiiiiiiiiiiiiiiiiii");
+        assert_eq!(short("WWWWWWWWWWW", 8.9), "WWWWWWW…");
+        assert_eq!(short("", 0.0), "");
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub fn waterfall(document: &Document, title: &str) -> Option<String> {
     let run = median_run(&document.boot).filter(|run| run.total_ms > 0.0)?;
     let shown = longest(spans(run));
     let end = shown.iter().map(|s| s.to).fold(run.total_ms, f64::max);
-    let names: Vec<String> = shown.iter().map(|span| short(span.name, 24)).collect();
+    let names: Vec<String> = shown.iter().map(|span| short(span.name, 13.3)).collect();
     let height = 120 + ROW * u32::try_from(shown.len()).ok()?;
     svg(title, height, |canvas| -> Drawn {
         let y = Scale::exact(shown.len() as f64, 0.0, 1);
