@@ -9,7 +9,7 @@ mod show;
 use crate::report::boot::{ROOMS, room_times};
 use crate::report::density::{PER_POD, per_pod};
 use crate::report::startup::{COUNTS, counts};
-use crate::result::{Caution, Document, Scenario, Startup, Waterfall};
+use crate::result::{Caution, Document, MachineKind, Scenario, Startup, Waterfall};
 use crate::rounds::independent;
 use crate::stats::{self, Estimate, LEVEL, Verdict};
 
@@ -20,6 +20,8 @@ pub use show::{blocks, text};
 pub struct Comparison {
     /// Why a difference may not be the programs' alone, and what forbids using A or B at all.
     pub cautions: Vec<Caution>,
+    /// A or B comes from an emulated host.
+    pub emulated: bool,
     /// What was tested, in the order of A.
     pub changes: Vec<Change>,
     /// Figures of one measurement each, for which there is no test.
@@ -43,6 +45,8 @@ pub struct Change {
     pub a: f64,
     /// Median in B, ms.
     pub b: f64,
+    /// Samples of the side that has fewer.
+    pub samples: usize,
     /// B's to A's.
     pub ratio: Option<Estimate>,
     /// Corrected for the number of tests; None with too few samples.
@@ -93,7 +97,16 @@ pub fn compare(a: &Document, b: &Document) -> Comparison {
     let mut cautions = setting::differences(a, b);
     cautions.extend(setting::drift(a, b, &changes));
     cautions.sort_by_key(|caution| std::cmp::Reverse(caution.weight));
-    Comparison { cautions, changes, untested: density(a, b), counts, only_a: only(a, b), only_b: only(b, a) }
+    let emulated = [a, b].iter().any(|of| of.machine.kind == MachineKind::Emulated);
+    Comparison {
+        cautions,
+        emulated,
+        changes,
+        untested: density(a, b),
+        counts,
+        only_a: only(a, b),
+        only_b: only(b, a),
+    }
 }
 
 fn pairs<'a>(a: &'a Document, b: &'a Document) -> Vec<(&'a Startup, &'a Startup)> {
@@ -117,6 +130,7 @@ fn change(contender: &str, what: &str, a: &[f64], b: &[f64], seed: u64) -> Optio
         what: what.to_owned(),
         a: stats::median(a)?,
         b: stats::median(b)?,
+        samples: a.len().min(b.len()),
         ratio: stats::ratio_interval(b, a, seed),
         p,
         verdict,

@@ -138,30 +138,33 @@ pub fn drift(a: &Document, b: &Document, changes: &[Change]) -> Vec<Caution> {
         }
         _ => false,
     };
-    let moved =
-        changes.iter().filter(|c| matches!(c.verdict, Verdict::Less | Verdict::More) && same(&c.contender));
-    moved
-        .map(|rival| {
-            let way = |of: &Change| if of.verdict == Verdict::More { "slower" } else { "faster" };
-            let ratio = rival.ratio.map(|r| format!(" ({})", times(r.value))).unwrap_or_default();
-            let own = changes
-                .iter()
-                .find(|c| c.contender == BASE && c.what == rival.what && c.verdict == rival.verdict);
-            let too = match own {
-                Some(own) => {
-                    format!("{BASE} became {} there too, so that is not {BASE}'s doing alone", way(own))
-                }
-                None => format!("what changed of {BASE} may not be its doing"),
-            };
-            let text = format!(
-                "{}, the same program in A and B, became {} in {}{ratio}: the machine moved; {too}.",
-                rival.contender,
-                way(rival),
-                rival.what
-            );
-            Caution { weight: Weight::Warning, text }
-        })
-        .collect()
+    let way = |of: &Change| if of.verdict == Verdict::More { "slower" } else { "faster" };
+    let ratio = |of: &Change| of.ratio.map(|r| format!(" ({})", times(r.value))).unwrap_or_default();
+    let mut cautions = Vec::new();
+    for rival in a.contenders.iter().filter(|c| same(&c.name)) {
+        let moved: Vec<&Change> = changes
+            .iter()
+            .filter(|c| matches!(c.verdict, Verdict::Less | Verdict::More) && c.contender == rival.name)
+            .collect();
+        if moved.is_empty() {
+            continue;
+        }
+        let each: Vec<String> =
+            moved.iter().map(|of| format!("{} in {}{}", way(of), of.what, ratio(of))).collect();
+        let with_it = |own: &Change| moved.iter().any(|it| it.what == own.what && it.verdict == own.verdict);
+        let meaning = if changes.iter().filter(|c| c.contender == BASE).any(with_it) {
+            format!("{BASE} moved the same way, so that is not {BASE}'s doing alone")
+        } else {
+            format!("what changed of {BASE} may not be its doing")
+        };
+        let name = &rival.name;
+        let text = format!(
+            "{name}, the same program in A and B, became {}: the machine moved; {meaning}.",
+            each.join(", ")
+        );
+        cautions.push(Caution { weight: Weight::Warning, text });
+    }
+    cautions
 }
 
 impl Comparison {

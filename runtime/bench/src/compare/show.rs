@@ -3,7 +3,7 @@
 use super::{Change, Comparison};
 use crate::report::blocks::{Block, Table};
 use crate::report::numbers::{NONE, count, ms, or_none, p, times, times_interval};
-use crate::report::render;
+use crate::report::{labelled, render};
 use crate::stats::{FEWEST, LEVEL, SHUFFLES, Verdict};
 
 /// The comparison as text for a terminal.
@@ -41,7 +41,7 @@ fn changes(of: &Comparison) -> Vec<Block> {
             change.what.clone(),
             ms(change.a),
             ms(change.b),
-            or_none(change.ratio, times_interval),
+            or_none(change.ratio, |ratio| times_interval(ratio, change.samples)),
             or_none(change.p, |value| p(value).replace("p = ", "").replace("p ", "")),
             verdict(change).to_owned(),
         ]);
@@ -55,7 +55,7 @@ fn changes(of: &Comparison) -> Vec<Block> {
     if tests as f64 / (SHUFFLES + 1) as f64 >= LEVEL {
         text += " With so many tests none can be below that: compare less at once.";
     }
-    vec![Block::Heading(2, "Times".to_owned()), Block::Table(table), Block::Text(text)]
+    vec![heading("Times", of.emulated), Block::Table(table), Block::Text(text)]
 }
 
 fn verdict(of: &Change) -> &'static str {
@@ -107,7 +107,11 @@ fn untested(of: &Comparison) -> Vec<Block> {
         ]);
     }
     let text = "One measurement each: there is no test, and nobody knows how much of it is noise.".to_owned();
-    vec![Block::Heading(2, "Density".to_owned()), Block::Table(table), Block::Text(text)]
+    vec![heading("Density", of.emulated), Block::Table(table), Block::Text(text)]
+}
+
+fn heading(text: &str, emulated: bool) -> Block {
+    Block::Heading(2, labelled(text, emulated))
 }
 
 fn ratio(a: f64, b: f64) -> String {

@@ -71,16 +71,17 @@ pub fn blocks(document: &Document) -> Vec<Block> {
     };
     let totals: Vec<f64> = document.boot.iter().map(|run| run.total_ms).collect();
     let total = stats::quantile_interval(&totals, 0.5, document.seed);
+    let interval = |of| or_none(of, |of| ms_interval(of, totals.len()));
     let mut rooms = Table::new(&["<room", "median ms [95 %]", "share"]);
     for (room, name) in ROOMS {
         let times = room_times(&document.boot, room);
         if times.iter().any(|time| *time > 0.0) {
             let median = stats::quantile_interval(&times, 0.5, document.seed);
             let share = or_none(median.zip(total), |(part, whole)| percent(part.value, whole.value));
-            rooms.row([name.to_owned(), or_none(median, ms_interval), share]);
+            rooms.row([name.to_owned(), interval(median), share]);
         }
     }
-    rooms.row(["whole command".to_owned(), or_none(total, ms_interval), "100 %".to_owned()]);
+    rooms.row(["whole command".to_owned(), interval(total), "100 %".to_owned()]);
     // The same digits for all, so that they can be added up by eye.
     let fine = |ms: f64| format!("{ms:.2}");
     let mut steps = Table::new(&["<step", "<room", "at ms", "took ms"]);
@@ -93,7 +94,8 @@ pub fn blocks(document: &Document) -> Vec<Block> {
         ]);
     }
     let mut blocks = vec![
-        times_heading(document, 2, &format!("Boot, by rooms, of {} starts", document.boot.len())),
+        times_heading(document, 2, "Boot, by rooms"),
+        Block::Text(format!("Starts looked at: {}.", document.boot.len())),
         Block::Table(rooms),
         times_heading(document, 2, "Boot, the steps of the median start"),
         Block::Plot(Plot::Waterfall),

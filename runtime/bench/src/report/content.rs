@@ -35,11 +35,14 @@ pub fn content(document: &Document, groups: &[Group<'_>]) -> Vec<Block> {
     blocks
 }
 
+/// A text with the label of an emulated host.
+pub fn labelled(text: &str, emulated: bool) -> String {
+    if emulated { format!("{text} ({EMULATED})") } else { text.to_owned() }
+}
+
 /// A heading of times: on an emulated host no one may be read without the label.
 pub fn times_heading(document: &Document, level: u8, text: &str) -> Block {
-    let label =
-        if document.machine.kind == MachineKind::Emulated { format!(" ({EMULATED})") } else { String::new() };
-    Block::Heading(level, format!("{text}{label}"))
+    Block::Heading(level, labelled(text, document.machine.kind == MachineKind::Emulated))
 }
 
 fn title(document: &Document) -> String {

@@ -27,6 +27,10 @@ pub struct Group<'a> {
 pub struct Starts<'a> {
     /// The samples.
     pub of: &'a Startup,
+    /// How many samples of it are independent.
+    pub samples: usize,
+    /// The same, or that of the base, if it has fewer.
+    pub compared: usize,
     /// Of independent samples.
     pub median: Option<Estimate>,
     /// Of all starts.
@@ -69,6 +73,8 @@ fn starts<'a>(of: &'a Startup, base: Option<&Startup>, seed: u64) -> Starts<'a> 
     let quantile = |q, fewest| stats::quantile(&of.samples_ms, q).filter(|_| of.samples_ms.len() >= fewest);
     Starts {
         of,
+        samples: samples.len(),
+        compared: base.as_ref().map_or(samples.len(), |base| samples.len().min(base.len())),
         median: stats::quantile_interval(&samples, 0.5, seed),
         p90: quantile(0.9, FEWEST_P90),
         p99: quantile(0.99, FEWEST_P99),

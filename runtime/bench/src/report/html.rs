@@ -2,12 +2,12 @@
 
 use super::blocks::{Block, Plot, Table, shell};
 use super::boot::{ROOMS, room_times};
-use super::content::content;
+use super::content::{content, labelled};
 use super::figures::{Group, groups};
 use super::machine::mitigations;
 use super::plots::{self, Ink, escape, ink};
 use super::startup;
-use crate::result::{Document, Weight};
+use crate::result::{Document, MachineKind, Weight};
 use base64::Engine;
 use std::fmt::Write;
 
@@ -137,10 +137,15 @@ fn figures(document: &Document, groups: &[Group<'_>], plot: Plot) -> String {
             (legend, vec![(title.clone(), plots::density(document, &title))])
         }
     };
+    let emulated = document.machine.kind == MachineKind::Emulated;
     let plots: String = plots
         .into_iter()
         .filter_map(|(title, svg)| {
-            Some(format!("<figure>\n<figcaption>{}</figcaption>\n{}</figure>\n", escape(&title), svg?))
+            Some(format!(
+                "<figure>\n<figcaption>{}</figcaption>\n{}</figure>\n",
+                escape(&labelled(&title, emulated)),
+                svg?
+            ))
         })
         .collect();
     if plots.is_empty() {
@@ -213,6 +218,16 @@ mod tests {
                 base64::engine::general_purpose::STANDARD.decode(link.split('"').next().unwrap()).unwrap();
             assert_eq!(Document::read(&saved).unwrap(), document);
         }
+    }
+
+    #[test]
+    fn every_plot_of_an_emulated_host_says_so() {
+        let mut document = sample::document();
+        document.machine.kind = MachineKind::Emulated;
+        let html = html(&document);
+        let captions: Vec<&str> = html.split("<figcaption>").skip(1).collect();
+        assert_eq!(captions.len(), 10);
+        assert!(captions.iter().all(|c| c.split('<').next().is_some_and(|c| c.contains("EMULATED HOST"))));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod plots;
 pub(crate) mod startup;
 mod table;
 
+pub(crate) use content::labelled;
 pub use html::html;
 pub use markdown::markdown;
 pub use table::{render, text};

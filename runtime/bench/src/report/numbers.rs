@@ -1,6 +1,6 @@
 //! Figures as people read them: three digits that count, and the same unit down a column.
 
-use crate::stats::Estimate;
+use crate::stats::{Estimate, FEWEST};
 
 /// What stands where there is no figure.
 pub const NONE: &str = "–";
@@ -10,8 +10,11 @@ pub fn ms(value: f64) -> String {
     three(value)
 }
 
-/// A time with its interval.
-pub fn ms_interval(of: Estimate) -> String {
+/// A time with its interval, when there are samples enough for one: of a few, the bootstrap's is far too narrow.
+pub fn ms_interval(of: Estimate, samples: usize) -> String {
+    if samples < FEWEST {
+        return three(of.value);
+    }
     format!("{} [{}–{}]", three(of.value), three(of.low), three(of.high))
 }
 
@@ -20,8 +23,11 @@ pub fn times(value: f64) -> String {
     format!("{}×", ratio(value))
 }
 
-/// A ratio with its interval.
-pub fn times_interval(of: Estimate) -> String {
+/// A ratio with its interval, when the smaller of both sides has samples enough for one.
+pub fn times_interval(of: Estimate, samples: usize) -> String {
+    if samples < FEWEST {
+        return times(of.value);
+    }
     format!("{}× [{}–{}]", ratio(of.value), ratio(of.low), ratio(of.high))
 }
 
@@ -83,6 +89,13 @@ fn ratio(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_samples_have_no_interval() {
+        let of = Estimate { value: 2.0, low: 1.5, high: 2.5 };
+        assert_eq!([4, 5].map(|samples| ms_interval(of, samples)), ["2.00", "2.00 [1.50–2.50]"]);
+        assert_eq!([4, 5].map(|samples| times_interval(of, samples)), ["2.00×", "2.00× [1.50–2.50]"]);
+    }
 
     #[test]
     fn three_digits_count() {

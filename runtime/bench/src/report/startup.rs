@@ -44,7 +44,7 @@ fn times_table(group: &Group<'_>) -> Table {
         let mut row = vec![
             starts.of.contender.clone(),
             starts.of.samples_ms.len().to_string(),
-            or_none(starts.median, ms_interval),
+            or_none(starts.median, |median| ms_interval(median, starts.samples)),
             or_none(starts.p90, ms),
             or_none(starts.p99, ms),
             or_none(starts.min, ms),
@@ -56,7 +56,7 @@ fn times_table(group: &Group<'_>) -> Table {
         row.push(if starts.of.contender == BASE {
             "1".to_owned()
         } else {
-            or_none(starts.ratio, times_interval)
+            or_none(starts.ratio, |ratio| times_interval(ratio, starts.compared))
         });
         table.row(row);
     }
