@@ -86,7 +86,7 @@ pub fn plain(text: &str) -> String {
         if count > 0 {
             plain.push(' ');
         }
-        plain.extend(word.chars().filter(|c| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')));
+        plain.extend(word.chars().filter(|c| !is_hidden(*c)));
         if let Some((end, _)) = plain.char_indices().nth(LONGEST) {
             plain.truncate(end);
             plain.push('…');
@@ -96,14 +96,35 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
-/// A command line as a shell takes it.
+/// A command line as a shell (bash) takes it, whole, in one line: what has power over terminals is written as an escape.
 pub fn shell(command: &[String]) -> String {
-    let safe = |word: &str| {
-        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c))
-    };
-    let quote =
-        |word: &String| if safe(word) { word.clone() } else { format!("'{}'", word.replace('\'', r"'\''")) };
-    command.iter().map(quote).collect::<Vec<_>>().join(" ")
+    command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    if word.chars().any(|c| c.is_control() || is_hidden(c)) {
+        let escaped: String = word
+            .chars()
+            .map(|c| match c {
+                '\'' | '\\' => format!("\\{c}"),
+                '\n' => "\\n".to_owned(),
+                _ if c.is_control() || is_hidden(c) => format!("\\u{:04x}", u32::from(c)),
+                _ => c.to_string(),
+            })
+            .collect();
+        return format!("$'{escaped}'");
+    }
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
+    if !word.is_empty() && word.chars().all(safe) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Characters that turn the direction of writing, take no room, or end lines.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -121,5 +142,8 @@ mod tests {
     fn commands_can_be_given_to_a_shell_again() {
         let words = ["qemu", "-append", "console=ttyS0 quiet", "it's", ""].map(str::to_owned);
         assert_eq!(shell(&words), r"qemu -append 'console=ttyS0 quiet' 'it'\''s' ''");
+        assert_eq!(shell(&["a\x1b[31m\n'\u{202e}".to_owned()]), r"$'a\u001b[31m\n\'\u202e'");
+        let long = "x ".repeat(2000);
+        assert_eq!(shell(std::slice::from_ref(&long)), format!("'{long}'"));
     }
 }

@@ -1,6 +1,6 @@
 //! What a report says, in which order: what forbids believing it first, then the machine, the figures, where Vial loses, and how it was done.
 
-use super::blocks::{Block, shell};
+use super::blocks::Block;
 use super::figures::Group;
 use super::{boot, density, loses, machine, startup};
 use crate::result::{Caution, Document, MachineKind, Weight};
@@ -59,12 +59,7 @@ fn caution(of: &Caution) -> Block {
 fn method(document: &Document) -> Vec<Block> {
     let settings = &document.settings;
     let mut list = vec![
-        format!(
-            "Made by `{}` of Vial {}, in {:.0} s.",
-            shell(&document.command),
-            document.vial,
-            document.took_s
-        ),
+        format!("Made by Vial {} in {:.0} s.", document.vial, document.took_s),
         format!(
             "{} counted runs of each after {} not counted, one contender after the other in each round; a start is given up after {} s; the page cache was {}.",
             settings.runs,
@@ -90,15 +85,12 @@ fn method(document: &Document) -> Vec<Block> {
         );
     }
     let mut blocks = vec![Block::Heading(2, "How it was measured".to_owned()), Block::List(list)];
-    let commands: Vec<(String, Vec<String>)> = document
-        .contenders
-        .iter()
-        .flat_map(|c| c.commands.iter().map(|(what, line)| (format!("{}, {what}", c.name), line.clone())))
-        .collect();
-    if !commands.is_empty() {
-        blocks.push(Block::Heading(3, "Command lines".to_owned()));
-        blocks.push(Block::Commands(commands));
-    }
+    let contenders = document.contenders.iter();
+    let starts = contenders
+        .flat_map(|c| c.commands.iter().map(|(what, line)| (format!("{}, {what}", c.name), line.clone())));
+    let commands: Vec<(String, Vec<String>)> =
+        std::iter::once(("this measurement".to_owned(), document.command.clone())).chain(starts).collect();
+    blocks.extend([Block::Heading(3, "Command lines".to_owned()), Block::Commands(commands)]);
     blocks
 }
 

@@ -5,7 +5,7 @@ use super::boot::{ROOMS, room_times};
 use super::content::{content, labelled};
 use super::figures::{Group, groups};
 use super::machine::mitigations;
-use super::plots::{self, Ink, escape, ink};
+use super::plots::{self, Ink, escape, escape_whole, ink};
 use super::startup;
 use crate::result::{Document, MachineKind, Weight};
 use base64::Engine;
@@ -52,7 +52,7 @@ fn block(html: &mut String, document: &Document, groups: &[Group<'_>], block: &B
         Block::Table(of) => writeln!(html, "{}", table(document, of)),
         Block::Commands(commands) => {
             let one = |(what, line): &(String, Vec<String>)| {
-                format!("<dt>{}</dt><dd><code>{}</code></dd>\n", escape(what), escape(&shell(line)))
+                format!("<dt>{}</dt><dd><code>{}</code></dd>\n", escape(what), escape_whole(&shell(line)))
             };
             let all: String = commands.iter().map(one).collect();
             writeln!(html, "<dl>\n{all}</dl>")

@@ -19,9 +19,7 @@ fn block(block: &Block) -> Option<String> {
         Block::List(items) => items.iter().map(|item| format!("- {}\n", escaped(item))).collect(),
         Block::Table(table) => self::table(table),
         Block::Commands(commands) => {
-            let line = |(what, line): &(String, Vec<String>)| {
-                format!("# {}\n{}\n", plain(what), plain(&shell(line)))
-            };
+            let line = |(what, line): &(String, Vec<String>)| format!("# {}\n{}\n", plain(what), shell(line));
             let lines: String = commands.iter().map(line).collect();
             // A fence ends only at one as long as itself.
             let ticks = lines.split(|c| c != '`').map(str::len).max().unwrap_or(0).max(2) + 1;

@@ -25,7 +25,7 @@ pub fn render(blocks: &[Block]) -> String {
             Block::Table(table) => self::table(table),
             Block::Commands(commands) => {
                 let line = |(what, line): &(String, Vec<String>)| {
-                    format!("  {}:\n    {}\n", plain(what), plain(&shell(line)))
+                    format!("  {}:\n    {}\n", plain(what), shell(line))
                 };
                 commands.iter().map(line).collect()
             }

@@ -109,10 +109,15 @@ fn svg(title: &str, height: u32, draw: impl FnOnce(&Canvas<'_>) -> Drawn) -> Opt
     ))
 }
 
-/// A text as HTML and SVG take it, inside of elements and of quoted attributes.
+/// A text from outside as HTML and SVG take it, inside of elements and of quoted attributes.
 pub fn escape(text: &str) -> String {
+    escape_whole(&plain(text))
+}
+
+/// The same of a text without control characters, with all its blanks, however long.
+pub fn escape_whole(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in plain(text).chars() {
+    for c in text.chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
