@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use vial_tests::fixtures;
-use vial_tests::host::{Ran, Vial, path};
+use vial_tests::host::{Ran, Vial, path, signal};
 
 /// A folder of parts like the installed one, each of which can be exchanged.
 struct Parts(tempfile::TempDir);
@@ -201,6 +201,42 @@ fn a_container_for_which_there_is_no_room_is_refused_and_leaves_nothing() {
     disk.empty();
     assert_eq!(vial.run(["ps", "-aq"]).ok(), "");
     vial.run(RUN).ok();
+    vial.run(["daemon", "stop"]).ok();
+    drop(disk);
+    vial.leaves_nothing();
+}
+
+#[test]
+fn an_end_on_a_full_disk_is_told_noted_and_cleared_away() {
+    let vial = Vial::new();
+    let disk = SmallDisk::over(vial.data(), 200);
+    vial.run(["load", "-q", "-i", path(&fixtures::busybox())]).ok();
+    vial.run(["pod", "create", "--containers", "2", "two"]).ok();
+    for name in ["removed", "stopped", "killed"] {
+        vial.run(["run", "-d", "--name", name, "busybox", "sleep", "100000"]).ok();
+    }
+    vial.run(["run", "-d", "--pod", "two", "--name", "member", "busybox", "sleep", "100000"]).ok();
+    disk.fill();
+    vial.run(["stop", "-t", "1", "stopped"]).ok();
+    vial.run(["rm", "-f", "removed"]).ok();
+    // With nothing kept for this day either.
+    let _ = fs::remove_file(vial.data().join("reserve"));
+    disk.fill();
+    vial.run(["kill", "killed"]).ok();
+    assert_eq!(vial.run(["wait", "killed", "stopped"]).ok(), "137\n137\n");
+    vial.run(["kill", "member"]).ok();
+    assert_eq!(vial.run(["wait", "member"]).ok(), "137\n");
+    assert_eq!(vial.run(["ps", "-q"]).ok(), "");
+    vial.run(["pod", "stop", "two"]).ok();
+    signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+    disk.empty();
+    let told = vial.run(["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok();
+    for name in ["stopped", "killed", "member"] {
+        assert!(told.contains(&format!("{name} Exited (137)")), "{told}");
+    }
+    vial.run(["start", "stopped", "member"]).ok();
+    vial.run(["rm", "-f", "stopped", "killed"]).ok();
+    vial.run(["pod", "rm", "-f", "two"]).ok();
     vial.run(["daemon", "stop"]).ok();
     drop(disk);
     vial.leaves_nothing();

@@ -4,7 +4,7 @@ use crate::error::{ApiError, Result};
 use crate::life;
 use crate::live::{Live, Phase};
 use crate::names;
-use crate::reserve::Reserve;
+use crate::reserve;
 use crate::state::Shared;
 use crate::store::Record;
 use std::sync::Arc;
@@ -230,11 +230,12 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
     let (daemon, record) = (daemon.clone(), record.clone());
     tokio::task::spawn_blocking(move || {
         // Said first and done then: a removal that is killed halfway is finished at the next start.
-        let reserve = Reserve::of(&daemon.paths);
-        if reserve.lend(|| Ok(daemon.store.set_removing(&record.id)?))? {
-            let discarded = reserve.lend(|| life::discard_blocking(&daemon, &record));
-            reserve.keep();
-            return discarded;
+        let way_out = |error: ApiError| match error.0.kind {
+            ErrorKind::NoSpace => reserve::with_way_out(&daemon.paths, error),
+            _ => error,
+        };
+        if daemon.store.set_removing(&record.id).map_err(|error| way_out(error.into()))? {
+            return life::discard_blocking(&daemon, &record).map_err(way_out);
         }
         match daemon.store.get(&record.id)? {
             // With its end, for it was to go with that.

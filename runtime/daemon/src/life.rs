@@ -328,14 +328,19 @@ pub async fn look_after(
     let (store_daemon, id, noted) = (daemon.clone(), record.id.clone(), exit.clone());
     let noted =
         tokio::task::spawn_blocking(move || store_daemon.store.set_exited(&id, &noted, now_ms())).await;
-    if let Ok(Err(error)) = noted {
-        tracing::error!(container = record.id.short(), %error, "an end cannot be noted");
-    }
+    let noted = noted.map_err(ApiError::from).and_then(|noted| Ok(noted?));
     let mut in_order = false;
     if let Ended::Exited(end) = &ended {
-        task.noted(end).await;
+        match &noted {
+            Ok(_) => task.noted(end).await,
+            // Until then the agent keeps it for a daemon that comes after this one.
+            Err(_) => drop(tokio::spawn(acknowledge_later(daemon.clone(), task.clone(), end.clone()))),
+        }
         // What goes with the container need not be written out.
         in_order = !record.auto_remove;
+    }
+    if let Err(error) = noted {
+        tracing::error!(container = record.id.short(), %error, "an end cannot be noted");
     }
     let left = home.leave(&daemon, &record, &task, in_order).await;
     timing.reached(left);
@@ -350,6 +355,12 @@ pub async fn look_after(
         daemon.forget(&record.id);
     }
     live.enter(Phase::Ended(exit));
+}
+
+/// Tells the agent that an end is noted, once it is.
+async fn acknowledge_later(daemon: Shared, task: Task, end: TaskExit) {
+    daemon.store.all_noted().await;
+    task.noted(&end).await;
 }
 
 /// Keeps a container with `--rm` that ended under another daemon until whoever was attached then has come and heard how; then removes it.

@@ -70,6 +70,11 @@ impl Paths {
         self.data.join("vial.db")
     }
 
+    /// What has happened and could not be written to the store: not on its disk.
+    pub fn unnoted(&self) -> PathBuf {
+        self.run.join("unnoted")
+    }
+
     /// The image store.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")

@@ -1,8 +1,8 @@
 //! Room that is kept for the day on which the disk is full: freeing some needs a little, and a daemon to do it.
 //!
 //! Noting a removal writes to the store, and taking an image's name away writes a new list of names. So a file of [`SIZE`] is kept in the
-//! data folder. It is given back to the disk when a daemon starts on one that is full, or a removal finds no room, and made again after
-//! a removal or at the next start, once there is room for it. Pods that write meanwhile may take what it gave back; then somebody has to
+//! data folder. It is given back to the disk when a daemon starts on one that is full, or when a removal or an end finds no room to be noted,
+//! and made again after the next of these or at the next start, once there is room for it. Pods that write meanwhile may take what it gave back; then somebody has to
 //! make room by hand, as the error says.
 
 use crate::error::{ApiError, Result};
@@ -41,7 +41,7 @@ impl Reserve {
     }
 
     /// Gives the room back to the disk; says whether there was any.
-    fn release(&self) -> bool {
+    pub fn release(&self) -> bool {
         let kept = std::fs::metadata(&self.path).is_ok_and(|meta| meta.blocks() > 0);
         kept && std::fs::remove_file(&self.path).is_ok()
     }

@@ -150,7 +150,7 @@ pub async fn run(
     let (store, images, uppers, registry) = tokio::task::spawn_blocking(move || {
         Reserve::of(&opening).release_if_full();
         Ok::<_, ApiError>((
-            Store::open(&opening.store())?,
+            Store::open(&opening.store())?.with_room(Reserve::of(&opening), opening.unnoted()),
             ImageStore::open(opening.images())?,
             Uppers::open(&opening.uppers())?,
             Registry::open(&opening.run)?,

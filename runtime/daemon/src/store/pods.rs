@@ -1,7 +1,7 @@
 //! Pods that were made by name, as the store remembers them.
 
 use super::{Store, StoreError};
-use rusqlite::{Row, params};
+use rusqlite::{Row, Transaction, params};
 use vial_api::{CreatePod, PodState};
 use vial_network::Lease;
 use vial_sandbox::PodId;
@@ -64,17 +64,26 @@ impl Store {
     pub fn insert_pod(&self, pod: &PodRecord) -> Result<(), StoreError> {
         let request = serde_json::to_string(&pod.request)
             .map_err(|error| StoreError::Corrupt { column: "request", text: error.to_string() })?;
-        let inserted = self.lock().execute(
-            "INSERT INTO pods (id, vm, created_ms, name, request, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![pod.id.as_str(), pod.id.vm_name(), pod.created_ms, pod.name, request, pod.state.as_str()],
-        );
+        let inserted = self.write(|transaction| {
+            Ok(transaction.execute(
+                "INSERT INTO pods (id, vm, created_ms, name, request, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    pod.id.as_str(),
+                    pod.id.vm_name(),
+                    pod.created_ms,
+                    pod.name,
+                    request,
+                    pod.state.as_str()
+                ],
+            )?)
+        });
         match inserted {
-            Err(rusqlite::Error::SqliteFailure(error, Some(text)))
+            Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(error, Some(text))))
                 if error.code == rusqlite::ErrorCode::ConstraintViolation && text.contains("pods.name") =>
             {
                 Err(StoreError::PodNameInUse(pod.name.clone()))
             }
-            other => Ok(other.map(drop)?),
+            other => other.map(drop),
         }
     }
 
@@ -83,8 +92,7 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn set_pod_starting(&self, id: &PodId, boot: &str) -> Result<bool, StoreError> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction()?;
+        self.write(|transaction| {
         let changed = transaction.execute(
             "UPDATE pods SET state = 'starting', boot = ?2, reason = NULL WHERE id = ?1 AND state = 'stopped'",
             params![id.as_str(), boot],
@@ -93,8 +101,8 @@ impl Store {
             // Of an earlier VM.
             transaction.execute("UPDATE containers SET slot = NULL WHERE pod = ?1", params![id.as_str()])?;
         }
-        transaction.commit()?;
         Ok(changed == 1)
+        })
     }
 
     /// Notes that a starting pod's VM is ready for containers.
@@ -102,27 +110,21 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn set_pod_running(&self, id: &PodId, started_ms: u64) -> Result<(), StoreError> {
-        self.lock().execute(
-            "UPDATE pods SET state = 'running', started_ms = ?2 WHERE id = ?1 AND state = 'starting'",
-            params![id.as_str(), started_ms],
-        )?;
-        Ok(())
+        self.must(|transaction| {
+            let change =
+                "UPDATE pods SET state = 'running', started_ms = ?2 WHERE id = ?1 AND state = 'starting'";
+            Ok(transaction.execute(change, params![id.as_str(), started_ms]).map(drop)?)
+        })
     }
 
-    /// Notes that a pod has no VM any more, and why if that was nobody's wish. With the VM went all slots.
+    /// Notes that a pod has no VM any more, and why if that was nobody's wish. With the VM went all slots. When there is no room for it, it is
+    /// kept aside.
     ///
     /// # Errors
-    /// When SQLite can't.
+    /// When SQLite can't, and it can't be kept aside either; what this store answers is right all the same.
     pub fn set_pod_stopped(&self, id: &PodId, reason: Option<&str>) -> Result<(), StoreError> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction()?;
-        transaction.execute(
-            "UPDATE pods SET state = 'stopped', reason = ?2 WHERE id = ?1 AND state IN ('starting', 'running')",
-            params![id.as_str(), reason],
-        )?;
-        transaction.execute("UPDATE containers SET slot = NULL WHERE pod = ?1", params![id.as_str()])?;
-        transaction.commit()?;
-        Ok(())
+        let noted = self.must(|transaction| note_pod_stopped(transaction, id.as_str(), reason));
+        noted.or_else(|error| self.keep(error, |unnoted| unnoted.pod_stopped(id, reason)))
     }
 
     /// Notes that a pod is being removed, so that a killed removal is finished at the next start: no container finds it any more.
@@ -130,8 +132,10 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn set_pod_removing(&self, id: &PodId) -> Result<(), StoreError> {
-        self.lock().execute("UPDATE pods SET state = 'removing' WHERE id = ?1", params![id.as_str()])?;
-        Ok(())
+        self.must(|transaction| {
+            let change = "UPDATE pods SET state = 'removing' WHERE id = ?1";
+            Ok(transaction.execute(change, params![id.as_str()]).map(drop)?)
+        })
     }
 
     /// Forgets a pod. Its VM and its containers must be gone already.
@@ -139,11 +143,10 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn delete_pod(&self, id: &PodId) -> Result<(), StoreError> {
-        self.lock().execute(
-            "DELETE FROM pods WHERE id = ?1 AND id NOT IN (SELECT pod FROM containers)",
-            params![id.as_str()],
-        )?;
-        Ok(())
+        self.must(|transaction| {
+            let change = "DELETE FROM pods WHERE id = ?1 AND id NOT IN (SELECT pod FROM containers)";
+            Ok(transaction.execute(change, params![id.as_str()]).map(drop)?)
+        })
     }
 
     /// All pods that were made by name, newest first.
@@ -151,14 +154,17 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn pods(&self) -> Result<Vec<PodRecord>, StoreError> {
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached(&format!(
+        let mut inner = self.lock();
+        self.catch_up(&mut inner);
+        let mut statement = inner.connection.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM pods WHERE name IS NOT NULL ORDER BY created_ms DESC, rowid DESC"
         ))?;
         let mut rows = statement.query([])?;
         let mut pods = Vec::new();
         while let Some(row) = rows.next()? {
-            pods.push(PodRecord::read(row)?);
+            let mut pod = PodRecord::read(row)?;
+            inner.unnoted.show_pod(&mut pod);
+            pods.push(pod);
         }
         Ok(pods)
     }
@@ -168,12 +174,29 @@ impl Store {
     /// # Errors
     /// When SQLite can't.
     pub fn pod(&self, id: &PodId) -> Result<Option<PodRecord>, StoreError> {
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods WHERE id = ?1 AND name IS NOT NULL"))?;
+        let mut inner = self.lock();
+        self.catch_up(&mut inner);
+        let one = format!("SELECT {COLUMNS} FROM pods WHERE id = ?1 AND name IS NOT NULL");
+        let mut statement = inner.connection.prepare_cached(&one)?;
         let mut rows = statement.query(params![id.as_str()])?;
-        rows.next()?.map(PodRecord::read).transpose()
+        let mut pod = rows.next()?.map(PodRecord::read).transpose()?;
+        pod.iter_mut().for_each(|pod| inner.unnoted.show_pod(pod));
+        Ok(pod)
     }
+}
+
+/// A pod has no VM any more.
+pub(super) fn note_pod_stopped(
+    transaction: &Transaction<'_>,
+    id: &str,
+    reason: Option<&str>,
+) -> Result<(), StoreError> {
+    transaction.execute(
+        "UPDATE pods SET state = 'stopped', reason = ?2 WHERE id = ?1 AND state IN ('starting', 'running')",
+        params![id, reason],
+    )?;
+    transaction.execute("UPDATE containers SET slot = NULL WHERE pod = ?1", params![id])?;
+    Ok(())
 }
 
 #[cfg(test)]

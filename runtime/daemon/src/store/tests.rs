@@ -64,7 +64,8 @@ fn a_life_is_remembered_over_restarts() {
     assert!(!store.set_removing(&record.id).unwrap(), "only one removes");
     store.delete(&record.id).unwrap();
     assert!(store.list().unwrap().is_empty());
-    let pods: i64 = store.lock().query_row("SELECT count(*) FROM pods", [], |row| row.get(0)).unwrap();
+    let pods: i64 =
+        store.lock().connection.query_row("SELECT count(*) FROM pods", [], |row| row.get(0)).unwrap();
     assert_eq!(pods, 0);
 }
 
@@ -76,7 +77,8 @@ fn a_name_is_taken_until_its_container_is_gone() {
     store.insert(&first).unwrap();
     assert!(matches!(store.insert(&second), Err(StoreError::NameInUse(name)) if name == "web"));
     assert_eq!(store.list().unwrap().len(), 1);
-    let pods: i64 = store.lock().query_row("SELECT count(*) FROM pods", [], |row| row.get(0)).unwrap();
+    let pods: i64 =
+        store.lock().connection.query_row("SELECT count(*) FROM pods", [], |row| row.get(0)).unwrap();
     assert_eq!(pods, 1, "the refused one's pod is not there either");
     store.delete(&first.id).unwrap();
     store.insert(&second).unwrap();
@@ -170,7 +172,7 @@ fn a_store_of_the_first_version_is_brought_up_to_date() {
 fn a_store_from_the_future_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vial.db");
-    Store::open(&path).unwrap().lock().execute_batch("PRAGMA user_version = 99").unwrap();
+    Store::open(&path).unwrap().lock().connection.execute_batch("PRAGMA user_version = 99").unwrap();
     assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
 }
 
@@ -199,4 +201,105 @@ fn killed_between_writes_it_is_between_steps() {
         let found = Store::open(&copy.join("vial.db")).unwrap().get(&record.id).unwrap();
         assert_eq!(found.map(|record| record.state), *expected);
     }
+}
+
+fn full_at(store: &Store, pages: u32) {
+    store.lock().connection.pragma_update(None, "max_page_count", pages).unwrap();
+}
+
+/// A store that has no room for a new page, beside the reserve and the file for what can't be noted.
+fn full_store(dir: &Path, records: &[&Record]) -> Store {
+    let paths = crate::paths::Paths { data: dir.into(), run: dir.into() };
+    let store = Store::open(&dir.join("vial.db")).unwrap();
+    let store = store.with_room(Reserve::of(&paths), dir.join("unnoted"));
+    for record in records {
+        store.insert(record).unwrap();
+        store.set_running(&record.id, 6).unwrap();
+    }
+    full_at(&store, 1);
+    store
+}
+
+/// One whose reason needs pages of its own.
+fn long_exit(code: i32) -> Exit {
+    Exit { code, reason: Some("x".repeat(50_000)), ..Exit::default() }
+}
+
+#[test]
+fn an_end_takes_the_reserve_when_there_is_no_other_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = new_record("web");
+    let store = full_store(dir.path(), &[&record]);
+    let reserve = dir.path().join("reserve");
+    assert!(reserve.exists(), "what was noted before has made it");
+    assert!(store.set_exited(&record.id, &long_exit(3), 7).unwrap());
+    assert!(!reserve.exists(), "it was given back to the disk");
+    // A change that can be refused does not take it.
+    full_at(&store, 100_000);
+    store.set_stopped(&record.id, true).unwrap();
+    assert!(reserve.exists(), "and is kept again");
+    full_at(&store, 1);
+    let big = Record { spec: "x".repeat(50_000).into(), ..new_record("big") };
+    assert!(store.insert(&big).is_err_and(|error| error.is_no_space()));
+    assert!(reserve.exists());
+}
+
+#[tokio::test]
+async fn an_end_without_any_room_is_told_and_noted_with_what_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (web, db) = (new_record("web"), new_record("db"));
+    let store = full_store(dir.path(), &[&web, &db]);
+    store.set_exited(&web.id, &long_exit(137), 7).unwrap();
+    store.set_stopped(&web.id, true).unwrap();
+    let told = |store: &Store| {
+        let known = store.get(&web.id).unwrap().unwrap();
+        (known.state, known.exit.map(|exit| exit.code), known.finished_ms, known.stopped)
+    };
+    let ended = (State::Exited, Some(137), Some(7), true);
+    assert_eq!(told(&store), ended);
+    assert_eq!(store.list().unwrap().iter().filter(|one| one.state == State::Exited).count(), 1);
+    assert!(store.set_removing(&web.id).is_err_and(|error| error.is_no_space()), "not as if it ran");
+    assert!(store.set_exited(&web.id, &exit(0), 8).is_ok());
+    assert_eq!(told(&store), ended, "the first end counts");
+
+    // A daemon that was killed meanwhile leaves it to the next one, on whose disk there is room.
+    drop(store);
+    assert!(dir.path().join("unnoted").exists());
+    let paths = crate::paths::Paths { data: dir.path().into(), run: dir.path().into() };
+    let store = Store::open(&dir.path().join("vial.db")).unwrap();
+    assert_eq!(store.get(&web.id).unwrap().unwrap().state, State::Running);
+    let store = store.with_room(Reserve::of(&paths), dir.path().join("unnoted"));
+    assert_eq!(told(&store), ended);
+    store.all_noted().await;
+    assert!(!dir.path().join("unnoted").exists());
+    drop(store);
+    assert_eq!(told(&Store::open(&dir.path().join("vial.db")).unwrap()), ended);
+}
+
+#[test]
+fn a_pod_without_any_room_is_told_as_stopped_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let pod = pods::PodRecord {
+        id: PodId::random().unwrap(),
+        name: "two".into(),
+        request: vial_api::CreatePod::default(),
+        state: vial_api::PodState::Stopped,
+        reason: None,
+        created_ms: 4,
+        started_ms: None,
+        boot: None,
+        network: None,
+    };
+    let store = full_store(dir.path(), &[]);
+    full_at(&store, 100_000);
+    store.insert_pod(&pod).unwrap();
+    store.set_pod_starting(&pod.id, "b").unwrap();
+    full_at(&store, 1);
+    let reason = "y".repeat(50_000);
+    store.set_pod_stopped(&pod.id, Some(&reason)).unwrap();
+    assert_eq!(store.pod(&pod.id).unwrap().unwrap().reason.as_deref(), Some(&*reason));
+    assert!(dir.path().join("unnoted").exists());
+    full_at(&store, 100_000);
+    assert_eq!(store.pods().unwrap()[0].state, vial_api::PodState::Stopped);
+    assert!(!dir.path().join("unnoted").exists(), "whoever looks writes it, once there is room");
 }
