@@ -8,7 +8,10 @@
 pub mod caution;
 pub mod child;
 pub mod compare;
+pub mod contender;
 pub mod counters;
+pub mod density;
+pub mod image;
 pub mod machine;
 pub mod read;
 pub mod report;
@@ -16,4 +19,6 @@ pub mod result;
 pub mod rounds;
 #[cfg(test)]
 mod sample;
+pub mod run;
+pub mod startup;
 pub mod stats;

@@ -1,0 +1,254 @@
+//! One bench from what was asked for to a whole document, with nothing left behind.
+
+use crate::child::{Stop, output_of, quietly};
+use crate::contender::{self, Contender, Ground};
+use crate::image::Image;
+use crate::result::{Contender as Told, ContenderKind, ContenderState, Document, FORMAT, Scenario, Settings};
+use crate::startup::Watch;
+use crate::{caution, density, machine, startup};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The installed `vial`.
+    pub vial: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// A kernel for bare VMs.
+    pub kernel: Option<PathBuf>,
+    /// The image of commands.
+    pub image: String,
+    /// The image of a web server and its port.
+    pub server: Option<(String, u16)>,
+    /// Whom to measure beside Vial; none: everybody.
+    pub against: Option<Vec<String>>,
+    /// The command line, for the document.
+    pub command: Vec<String>,
+    /// Where folders for temporary files are made.
+    pub temporary: PathBuf,
+    /// For resampling and the order of starts.
+    pub seed: u64,
+    /// `vial bench startup`
+    pub startup: Option<startup::Options>,
+    /// `vial bench density`
+    pub density: Option<density::Options>,
+}
+
+/// Why there is no document.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody is called so.
+    #[error("there is no contender {0:?}; there are: {1}")]
+    Unknown(String, String),
+    /// Vial itself can't be measured.
+    #[error("vial can't be measured here: {0}")]
+    Vial(String),
+    /// The image can't be had.
+    #[error("{0}")]
+    Image(String),
+    /// No room, no right.
+    #[error("can't make a folder for temporary files in {0}: {1}; set TMPDIR to one that can be written")]
+    Folder(PathBuf, std::io::Error),
+    /// Ended before anything was measured.
+    #[error("interrupted before anything was measured")]
+    Interrupted,
+}
+
+/// A daemon that this bench started is stopped after it.
+struct Daemon<'a> {
+    request: &'a Request,
+    was_there: bool,
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if !self.was_there {
+            quietly(&self.request.vial(&["daemon", "stop"]));
+        }
+    }
+}
+
+impl Request {
+    fn vial(&self, words: &[&str]) -> Vec<OsString> {
+        let mut line = vec![self.vial.clone().into_os_string()];
+        line.extend(words.iter().map(OsString::from));
+        line
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// When nothing could be measured; a bench that was cut short gives what it has.
+pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<Document, Error> {
+    let (began, began_at) = (SystemTime::now(), Instant::now());
+    let wanted = wanted(request)?;
+    let folder = tempfile::Builder::new()
+        .prefix("vial-bench-")
+        .tempdir_in(&request.temporary)
+        .map_err(|error| Error::Folder(request.temporary.clone(), error))?;
+    let machine = machine::describe(startup::look_around(stop));
+    let was_there = output_of(&request.vial(&["daemon", "status"]), &[], stop).is_ok();
+    let _daemon = Daemon { request, was_there };
+
+    let take = |name: &str, place: &str| {
+        let folder = folder.path().join(place);
+        let made = std::fs::create_dir_all(&folder).map_err(|error| error.to_string());
+        made.and_then(|()| Image::take(&request.vial, name, &folder, stop))
+            .map_err(|error| if stop.is_set() { Error::Interrupted } else { Error::Image(error) })
+    };
+    watch.begin("preparing", wanted.len() as u64);
+    let image = take(&request.image, "image")?;
+    let server = match &request.server {
+        Some((name, port)) => Some((take(name, "server")?, *port)),
+        None => None,
+    };
+    let ground = Ground {
+        vial: request.vial.clone(),
+        kernel: request.kernel.clone(),
+        folder: folder.path().to_owned(),
+        image,
+        server,
+        stop,
+    };
+    let (mut told, mut ready) = (Vec::new(), Vec::new());
+    for contender in wanted {
+        watch.step(contender.name());
+        let (state, contender) = prepare(contender, &ground, watch);
+        if matches!(state.state, ContenderState::Unusable { .. }) && state.kind == ContenderKind::Vial {
+            let ContenderState::Unusable { reason } = state.state else { continue };
+            return Err(if stop.is_set() { Error::Interrupted } else { Error::Vial(reason) });
+        }
+        told.push(state);
+        ready.extend(contender);
+    }
+
+    let mut document = Document {
+        format: FORMAT,
+        benches: vec![],
+        vial: request.version.clone(),
+        began_ms: began.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
+        took_s: 0.0,
+        command: request.command.clone(),
+        seed: request.seed,
+        interrupted: false,
+        machine,
+        settings: settings(request),
+        contenders: told,
+        startup: vec![],
+        boot: vec![],
+        density: vec![],
+        cautions: vec![],
+    };
+    if let Some(options) = &request.startup {
+        document.benches.push("startup".into());
+        let outcome = startup::measure(&ready, &ground, options, watch);
+        note(&mut document, outcome);
+    }
+    if let Some(options) = &request.density {
+        document.benches.push("density".into());
+        for contender in &ready {
+            let pods = matches!(contender.kind(), ContenderKind::Vial | ContenderKind::Container);
+            if pods && !stop.is_set() {
+                document.density.extend(density::measure(contender.as_ref(), &ground, options, watch));
+            }
+        }
+    }
+    for contender in &mut ready {
+        contender.finish();
+    }
+    document.interrupted |= stop.is_set();
+    document.took_s = began_at.elapsed().as_secs_f64();
+    document.cautions.extend(caution::judge(&document));
+    document.cautions.sort_by_key(|caution| std::cmp::Reverse(caution.weight));
+    Ok(document)
+}
+
+/// Those who were asked for, Vial first.
+fn wanted(request: &Request) -> Result<Vec<Box<dyn Contender>>, Error> {
+    let all = contender::all();
+    let Some(names) = &request.against else { return Ok(all) };
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| one.name() != name.as_str())) {
+        let known: Vec<&str> = all.iter().map(|one| one.name()).collect();
+        return Err(Error::Unknown(unknown.clone(), known.join(", ")));
+    }
+    let asked = |one: &dyn Contender| {
+        one.kind() == ContenderKind::Vial || names.iter().any(|name| name == one.name())
+    };
+    Ok(all.into_iter().filter(|one| asked(one.as_ref())).collect())
+}
+
+/// Looks for a contender and makes it ready; without it when it is missing or can't be used.
+fn prepare(
+    mut contender: Box<dyn Contender>,
+    ground: &Ground<'_>,
+    watch: &mut dyn Watch,
+) -> (Told, Option<Box<dyn Contender>>) {
+    let mut told = Told {
+        name: contender.name().into(),
+        title: contender.title().into(),
+        kind: contender.kind(),
+        program: contender.program().map(str::to_owned),
+        version: None,
+        state: ContenderState::Measured,
+        notes: vec![],
+        image: None,
+        commands: Default::default(),
+    };
+    if let Some(program) = contender.program()
+        && contender::find(program).is_none()
+    {
+        told.state = ContenderState::Missing { looked_for: program.into() };
+        return (told, None);
+    }
+    match contender.prepare(ground) {
+        Ok(ready) => {
+            (told.version, told.image, told.notes) = (ready.version, ready.image, ready.notes);
+            (told, Some(contender))
+        }
+        Err(reason) => {
+            contender.finish();
+            watch.remark(&format!("{} can't be used here: {reason}", contender.name()));
+            told.state = ContenderState::Unusable { reason };
+            (told, None)
+        }
+    }
+}
+
+fn settings(request: &Request) -> Settings {
+    let startup = request.startup.as_ref();
+    Settings {
+        runs: startup.map_or(0, |options| options.runs),
+        warmups: startup.map_or(0, |options| options.warmups),
+        concurrency: startup.map_or_else(Vec::new, |options| options.concurrency.clone()),
+        cold_cache: startup.is_some_and(|options| options.cold_cache),
+        image: request.image.clone(),
+        server_image: request.server.as_ref().map(|(name, _)| name.clone()),
+        timeout_s: startup.map_or(0, |options| options.timeout.as_secs()),
+    }
+}
+
+/// Puts what came of the starts into the document.
+fn note(document: &mut Document, outcome: startup::Outcome) {
+    document.startup = outcome.startups;
+    document.interrupted |= outcome.interrupted;
+    for told in &mut document.contenders {
+        for scenario in Scenario::ALL {
+            if let Some(line) = outcome.commands.get(&(told.name.clone(), scenario)) {
+                told.commands.insert(scenario.name().into(), line.clone());
+            }
+        }
+        told.notes.extend(
+            outcome.absent.iter().filter(|(name, _)| *name == told.name).map(|(_, words)| words.clone()),
+        );
+    }
+    if !outcome.uncounted.is_empty() {
+        document.cautions.push(crate::result::Caution {
+            weight: crate::result::Weight::Note,
+            text: format!("Not counted here: {}.", outcome.uncounted.join("; ")),
+        });
+    }
+}

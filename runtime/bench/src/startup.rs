@@ -1,0 +1,285 @@
+//! `vial bench startup`: all contenders in turn, round by round, so that what the machine does besides meets all of them alike.
+
+use crate::child::{Failed, Stop};
+use crate::contender::{Contender, Ground};
+use crate::counters::{Counters, between};
+use crate::result::{Counts, Failure, Scenario, Startup};
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+/// After so many failures in a row a contender is left out of a scenario: each of them may have taken the whole timeout.
+const PATIENCE: usize = 3;
+/// Counted starts, for what is counted and not timed.
+const COUNTED: u32 = 3;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Scenarios.
+    pub scenarios: Vec<Scenario>,
+    /// Counted runs of each.
+    pub runs: u32,
+    /// Runs before them.
+    pub warmups: u32,
+    /// How many at once.
+    pub concurrency: Vec<u32>,
+    /// Whether the page cache is dropped before each start.
+    pub cold_cache: bool,
+    /// When a start is given up.
+    pub timeout: Duration,
+    /// For the order within each round.
+    pub seed: u64,
+}
+
+/// Somebody who watches.
+pub trait Watch {
+    /// Something begins that has so many steps.
+    fn begin(&mut self, what: &str, steps: u64);
+    /// One step is done; the newest figure in words.
+    fn step(&mut self, newest: &str);
+    /// Something that a person should know at once.
+    fn remark(&mut self, words: &str);
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Samples.
+    pub startups: Vec<Startup>,
+    /// The exact command lines, by contender and scenario.
+    pub commands: BTreeMap<(String, Scenario), Vec<String>>,
+    /// Who takes no part in what, and why: contender and words.
+    pub absent: Vec<(String, String)>,
+    /// Why some things are not counted.
+    pub uncounted: Vec<String>,
+    /// Whether it ended before its end.
+    pub interrupted: bool,
+}
+
+struct Bench<'a> {
+    contenders: &'a [Box<dyn Contender>],
+    ground: &'a Ground<'a>,
+    options: &'a Options,
+    watch: &'a mut dyn Watch,
+    outcome: Outcome,
+    number: u32,
+}
+
+/// Measures those that are ready.
+pub fn measure(
+    contenders: &[Box<dyn Contender>],
+    ground: &Ground<'_>,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Outcome {
+    let mut bench = Bench { contenders, ground, options, watch, outcome: Outcome::default(), number: 0 };
+    bench.outcome.interrupted = bench.all().is_none();
+    bench.outcome
+}
+
+impl Bench<'_> {
+    /// None when it was interrupted.
+    fn all(&mut self) -> Option<()> {
+        let mut rng = Rng::with_seed(self.options.seed);
+        for &scenario in &self.options.scenarios.clone() {
+            for &at_once in &self.options.concurrency.clone() {
+                self.series(scenario, at_once, &mut rng)?;
+            }
+        }
+        self.count()
+    }
+
+    /// One scenario with so many at once.
+    fn series(&mut self, scenario: Scenario, at_once: u32, rng: &mut Rng) -> Option<()> {
+        let mut here: Vec<(usize, Startup)> = Vec::new();
+        for (place, contender) in self.contenders.iter().enumerate() {
+            let name = contender.name().to_owned();
+            match contender.start(scenario, "ID", 0, at_once) {
+                Ok(_) => here.push((place, empty(name, scenario, at_once))),
+                Err(reason) => {
+                    let words = format!("not measured {}: {reason}", scenario.title());
+                    if !self.outcome.absent.contains(&(name.clone(), words.clone())) {
+                        self.outcome.absent.push((name, words));
+                    }
+                }
+            }
+        }
+        let rounds = self.options.warmups + self.options.runs;
+        let many = if at_once > 1 { format!(", {at_once} at once") } else { String::new() };
+        self.watch.begin(&format!("{}{many}", scenario.title()), u64::from(rounds) * here.len() as u64);
+        let mut result = Some(());
+        'rounds: for round in 0..rounds {
+            let mut order: Vec<usize> = (0..here.len()).collect();
+            rng.shuffle(&mut order);
+            for place in order {
+                let (contender, startup) = &mut here[place];
+                if given_up(startup) {
+                    self.watch.step("");
+                    continue;
+                }
+                let counted = round.checked_sub(self.options.warmups);
+                let Some(words) = self.round(*contender, startup, counted) else {
+                    result = None;
+                    break 'rounds;
+                };
+                self.watch.step(&words);
+            }
+        }
+        for (_, startup) in here {
+            if let Some(failure) = startup.failures.first() {
+                let remark = format!(
+                    "{}: {} starts failed; the first: {}",
+                    startup.contender,
+                    startup.failures.len(),
+                    failure.reason
+                );
+                self.watch.remark(&remark);
+            }
+            self.outcome.startups.push(startup);
+        }
+        result
+    }
+
+    /// One contender's turn; the newest figure in words, or nothing when interrupted.
+    fn round(&mut self, contender: usize, startup: &mut Startup, counted: Option<u32>) -> Option<String> {
+        if self.options.cold_cache
+            && let Err(error) = drop_caches()
+        {
+            self.watch.remark(&format!("the page cache can't be dropped: {error}"));
+        }
+        let began = Instant::now();
+        let results = self.starts(contender, startup.scenario, startup.concurrency);
+        let took = began.elapsed().as_secs_f64() * 1000.0;
+        let mut newest = None;
+        let mut whole = true;
+        for result in results {
+            match result {
+                Ok(ms) => {
+                    newest = Some(ms);
+                    if counted.is_some() {
+                        startup.samples_ms.push(ms);
+                    }
+                }
+                Err(Failed::Interrupted) => return None,
+                Err(error) => {
+                    whole = false;
+                    let run = counted.unwrap_or(0);
+                    startup.failures.push(Failure { run, reason: error.to_string() });
+                }
+            }
+        }
+        if counted.is_some() && whole && startup.concurrency > 1 {
+            startup.rounds_ms.push(took);
+        }
+        Some(match newest {
+            Some(ms) => format!("{} {ms:.1} ms", startup.contender),
+            None => format!("{} failed", startup.contender),
+        })
+    }
+
+    /// So many starts at once.
+    fn starts(&mut self, place: usize, scenario: Scenario, at_once: u32) -> Vec<Result<f64, Failed>> {
+        let contender = &self.contenders[place];
+        let mut starts = Vec::new();
+        for _ in 0..at_once {
+            self.number += 1;
+            let id = format!("vial-bench-{}-{}", std::process::id(), self.number);
+            match free_port()
+                .map_err(|error| error.to_string())
+                .and_then(|port| contender.start(scenario, &id, port, at_once))
+            {
+                Ok(start) => starts.push((id, start)),
+                Err(reason) => return vec![Err(Failed::System(std::io::Error::other(reason)))],
+            }
+        }
+        if let Some((_, start)) = starts.first() {
+            let words = || start.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            self.outcome.commands.entry((contender.name().to_owned(), scenario)).or_insert_with(words);
+        }
+        let (timeout, stop) = (self.options.timeout, self.ground.stop);
+        let barrier = Barrier::new(starts.len());
+        let one = |(id, start): &(String, crate::child::Start)| {
+            barrier.wait();
+            let result = start.time(timeout, stop);
+            if result.is_err() || scenario == Scenario::Http {
+                contender.clear(id);
+            }
+            result
+        };
+        if let [only] = &starts[..] {
+            return vec![one(only)];
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = starts.iter().map(|start| scope.spawn(|| one(start))).collect();
+            let lost = |_| Err(Failed::System(std::io::Error::other("the thread that measured panicked")));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+        })
+    }
+
+    /// Starts that are counted instead of timed.
+    fn count(&mut self) -> Option<()> {
+        let mut counters = Counters::open();
+        self.outcome.uncounted = std::mem::take(&mut counters.missing);
+        let wanted: Vec<usize> = (0..self.outcome.startups.len())
+            .filter(|&place| {
+                let startup = &self.outcome.startups[place];
+                startup.concurrency == 1 && !startup.samples_ms.is_empty()
+            })
+            .collect();
+        self.watch.begin("counting instead of timing", wanted.len() as u64);
+        for place in wanted {
+            let (name, scenario) = {
+                let startup = &self.outcome.startups[place];
+                (startup.contender.clone(), startup.scenario)
+            };
+            let Some(contender) = self.contenders.iter().position(|one| one.name() == name) else { continue };
+            for _ in 0..COUNTED {
+                if self.options.cold_cache {
+                    let _ = drop_caches();
+                }
+                let before = counters.read();
+                let results = self.starts(contender, scenario, 1);
+                let counts: Counts = between(&before, &counters.read());
+                match results.first() {
+                    Some(Ok(_)) => self.outcome.startups[place].counts.push(counts),
+                    Some(Err(Failed::Interrupted)) => return None,
+                    _ => {}
+                }
+            }
+            self.watch.step(&name);
+        }
+        Some(())
+    }
+}
+
+fn empty(contender: String, scenario: Scenario, concurrency: u32) -> Startup {
+    let (samples_ms, rounds_ms, failures, counts) = (vec![], vec![], vec![], vec![]);
+    Startup { contender, scenario, concurrency, samples_ms, rounds_ms, failures, counts }
+}
+
+/// Whether the last [`PATIENCE`] rounds failed, with no success ever after the first of them. Starts that once went well are not given up.
+fn given_up(startup: &Startup) -> bool {
+    startup.samples_ms.is_empty() && startup.failures.len() >= PATIENCE
+}
+
+/// A port that nobody has just now.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Writes out what is dirty, then drops clean pages, names and inodes (`Documentation/admin-guide/sysctl/vm.rst`). Needs root.
+pub fn drop_caches() -> std::io::Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3")
+}
+
+/// Waits a second and says which share of processor time was used meanwhile: by others, since this process sleeps.
+pub fn look_around(stop: Stop<'_>) -> f64 {
+    let read = || std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let before = read();
+    stop.rest(Duration::from_secs(1));
+    crate::machine::busy(&before, &read())
+}
