@@ -42,7 +42,7 @@ fn machine(document: &Document, say: &mut impl FnMut(Weight, String)) {
         ),
         MachineKind::BareMetal => {}
     }
-    if machine.busy > BUSY || machine.load > 0.5 * f64::from(machine.cpus.max(1)) {
+    if machine.busy > BUSY || machine.load > 0.8 * f64::from(machine.cpus.max(1)) {
         say(
             Weight::Warning,
             format!(

@@ -66,7 +66,7 @@ impl Image {
             command.extend(words.iter().map(OsString::from));
             output_of(&command, &[], stop)
         };
-        let inspect = || run(&["inspect", "--type", "image", name]);
+        let inspect = || run(&["inspect", "--type=image", name]);
         let told = match inspect() {
             Ok(told) => told,
             Err(_) => {

@@ -17,8 +17,8 @@ pub mod read;
 pub mod report;
 pub mod result;
 pub mod rounds;
+pub mod run;
 #[cfg(test)]
 mod sample;
-pub mod run;
 pub mod startup;
 pub mod stats;

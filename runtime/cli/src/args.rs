@@ -96,6 +96,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Check whether this machine can run Vial
     Doctor(crate::doctor_cmd::DoctorArgs),
+    /// Measure VM start-up against container start-up
+    Bench(crate::bench_cmd::args::BenchArgs),
     /// Boot and manage plain microVMs
     Vm(crate::vm_cmd::VmArgs),
     /// Print what makes a shell complete this program's words

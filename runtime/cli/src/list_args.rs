@@ -74,9 +74,21 @@ pub struct InspectArgs {
     /// By a template, as in '{{.State.Status}}', or json
     #[arg(short, long, value_name = "TEMPLATE")]
     pub format: Option<String>,
+    /// Only of this kind
+    #[arg(long = "type", value_name = "KIND", value_enum)]
+    pub kind: Option<Kind>,
     /// Names or ids
     #[arg(required = true, value_name = "NAME", add = crate::completion::anything())]
     pub names: Vec<String>,
+}
+
+/// What `inspect` looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// A container.
+    Container,
+    /// An image.
+    Image,
 }
 
 /// Whether to ask first.

@@ -1,11 +1,12 @@
 //! The command line: `vial`.
 //!
 //! It must never know how images, VMs or pods work: it speaks to the daemon through the API (and starts one when none runs), except for
-//! `vial vm` and `vial doctor`, which need no daemon.
+//! `vial vm` and `vial doctor`, which need no daemon, and `vial bench`, which starts this very program as others are started.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic on a closed pipe; use `output`
 
 mod args;
+mod bench_cmd;
 mod client;
 mod commands;
 mod completion;
@@ -60,6 +61,7 @@ fn main() {
         Command::Launcher => vial_daemon::launcher(),
         Command::Vm(args) => vm_cmd::run(args),
         Command::Doctor(args) => doctor_cmd::run(args),
+        Command::Bench(args) => bench_cmd::run(args),
         Command::Completion(args) => completion::run(args),
         command => {
             let of_run = matches!(command, Command::Run(_) | Command::Exec(_));

@@ -4,12 +4,13 @@ use super::{print_json, say, say_whole};
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
 use crate::format::Template;
-use crate::list_args::InspectArgs;
+use crate::list_args::{InspectArgs, Kind};
 use hyper::Method;
 use serde_json::Value;
 use vial_api::ErrorKind;
 
-/// Prints all that is known of each name, as a JSON list, or each by the template. A container is looked for first, then an image.
+/// Prints all that is known of each name, as a JSON list, or each by the template. A container is looked for
+/// first, then an image, unless the kind is said.
 ///
 /// # Errors
 /// When the daemon can't, or there is neither.
@@ -21,7 +22,7 @@ pub async fn inspect(client: &Client, args: &InspectArgs) -> Result<i32> {
     };
     let (mut found, mut code) = (Vec::new(), 0);
     for name in &args.names {
-        match one(client, name).await.and_then(|value| filled(template.as_ref(), value)) {
+        match one(client, name, args.kind).await.and_then(|value| filled(template.as_ref(), value)) {
             Ok(Shown::Text(text)) => say_whole(&text)?,
             Ok(Shown::Value(value)) => found.push(value),
             Err(error) => {
@@ -56,16 +57,20 @@ fn filled(template: Option<&Template>, value: Value) -> Result<Shown> {
     }
 }
 
-async fn one(client: &Client, name: &str) -> Result<Value> {
+async fn one(client: &Client, name: &str, kind: Option<Kind>) -> Result<Value> {
     let name_escaped = escape(name);
-    match client.json(Method::GET, &format!("/containers/{name_escaped}")).await {
-        Err(Error::Api(body)) if body.kind == ErrorKind::NoSuchContainer => {}
-        other => return other,
+    if kind != Some(Kind::Image) {
+        match client.json(Method::GET, &format!("/containers/{name_escaped}")).await {
+            Err(Error::Api(body)) if body.kind == ErrorKind::NoSuchContainer && kind.is_none() => {}
+            other => return other,
+        }
     }
     match client.json(Method::GET, &format!("/images/{name_escaped}")).await {
-        Err(Error::Api(body)) if body.kind == ErrorKind::NoSuchImage => Err(Error::Message(format!(
-            "no container and no image is called {name}; see: vial ps -a, vial images"
-        ))),
+        Err(Error::Api(body)) if body.kind == ErrorKind::NoSuchImage && kind.is_none() => {
+            Err(Error::Message(format!(
+                "no container and no image is called {name}; see: vial ps -a, vial images"
+            )))
+        }
         other => other,
     }
 }

@@ -68,9 +68,11 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::System(SystemCommand::Prune(args)) => prune::system(client, args).await,
         Command::Daemon(args) => daemon::act(client, args.action).await,
         Command::Version => daemon::version(client).await,
-        Command::Vm(_) | Command::Doctor(_) | Command::Completion(_) | Command::Launcher => {
-            Err(Error::Message("this needs no daemon".into()))
-        }
+        Command::Vm(_)
+        | Command::Bench(_)
+        | Command::Doctor(_)
+        | Command::Completion(_)
+        | Command::Launcher => Err(Error::Message("this needs no daemon".into())),
     }
 }
 

@@ -1,0 +1,145 @@
+//! `vial bench`: the command line around `vial-bench`, which measures. docs/bench.md is the page for people.
+
+pub mod args;
+mod files;
+mod progress;
+
+use crate::error::{Error, Result};
+use crate::output::{say, tell};
+use crate::signals::Signals;
+use args::{BenchArgs, BenchCommand, CommonArgs, IdleArgs, TimesArgs};
+use files::Files;
+use progress::Progress;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+use vial_bench::child::Stop;
+use vial_bench::result::{Document, Scenario};
+use vial_bench::run::Request;
+use vial_bench::{density, report, startup};
+use vial_vm::Parts;
+
+/// Exit status of a bench that was ended by a signal: what a shell says of Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+/// Runs `vial bench …`; gives the exit status.
+pub fn run(args: BenchArgs) -> i32 {
+    act(args.command).unwrap_or_else(|error| {
+        tell(&error.to_string());
+        1
+    })
+}
+
+fn act(command: BenchCommand) -> Result<i32> {
+    match command {
+        BenchCommand::Startup(args) => measure(args.common, Some(args.times), None),
+        BenchCommand::Density(args) => measure(args.common, None, Some(args.idle)),
+        BenchCommand::All(args) => measure(args.common, Some(args.times), Some(args.idle)),
+        BenchCommand::Compare { before, after } => {
+            let [before, after] = [read(&before)?, read(&after)?];
+            say(&vial_bench::compare::text(&vial_bench::compare::compare(&before, &after)))?;
+            Ok(0)
+        }
+        BenchCommand::Report { file, out } => {
+            let document = read(&file)?;
+            let files = Files::open(&out)?;
+            say(&report::text(&document))?;
+            files.write(&document)?;
+            Ok(0)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Document> {
+    let what = || format!("read {}", path.display());
+    let bytes = std::fs::read(path).map_err(Error::io(what()))?;
+    Document::read(&bytes).map_err(|error| Error::Message(format!("can't {}: {error}", what())))
+}
+
+fn measure(common: CommonArgs, times: Option<TimesArgs>, idle: Option<IdleArgs>) -> Result<i32> {
+    let vial = std::env::current_exe().map_err(Error::io("find this program's own file"))?;
+    // Before an hour is spent measuring.
+    let files = Files::open(&common.out)?;
+    let server = times.as_ref().and_then(|times| Some((times.server_image.clone()?, times.server_port)));
+    let request = Request {
+        vial,
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: common
+            .kernel
+            .or_else(|| Parts::find().ok().map(|parts| parts.kernel).filter(|path| path.exists())),
+        image: common.image,
+        against: common.against,
+        command: std::env::args().collect(),
+        temporary: std::env::var_os("TMPDIR")
+            .filter(|dir| !dir.is_empty())
+            .map_or("/var/tmp".into(), Into::into),
+        seed: common.seed,
+        startup: times.map(|times| startup_options(times, common.seed, server.is_some())).transpose()?,
+        server,
+        density: idle.map(|idle| density::Options {
+            most: idle.most,
+            leave: f64::from(idle.leave) / 100.0,
+            rest: Duration::from_secs(idle.rest),
+        }),
+    };
+    let result = with_stop(|stop| vial_bench::run::run(&request, &mut Progress::new(), stop))?;
+    let document = match result {
+        Err(vial_bench::run::Error::Interrupted) => {
+            tell(&vial_bench::run::Error::Interrupted.to_string());
+            return Ok(INTERRUPTED);
+        }
+        result => result.map_err(|error| Error::Message(error.to_string()))?,
+    };
+    say(&report::text(&document))?;
+    files.write(&document)?;
+    Ok(if document.interrupted { INTERRUPTED } else { 0 })
+}
+
+fn startup_options(times: TimesArgs, seed: u64, server: bool) -> Result<startup::Options> {
+    let scenarios = times.until.unwrap_or_else(|| {
+        Scenario::ALL.into_iter().filter(|one| *one != Scenario::Http || server).collect()
+    });
+    if scenarios.contains(&Scenario::Http) && !server {
+        return Err(Error::Message(
+            "http needs the image of a web server; say --server-image IMAGE, and --server-port if that is not 80".into(),
+        ));
+    }
+    if times.cold_cache && !rustix::process::geteuid().is_root() {
+        return Err(Error::Message("only root may drop the page cache (--cold-cache); try sudo".into()));
+    }
+    Ok(startup::Options {
+        scenarios,
+        runs: times.runs,
+        warmups: times.warmups,
+        concurrency: times.concurrency,
+        cold_cache: times.cold_cache,
+        timeout: Duration::from_secs(times.timeout),
+        seed,
+    })
+}
+
+/// Runs something that ends early on a signal. A second one ends this process at once, with whatever is left then.
+fn with_stop<T>(what: impl FnOnce(Stop<'_>) -> T) -> Result<T> {
+    let (stop, signal) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| Error::io("make a pipe")(error.into()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Error::io("set up this program"))?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::watch()?
+    };
+    runtime.spawn(async move {
+        signals.next().await;
+        tell("ending; what was started is removed first (again to leave at once)");
+        // The write end stays open for as long as this task lives, which is as long as this process.
+        let _ = rustix::io::write(&signal, b"x");
+        let number = signals.next().await;
+        std::process::exit(128 + number);
+    });
+    let result = what(Stop(stop.as_fd()));
+    runtime.shutdown_background();
+    Ok(result)
+}
