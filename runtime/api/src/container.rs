@@ -499,6 +499,12 @@ pub struct ContainerUse {
 pub struct TimingStep {
     /// What was reached.
     pub step: String,
-    /// Microseconds since the request arrived at the daemon.
+    /// Microseconds since the request arrived at the daemon; 0 for what was before.
     pub at_us: u64,
+    /// The same moment on the host's CLOCK_MONOTONIC, microseconds: what the client's own moments can be laid beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mono_us: Option<u64>,
+    /// How far off it may be, microseconds: of a step that a guest's clock has told. Absent: read on the host's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_us: Option<u64>,
 }

@@ -168,9 +168,17 @@ pub struct RunArgs {
     /// Most processes and threads; 0 for no limit [default: one for each 128 KiB of memory, 4096 at most]
     #[arg(long, value_name = "NUMBER")]
     pub pids_limit: Option<u32>,
-    /// Print how long each step took, on standard error
-    #[arg(long)]
-    pub timing: bool,
+    /// Print when each step was reached, on standard error: as a table, or with =json as one line for programs
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "table",
+        hide_possible_values = true
+    )]
+    pub timing: Option<TimingForm>,
     /// When to fetch the image from its registry
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing, value_name = "WHEN")]
     pub pull: PullPolicy,
@@ -414,6 +422,15 @@ pub struct LogoutArgs {
     pub registry: String,
 }
 
+/// How `vial run --timing` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimingForm {
+    /// For people
+    Table,
+    /// One object on the last line, for programs
+    Json,
+}
+
 /// When `vial run` asks the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PullPolicy {
@@ -534,6 +551,10 @@ mod tests {
     fn short_options_cluster() {
         let args = run(&["-it", "--detach-keys", "ctrl-x", "busybox", "sh", "-t"]);
         assert!(args.interactive && args.tty && args.command == ["sh", "-t"]);
+        let args = run(&["--timing", "busybox", "echo", "--timing=json"]);
+        assert_eq!((args.timing, args.image.as_str()), (Some(TimingForm::Table), "busybox"));
+        assert_eq!(args.command, ["echo", "--timing=json"]);
+        assert_eq!(run(&["--timing=json", "busybox"]).timing, Some(TimingForm::Json));
         let args = run(&["-id", "busybox"]);
         assert!(args.interactive && args.detach && args.command.is_empty());
     }

@@ -22,6 +22,7 @@ mod pod_args;
 mod signals;
 mod streams;
 mod terminal;
+mod timing;
 mod units;
 mod vm_cmd;
 mod when;
@@ -33,6 +34,7 @@ use error::{Error, Result};
 use output::tell;
 
 fn main() {
+    timing::begin();
     // A pod's network helper: this program in another role, started by the daemon. Not for people, so not in the help.
     if std::env::args_os().nth(1).is_some_and(|word| word == vial_network::helper::COMMAND) {
         std::process::exit(vial_network::helper::main());

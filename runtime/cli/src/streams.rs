@@ -69,8 +69,8 @@ pub struct Session {
     pub terminal: Option<DetachKeys>,
 }
 
-/// Steps of the start, when they came.
-pub type Timing = Option<Vec<TimingStep>>;
+/// Steps of the start, in the order of their times; empty when none came.
+pub type Timing = Vec<TimingStep>;
 
 /// How one connection ended.
 enum Cut {
@@ -332,7 +332,7 @@ impl State {
                     self.input.taken(u64::from_le_bytes(bytes));
                 }
             }
-            Kind::Timing => self.timing = Some(serde_json::from_slice(payload)?),
+            Kind::Timing => self.timing = serde_json::from_slice(payload)?,
             Kind::Exit => return Ok(Some(End::Exit(serde_json::from_slice(payload)?))),
             Kind::Error => {
                 return Ok(Some(match self.signal {

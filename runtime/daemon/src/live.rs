@@ -155,7 +155,14 @@ impl Live {
 
     /// Notes the steps so far.
     pub fn set_timing(&self, timing: &Timing) {
-        let steps = timing.steps().into_iter().map(|(step, at_us)| TimingStep { step, at_us }).collect();
+        let begin = timing.begin_us();
+        let step = |step: vial_sandbox::timing::Step| TimingStep {
+            at_us: step.at_us.saturating_sub(begin),
+            step: step.name,
+            mono_us: Some(step.at_us),
+            within_us: step.within_us,
+        };
+        let steps = timing.steps().into_iter().map(step).collect();
         *self.timing.lock().unwrap_or_else(PoisonError::into_inner) = steps;
     }
 

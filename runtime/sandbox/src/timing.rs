@@ -9,17 +9,33 @@ pub fn monotonic_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
+/// A step that was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was reached.
+    pub name: String,
+    /// CLOCK_MONOTONIC, microseconds.
+    pub at_us: u64,
+    /// How far off that may be, microseconds; none for a time that was read on this clock.
+    pub within_us: Option<u64>,
+}
+
 /// Steps and their times.
 #[derive(Debug, Clone)]
 pub struct Timing {
     begin_us: u64,
-    steps: Vec<(String, u64)>,
+    steps: Vec<Step>,
 }
 
 impl Timing {
     /// Begins now.
     pub fn begin() -> Self {
         Self { begin_us: monotonic_us(), steps: Vec::new() }
+    }
+
+    /// When it began.
+    pub fn begin_us(&self) -> u64 {
+        self.begin_us
     }
 
     /// A step was reached now.
@@ -29,13 +45,18 @@ impl Timing {
 
     /// A step was reached at this time of the same clock.
     pub fn reached_at(&mut self, step: &str, at_us: u64) {
-        self.steps.push((step.to_owned(), at_us.saturating_sub(self.begin_us)));
+        self.note(Step { name: step.to_owned(), at_us, within_us: None });
     }
 
-    /// Steps with microseconds since the beginning, in order.
-    pub fn steps(&self) -> Vec<(String, u64)> {
+    /// A step was reached.
+    pub fn note(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Steps in the order of their times.
+    pub fn steps(&self) -> Vec<Step> {
         let mut steps = self.steps.clone();
-        steps.sort_by_key(|(_, at)| *at);
+        steps.sort_by_key(|step| step.at_us);
         steps
     }
 }
@@ -47,10 +68,12 @@ mod tests {
     #[test]
     fn steps_come_in_the_order_of_their_times() {
         let mut timing = Timing::begin();
-        let begin = timing.begin_us;
+        let begin = timing.begin_us();
         timing.reached_at("late", begin + 9);
         timing.reached_at("early", begin + 2);
         timing.reached_at("before the clock", begin - 5);
-        assert_eq!(timing.steps(), [("before the clock".into(), 0), ("early".into(), 2), ("late".into(), 9)]);
+        let steps: Vec<_> = timing.steps().into_iter().map(|step| (step.name, step.at_us)).collect();
+        let expected = [("before the clock", begin - 5), ("early", begin + 2), ("late", begin + 9)];
+        assert_eq!(steps, expected.map(|(name, at)| (name.to_owned(), at)));
     }
 }

@@ -2,16 +2,16 @@
 
 use super::registry::Fetch;
 use super::say;
-use crate::args::{ExecArgs, RunArgs};
+use crate::args::{ExecArgs, RunArgs, TimingForm};
 use crate::client::{Client, escape};
 use crate::error::{Error, Result};
 use crate::life_args::StartArgs;
 use crate::signals::Signals;
-use crate::streams::{End, Session, Timing};
+use crate::streams::{End, Session};
 use crate::terminal;
-use crate::units::table;
+use crate::timing;
 use hyper::Method;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use vial_api::{Container, CreateContainer, Created, ErrorKind, Exec, TerminalSize};
 use vial_vm::EndReason;
 use vial_vm::exit::ExitReason;
@@ -21,8 +21,7 @@ use vial_vm::exit::ExitReason;
 /// # Errors
 /// When it can't be run.
 pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
-    let begin = Instant::now();
-    let timing = args.timing;
+    let form = args.timing;
     let detach = args.detach;
     if args.tty && args.interactive && !detach && !terminal::is_input() {
         return Err(Error::NotATerminal);
@@ -64,6 +63,7 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
         joins: false,
         terminal: terminal.clone(),
     };
+    let mut request_us = timing::now_us();
     let mut answer = client.upgrade_at("/containers/run", &request).await;
     if let Err(error) = &answer
         && image.may_help(error)
@@ -72,6 +72,7 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
             fetched = image.missing(client, error) => fetched?,
             number = signals.next() => return Ok(128 + number),
         }
+        request_us = timing::now_us();
         answer = client.upgrade_at("/containers/run", &request).await;
     }
     let (connection, session) = match answer {
@@ -87,10 +88,15 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<i32> {
     };
     let container = session.container.clone();
     let (end, steps) = session.run(connection, signals).await?;
-    if timing {
-        print_timing(&steps, begin);
+    if form == Some(TimingForm::Table) {
+        timing::print_table(&steps);
     }
-    finish(end, &container)
+    let code = finish(end, &container)?;
+    if form == Some(TimingForm::Json) {
+        // The last line, whatever else there was to say.
+        timing::print_json(request_us, &steps, code)?;
+    }
+    Ok(code)
 }
 
 /// Makes a container and prints its id.
@@ -268,7 +274,7 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         ports: args.net.ports(),
         dns: args.net.dns,
         add_hosts: args.net.add_host,
-        timing: args.timing,
+        timing: args.timing.is_some(),
         labels: crate::life_args::labels(&args.keep.label),
         restart: args.keep.restart,
         log: args.keep.log().map_err(Error::Message)?,
@@ -293,26 +299,6 @@ fn with_value(entry: String) -> Option<String> {
     }
     let value = std::env::var(&entry).ok()?;
     Some(format!("{entry}={value}"))
-}
-
-fn print_timing(steps: &Timing, begin: Instant) {
-    let milliseconds = |us: u64| format!("{:.1}", us as f64 / 1000.0);
-    let mut rows = Vec::new();
-    let mut last = 0;
-    for step in steps.iter().flatten() {
-        rows.push(vec![
-            step.step.clone(),
-            milliseconds(step.at_us),
-            milliseconds(step.at_us.saturating_sub(last)),
-        ]);
-        last = step.at_us;
-    }
-    rows.push(vec![
-        "the whole command".into(),
-        milliseconds(begin.elapsed().as_micros() as u64),
-        String::new(),
-    ]);
-    crate::output::remark(&table(&["STEP", "AT (ms)", "TOOK (ms)"], &rows));
 }
 
 /// Runs one more command in a container; its exit status is the answer.
