@@ -3,6 +3,7 @@
 mod archive;
 mod ending;
 
+use crate::boot::{self, Mark};
 use crate::cgroup::{self, Cgroup};
 use crate::container::{Container, Process, Stage, check_id};
 use crate::errors::{internal, invalid};
@@ -107,6 +108,7 @@ impl Agent {
             Request::Processes { container } => {
                 Ok(Response::Processes(processes::read(&self.container(&container)?.cgroup.processes())))
             }
+            Request::BootTimes => Ok(Response::BootTimes(boot::times())),
             Request::SandboxStats => Ok(Response::SandboxStats(own_stats::read())),
             Request::Delete { container } => self.delete(&container).await,
             Request::Shutdown => Err(invalid("a shutdown is carried out by its connection")),
@@ -152,6 +154,7 @@ impl Agent {
             cgroup::limit_all(memory).map_err(internal("the containers' memory can't be limited"))?;
         }
         self.sandboxed.set(true);
+        boot::reached(Mark::SandboxApplied);
         Ok(Response::Done)
     }
 
@@ -184,6 +187,7 @@ impl Agent {
         let layers = Layers::find(&request.root).await?;
         let _alone = self.mounts.lock().await;
         let root = Mounted::mount(&base, layers)?;
+        boot::reached(Mark::RootMounted);
         let prepared = spec::container(request.spec.get(), id, &root.path())?;
         for (name, value) in &prepared.network_settings {
             init::set_network(name, value).map_err(|error| invalid(error.to_string()))?;
@@ -228,6 +232,7 @@ impl Agent {
         container.process.pid.set(pid);
         container.process.verdict.replace(Some(verdict));
         container.process.reach(Stage::Created);
+        boot::reached(Mark::ContainerCreated);
         self.containers.borrow_mut().insert(id.to_owned(), Rc::clone(&container));
         let process = Rc::clone(&container.process);
         spawn_local(Rc::clone(self).attend(
@@ -293,6 +298,7 @@ impl Agent {
             return Err(error);
         }
         process.reach(Stage::Running);
+        boot::reached(Mark::CommandStarted);
         Ok(Response::Started { pid: process.pid.get() })
     }
 

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::panic))]
 
 mod agent;
+mod boot;
 mod capabilities;
 mod cgroup;
 mod command;
@@ -37,6 +38,7 @@ mod users;
 
 use agent::Agent;
 use agent_protocol::{PROTOCOL, Ready};
+use boot::Mark;
 use listen::Ports;
 use reaper::Reaper;
 use runtime::Youki;
@@ -50,6 +52,7 @@ use tokio::task::LocalSet;
 const RUNTIME_STATE: &str = "/run/vial/runtime";
 
 fn main() -> ExitCode {
+    boot::reached(Mark::Started);
     if std::process::id() != 1 {
         eprintln!("vial-agent: this is the first process of a Vial microVM and does nothing elsewhere");
         return ExitCode::from(2);
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     init::boot()?;
+    boot::reached(Mark::Mounted);
     cgroup::prepare()?;
     std::fs::create_dir_all(RUNTIME_STATE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -77,6 +81,7 @@ async fn serve() -> io::Result<()> {
     let children = reaper::children()?;
     // Listening comes before the introduction: the host may connect as soon as it knows that the agent is there.
     let ports = Ports::bind()?;
+    boot::reached(Mark::Listening);
     let welcome = match listen::introduce(&ready(), init::raise_limits).await {
         Ok(welcome) => welcome,
         Err(error) => {
@@ -84,6 +89,7 @@ async fn serve() -> io::Result<()> {
             init::power_off();
         }
     };
+    boot::reached(Mark::Introduced);
     let runtime = Youki::new(Path::new(RUNTIME_STATE));
     let agent = Agent::new(welcome.token, Rc::clone(&reaper), Box::new(runtime));
     tokio::try_join!(ports.serve(agent), reaper.run(children)).map(drop)

@@ -137,6 +137,8 @@ pub enum Request {
     },
     /// What the VM and the agent itself use now, containers aside.
     SandboxStats,
+    /// When the guest's start reached what. Needs the feature [`crate::FEATURE_BOOT_TIMES`].
+    BootTimes,
     /// What runs in a container.
     Processes {
         /// Which container.
@@ -328,6 +330,31 @@ pub enum Response {
     Processes(Vec<ProcessInfo>),
     /// What the VM and the agent use.
     SandboxStats(SandboxStats),
+    /// When the guest's start reached what.
+    BootTimes(BootTimes),
+}
+
+/// Most steps that a [`BootTimes`] has.
+pub const MAX_BOOT_STEPS: usize = 64;
+
+/// When the guest's start reached what. All times are the guest's CLOCK_MONOTONIC, microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootTimes {
+    /// The request was read.
+    pub received_us: i64,
+    /// At most [`MAX_BOOT_STEPS`].
+    pub steps: Vec<BootStep>,
+    /// Before this answer was sent.
+    pub answered_us: i64,
+}
+
+/// A step of the guest's start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootStep {
+    /// What was reached: `kernel: …` by the kernel's log, `agent: …` by the agent's own notes; printable ASCII.
+    pub step: String,
+    /// When; negative before the kernel's clock ran.
+    pub at_us: i64,
 }
 
 /// What the VM and the agent use, as the guest's kernel tells it: what a container can't see.

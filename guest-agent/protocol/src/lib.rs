@@ -30,6 +30,9 @@ pub const FEATURE_NETWORK: &str = "network";
 /// of the OOM killer.
 pub const FEATURE_PODS: &str = "pods";
 
+/// Feature of an agent that knows when its own start reached what.
+pub const FEATURE_BOOT_TIMES: &str = "boot-times";
+
 /// Vsock port on which the agent listens for the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Vsock port on which the agent listens for stdio streams.

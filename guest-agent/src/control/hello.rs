@@ -1,11 +1,12 @@
 //! The hello: version and secret, decided before anything else is believed.
 
 use agent_protocol::{
-    AgentError, ClientHello, ErrorKind, FEATURE_NETWORK, FEATURE_PODS, PROTOCOL, PROTOCOL_MIN, ServerHello,
+    AgentError, ClientHello, ErrorKind, FEATURE_BOOT_TIMES, FEATURE_NETWORK, FEATURE_PODS, PROTOCOL,
+    PROTOCOL_MIN, ServerHello,
 };
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 9] = [
     "exec",
     "streams-resume",
     "sandbox-stats",
@@ -14,6 +15,7 @@ const FEATURES: [&str; 8] = [
     "archives",
     FEATURE_NETWORK,
     FEATURE_PODS,
+    FEATURE_BOOT_TIMES,
 ];
 
 /// The agent's answer to a hello.

@@ -6,6 +6,7 @@
 pub mod hello;
 
 use crate::agent::Agent;
+use crate::boot::{self, Mark};
 use crate::{frames, init};
 use agent_protocol::frame::{self, MAX_FRAME, MAX_HEADER};
 use agent_protocol::{AgentError, ClientMessage, ErrorKind, Request, Response, ServerMessage};
@@ -52,6 +53,7 @@ where
     if refused {
         return Ok(());
     }
+    boot::reached(Mark::Greeted);
     let subscriber = hello.events.then(|| agent.events.subscribe());
     let (requests, todo) = mpsc::channel(PIPELINED);
     let (answers, out) = mpsc::channel(PIPELINED);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use vial_api::{ErrorKind, Exit, State};
 use vial_sandbox::log::{Limits, OutputLog};
-use vial_sandbox::timing::Timing;
+use vial_sandbox::timing::{Timing, monotonic_us};
 use vial_sandbox::upper::{self, UpperError};
 use vial_sandbox::{
     Connections, ContainerId, Ended, Host, Over, SandboxPlan, Task, TaskExit, TaskPlan, now_ms, oom, sizing,
@@ -312,8 +312,20 @@ pub async fn look_after(
     connections: Connections,
     mut timing: Timing,
 ) {
-    let ended = task.supervise(connections, &live.log).await;
-    timing.reached("command ended");
+    let ended = async {
+        let ended = task.supervise(connections, &live.log).await;
+        (ended, monotonic_us())
+    };
+    // While the command runs, or the guest may be gone.
+    let told = async {
+        match record.request.timing {
+            true => task.sandbox().guest_steps(&timing).await,
+            false => Vec::new(),
+        }
+    };
+    let ((ended, ended_us), told) = tokio::join!(ended, told);
+    timing.reached_at("command ended", ended_us);
+    told.into_iter().for_each(|step| timing.note(step));
     let exit = match &ended {
         Ended::Exited(TaskExit { status, victim, .. }) => {
             let reason = victim.as_ref().filter(|_| status.oom).map(oom::sentence);

@@ -6,6 +6,7 @@
 
 mod desk;
 mod error;
+mod guest_clock;
 pub mod ids;
 pub mod log;
 pub mod oom;

@@ -1,15 +1,16 @@
 //! The start of a pod, in the order in which it happens: VM, agent, sandbox, container.
 
 use crate::error::PodError;
+use crate::guest_clock::{Asked, lay};
 use crate::ids::{ContainerId, PodId, random_hex};
 use crate::sandbox::{Host, LAST_MOMENT, PATIENCE, Sandbox};
 use crate::sizing::VmSize;
 use crate::slots::{Shared, Slot};
 use crate::task::{Connections, Task};
-use crate::timing::Timing;
+use crate::timing::{Step, Timing, monotonic_us};
 use agent_protocol::{
-    AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_NETWORK, FEATURE_PODS, Network, Request,
-    RootFs, StreamKind, Upper,
+    AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_BOOT_TIMES, FEATURE_NETWORK, FEATURE_PODS,
+    Network, Request, Response, RootFs, StreamKind, Upper,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use vial_vm::spec::OWNER_POD;
 use vial_vm::{ConsoleSpec, DiskSource, DiskSpec, Limits, NetSpec, Vm, VmId, VmSpec};
 
+/// How long a guest may take to tell of its start, which somebody waits for but nobody needs.
+const BOOT_TIMES_WITHIN: Duration = Duration::from_secs(2);
 /// Serial of the disk with the image.
 const IMAGE_DISK: &str = "image";
 /// Serial of the disk with the writable layer.
@@ -99,12 +102,15 @@ pub(crate) async fn launch(
         () = &mut cancelled => return Err(PodError::Cancelled),
     };
     timing.reached("VM process spawned");
+    for (step, at_us) in vm.launch_steps() {
+        timing.reached_at(step, at_us);
+    }
     let started = tokio::select! {
         started = first_write(host, &vm, plan, content, timing) => started,
         () = &mut cancelled => Err(PodError::Cancelled),
     };
     for milestone in vm.milestones() {
-        timing.reached_at(&format!("VMM: {:?}", milestone.step), milestone.at_us);
+        timing.reached_at(&milestone_name(milestone.step), milestone.at_us);
     }
     let started = match started {
         Err(error) => Err(better_story(&vm, error).await),
@@ -115,6 +121,24 @@ pub(crate) async fn launch(
         end(&vm, false).await;
     }
     started
+}
+
+fn milestone_name(step: impl std::fmt::Debug) -> String {
+    format!("VMM: {step:?}")
+}
+
+impl Sandbox {
+    /// What the guest knows of its own start, if that was this one: on the host's clock, with how far off it may be. Asked for when the
+    /// start is over, so that it costs the start nothing; empty when the guest does not tell.
+    pub async fn guest_steps(&self, timing: &Timing) -> Vec<Step> {
+        let known = self.agent().hello().features.iter().any(|known| known == FEATURE_BOOT_TIMES);
+        let (Some(ready), true) = (timing.ready(), known) else { return Vec::new() };
+        let sent_us = monotonic_us();
+        let answer = tokio::time::timeout(BOOT_TIMES_WITHIN, self.ask(Request::BootTimes)).await;
+        let Ok(Ok(Response::BootTimes(times))) = answer else { return Vec::new() };
+        let asked = Asked { sent_us, heard_us: monotonic_us() };
+        lay(&times, asked, Some(ready), timing.at(&milestone_name(vial_vm::exit::Step::FirstRun)))
+    }
 }
 
 /// What is told of a start that failed: a connection that broke is usually the VM's own end, a moment before that is seen.
@@ -205,7 +229,8 @@ async fn first_write(
     timing: &mut Timing,
 ) -> Result<(Sandbox, Option<Connections>), PodError> {
     let entropy = random_hex(32)?;
-    vm.ready(host.start_within).await?;
+    let report = vm.ready(host.start_within).await?;
+    timing.heard(report.uptime_us);
     timing.reached("agent ready");
     let (agent, events) = vm.agent(PATIENCE, true).await?;
     timing.reached("agent connected");

@@ -1,5 +1,6 @@
 //! When each step of a start was reached.
 
+use crate::guest_clock::Heard;
 use rustix::time::{ClockId, clock_gettime};
 
 /// CLOCK_MONOTONIC in microseconds: the clock of the VMM's milestones too, so that both fit on one line.
@@ -25,12 +26,14 @@ pub struct Step {
 pub struct Timing {
     begin_us: u64,
     steps: Vec<Step>,
+    /// The agent's report, if it was this start's.
+    ready: Option<Heard>,
 }
 
 impl Timing {
     /// Begins now.
     pub fn begin() -> Self {
-        Self { begin_us: monotonic_us(), steps: Vec::new() }
+        Self { begin_us: monotonic_us(), steps: Vec::new(), ready: None }
     }
 
     /// When it began.
@@ -51,6 +54,21 @@ impl Timing {
     /// A step was reached.
     pub fn note(&mut self, step: Step) {
         self.steps.push(step);
+    }
+
+    /// The agent has just reported, with its guest's clock.
+    pub(crate) fn heard(&mut self, guest_us: u64) {
+        self.ready = Some(Heard { guest_us, host_us: monotonic_us() });
+    }
+
+    /// The agent's report, if the guest was started here.
+    pub(crate) fn ready(&self) -> Option<Heard> {
+        self.ready
+    }
+
+    /// When a step was reached.
+    pub(crate) fn at(&self, name: &str) -> Option<u64> {
+        self.steps.iter().find(|step| step.name == name).map(|step| step.at_us)
     }
 
     /// Steps in the order of their times.

@@ -166,7 +166,7 @@ impl Registry {
             Some(record) => record.open().map_err(Error::system("look at the VM's process"))?,
             None => None,
         };
-        Vm::from_parts(self.clone(), dir, meta, pidfd, None)
+        Vm::from_parts(self.clone(), dir, meta, pidfd, None, None)
     }
 
     /// Removes what is left of a VM that has ended: its cgroup and its folder.

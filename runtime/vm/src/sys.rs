@@ -7,6 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// CLOCK_MONOTONIC, microseconds.
+pub fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is negative, and the sum is far from overflow.
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
 /// linux/sched.h; libc's constant of that name is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 

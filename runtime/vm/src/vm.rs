@@ -4,6 +4,7 @@ use crate::agent::{self, AgentClient, Events, OutputStream, StdinStream};
 use crate::dir::{Meta, VmDir};
 use crate::exit::{Status, VmExit};
 use crate::id::{hex, random_bytes};
+use crate::launcher::Made;
 use crate::registry::{Registry, VmInfo};
 use crate::{DiskSource, Error, Launcher, Parts, VmId, VmSpec, control, process, sys};
 use agent_protocol::{CONTROL_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind};
@@ -39,6 +40,17 @@ struct Inner {
     process: Option<AsyncFd<OwnedFd>>,
     /// Our end of the pair on which the agent reports, until somebody waits for it.
     ready: Mutex<Option<StdUnixStream>>,
+    /// None when another program launched it.
+    launched: Option<Launched>,
+}
+
+/// When a launch reached what: CLOCK_MONOTONIC, microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Launched {
+    /// Folder, cgroup and files were there, and the launcher was asked.
+    opened_us: u64,
+    /// What the launcher says.
+    made: Made,
 }
 
 impl Vm {
@@ -63,9 +75,10 @@ impl Vm {
         meta: Meta,
         pidfd: Option<OwnedFd>,
         ready: Option<StdUnixStream>,
+        launched: Option<Launched>,
     ) -> Result<Self, Error> {
         let process = pidfd.map(sys::watch).transpose().map_err(Error::system("watch the VM's process"))?;
-        Ok(Self(Arc::new(Inner { registry, dir, meta, process, ready: Mutex::new(ready) })))
+        Ok(Self(Arc::new(Inner { registry, dir, meta, process, ready: Mutex::new(ready), launched })))
     }
 
     /// Its name.
@@ -136,6 +149,19 @@ impl Vm {
             }
         }
         Status::read(&self.0.dir.status()).into_exit()
+    }
+
+    /// Steps of the launch, before the VM's process could tell any itself: what was reached, and CLOCK_MONOTONIC in microseconds. None when it
+    /// was another program that launched it.
+    pub fn launch_steps(&self) -> Vec<(&'static str, u64)> {
+        let Some(Launched { opened_us, made }) = self.0.launched else { return Vec::new() };
+        vec![
+            ("VM files open", opened_us),
+            ("launcher: order read", made.ordered_us),
+            ("launcher: process cloned", made.cloned_us),
+            ("launcher: process released", made.released_us),
+            ("launcher: VMM executed", made.executed_us),
+        ]
     }
 
     /// Steps of the start that the VM has reported so far.

@@ -1,7 +1,7 @@
 //! The helper process: takes orders until its program is gone.
 
 use super::child::{self, Setup};
-use super::wire::{self, Answer, Order, Tie};
+use super::wire::{self, Answer, Made, Order, Tie};
 use super::{Isolation, jail};
 use crate::process::{self, ProcessRecord, wait_readable};
 use crate::sys::{self, Cloned};
@@ -76,7 +76,7 @@ impl Helper {
     fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
         while let Some((order, fds)) = wire::receive::<Order>(socket.as_fd())? {
             let sent = match self.carry_out(&order, fds) {
-                Ok(pidfd) => wire::send(socket.as_fd(), &Answer::Started, &[pidfd.as_fd()]),
+                Ok((pidfd, made)) => wire::send(socket.as_fd(), &Answer::Started(made), &[pidfd.as_fd()]),
                 Err((stage, e)) => {
                     let errno = e.raw_os_error().unwrap_or(libc::EIO);
                     wire::send(socket.as_fd(), &Answer::Failed { stage, errno }, &[])
@@ -87,7 +87,12 @@ impl Helper {
         Ok(())
     }
 
-    fn carry_out(&mut self, order: &Order, fds: Vec<OwnedFd>) -> Result<OwnedFd, (String, io::Error)> {
+    fn carry_out(
+        &mut self,
+        order: &Order,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, Made), (String, io::Error)> {
+        let mut made = Made { ordered_us: sys::monotonic_us(), ..Made::default() };
         let at = |stage: &str| {
             let stage = stage.to_owned();
             move |e: io::Error| (stage, e)
@@ -128,6 +133,7 @@ impl Helper {
                 }
                 Cloned::Parent { pid, pidfd } => (pid, pidfd),
             };
+        made.cloned_us = sys::monotonic_us();
         drop((gate_out, failed_in));
         let kill_on = |stage: &str, e: io::Error| {
             let _ = process::kill(&pidfd);
@@ -147,6 +153,7 @@ impl Helper {
             self.tied.push(Tied { pidfd, folders, names: tie.clone(), cgroup });
         }
         std::fs::File::from(gate_in).write_all(&[1]).map_err(|e| kill_on("open the gate", e))?;
+        made.released_us = sys::monotonic_us();
 
         // Closed by a successful exec; else it says what failed.
         let mut report = Vec::new();
@@ -155,7 +162,8 @@ impl Helper {
             .read_to_end(&mut report)
             .map_err(|e| kill_on("hear from the child", e))?;
         if report.is_empty() {
-            return Ok(pidfd);
+            made.executed_us = sys::monotonic_us();
+            return Ok((pidfd, made));
         }
         let (stage, errno) =
             serde_json::from_slice::<(String, i32)>(&report).unwrap_or(("start".into(), libc::EIO));

@@ -19,7 +19,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use wire::Isolation;
-pub(crate) use wire::{Order, Tie};
+pub(crate) use wire::{Made, Order, Tie};
 
 /// The program's end of its launcher. Clones share one helper.
 #[derive(Debug, Clone)]
@@ -94,8 +94,8 @@ impl Launcher {
         self.remote().pid()
     }
 
-    /// Has a process made and returns its pidfd. Blocks for the few milliseconds that it takes.
-    pub(crate) fn launch(&self, order: &Order, cargo: &Cargo<'_>) -> Result<OwnedFd, Error> {
+    /// Has a process made and returns its pidfd, and when it was made. Blocks for the few milliseconds that it takes.
+    pub(crate) fn launch(&self, order: &Order, cargo: &Cargo<'_>) -> Result<(OwnedFd, Made), Error> {
         let mut fds = vec![cargo.exec, cargo.record, cargo.stderr];
         fds.extend(cargo.cgroup);
         fds.extend(cargo.folder);
@@ -111,11 +111,11 @@ impl Launcher {
         // From here on nobody knows whether a helper that dies had made the process: the caller undoes it, and no second is made.
         let (answer, mut fds) = remote.ask(order, &fds)?;
         match (answer, fds.pop()) {
-            (wire::Answer::Started, Some(pidfd)) => Ok(pidfd),
+            (wire::Answer::Started(made), Some(pidfd)) => Ok((pidfd, made)),
             (wire::Answer::Failed { stage, errno }, _) => {
                 Err(Error::Launch { stage, source: io::Error::from_raw_os_error(errno) })
             }
-            (wire::Answer::Started, None) => Err(Error::LauncherGone),
+            (wire::Answer::Started(_), None) => Err(Error::LauncherGone),
         }
     }
 }

@@ -57,12 +57,25 @@ pub struct Tie {
     pub cgroup: String,
 }
 
+/// When a process was made: CLOCK_MONOTONIC, microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The order was read.
+    pub ordered_us: u64,
+    /// The process was cloned into its cgroup and namespaces.
+    pub cloned_us: u64,
+    /// Its record was written and its gate opened.
+    pub released_us: u64,
+    /// It had given up what it may not have, and executed the program.
+    pub executed_us: u64,
+}
+
 /// What came of an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// It runs; its descriptor comes along.
-    Started,
+    Started(Made),
     /// It does not.
     Failed {
         /// Where it failed.

@@ -1,7 +1,7 @@
 //! From a description to a running process: folder, cgroup, open files, order to the launcher.
 
-use super::Vm;
 use super::disk::{Disks, open_regular};
+use super::{Launched, Vm};
 use crate::cgroup::{self, Cgroup};
 use crate::dir::{Meta, VmDir};
 use crate::id::{hex, random_bytes};
@@ -12,7 +12,6 @@ use crate::spec::{ConsoleSpec, DiskSource, Opening, Plan, TapSource, VmSpec, pla
 use crate::{Error, Launcher, Parts, Registry, VmId, sys, sys_path};
 use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
-use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +29,7 @@ struct New {
     meta: Meta,
     pidfd: OwnedFd,
     ready: Option<UnixStream>,
+    launched: Launched,
 }
 
 /// Does all of it where it may block. The caller may go away meanwhile: then the VM goes too.
@@ -49,7 +49,7 @@ pub async fn launch(
     let new = receiver
         .await
         .map_err(|e| Error::System { what: "start a VM", source: std::io::Error::other(e) })??;
-    Vm::from_parts(new.registry, new.dir, new.meta, Some(new.pidfd), new.ready)
+    Vm::from_parts(new.registry, new.dir, new.meta, Some(new.pidfd), new.ready, Some(new.launched))
 }
 
 impl New {
@@ -94,7 +94,7 @@ fn launch_blocking(
         owner: spec.owner.clone(),
         labels: spec.labels.clone(),
         created_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
-        created_mono_us: monotonic_us(),
+        created_mono_us: sys::monotonic_us(),
         cpus: spec.cpus,
         memory_mib: spec.memory_mib,
         kernel: spec.kernel.clone(),
@@ -141,10 +141,12 @@ fn launch_blocking(
             folder: folder.as_ref().map(AsFd::as_fd),
             table: opened.iter().map(AsFd::as_fd).collect(),
         };
-        Ok((launcher.launch(&order, &cargo)?, ready))
+        let opened_us = sys::monotonic_us();
+        let (pidfd, made) = launcher.launch(&order, &cargo)?;
+        Ok((pidfd, Launched { opened_us, made }, ready))
     })();
     match made {
-        Ok((pidfd, ready)) => Ok(New { registry, dir, meta, pidfd, ready }),
+        Ok((pidfd, launched, ready)) => Ok(New { registry, dir, meta, pidfd, ready, launched }),
         Err(error) => {
             clean(&registry, &dir, &meta);
             Err(error)
@@ -156,11 +158,6 @@ fn launch_blocking(
 pub fn host_memory_mib() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram * u64::from(info.mem_unit)) >> 20
-}
-
-fn monotonic_us() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
 }
 
 fn arguments(id: &VmId, plan: &Plan) -> Vec<String> {
