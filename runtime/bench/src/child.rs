@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// More output than this of a command that writes a line is rubbish.
 const MOST_OUTPUT: usize = 1 << 20;
+/// Of a last line that somebody wants to read, this much can be.
+const MOST_LINE: usize = 256 << 10;
 /// Of what a failed program said, this much is kept.
 const MOST_WORDS: usize = 400;
 /// Between two tries to reach a server that does not listen yet: how exact that figure can be.
@@ -106,6 +108,17 @@ impl Stop<'_> {
     }
 }
 
+/// A program that ended well, and what it had to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// CLOCK_MONOTONIC before it was spawned, microseconds.
+    pub began_us: u64,
+    /// The same when its end had been seen.
+    pub ended_us: u64,
+    /// The last line that it wrote on standard error; empty when it wrote none, or one that is too long to be sense.
+    pub last_line: String,
+}
+
 /// A program that runs, in a process group of its own, which is killed when this is dropped.
 struct Running {
     child: Child,
@@ -119,6 +132,28 @@ impl Start {
     /// # Errors
     /// When it did not do what it should within `timeout`.
     pub fn time(&self, timeout: Duration, stop: Stop<'_>) -> Result<f64, Failed> {
+        let (mut running, began) = self.spawn()?;
+        match &self.until {
+            Until::Exit { output } => running.exit(Some(output), began, timeout, stop),
+            Until::AnyExit => running.exit(None, began, timeout, stop),
+            Until::Output { marker, console } => running.output(marker, *console, began, timeout, stop),
+            Until::Http { port } => running.http(*port, began, timeout, stop),
+        }
+    }
+
+    /// Makes it to its end, whatever it is else to be waited for, and gives what it said last.
+    ///
+    /// # Errors
+    /// As [`Self::time`].
+    pub fn told(&self, timeout: Duration, stop: Stop<'_>) -> Result<Told, Failed> {
+        let began_us = monotonic_us();
+        let (mut running, began) = self.spawn()?;
+        running.exit(Some(&[]), began, timeout, stop)?;
+        let ended_us = monotonic_us();
+        Ok(Told { began_us, ended_us, last_line: running.last_line() })
+    }
+
+    fn spawn(&self) -> Result<(Running, Instant), Failed> {
         let (program, args) = self.command.split_first().ok_or_else(|| {
             Failed::System(io::Error::new(io::ErrorKind::InvalidInput, "an empty command line"))
         })?;
@@ -139,14 +174,15 @@ impl Start {
                 return Err(io::Error::from(error).into());
             }
         };
-        let mut running = Running { child, pidfd, errors };
-        match &self.until {
-            Until::Exit { output } => running.exit(Some(output), began, timeout, stop),
-            Until::AnyExit => running.exit(None, began, timeout, stop),
-            Until::Output { marker, console } => running.output(marker, *console, began, timeout, stop),
-            Until::Http { port } => running.http(*port, began, timeout, stop),
-        }
+        Ok((Running { child, pidfd, errors }, began))
     }
+}
+
+/// CLOCK_MONOTONIC, microseconds: what programs tell of themselves is on it.
+fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is negative, and the sum is far from overflow.
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 impl Running {
@@ -283,6 +319,21 @@ impl Running {
             output.extend_from_slice(&bytes[..count]);
         }
         Ok(())
+    }
+
+    /// The last line that it wrote on standard error.
+    fn last_line(&self) -> String {
+        let mut text = vec![0; MOST_LINE];
+        let begin = self.errors.metadata().map_or(0, |meta| meta.len().saturating_sub(MOST_LINE as u64));
+        let count = self.errors.read_at(&mut text, begin).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..count]);
+        let text = text.trim_end();
+        match text.rsplit_once('\n') {
+            Some((_, last)) => last.to_owned(),
+            None if begin == 0 => text.to_owned(),
+            // It begins before what was read.
+            None => String::new(),
+        }
     }
 
     /// The end of what it wrote on standard error.

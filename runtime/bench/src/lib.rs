@@ -5,6 +5,7 @@
 //! [`result`] is all that passes between them: what can be shown is what is in the file.
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod caution;
 pub mod child;
 pub mod compare;
