@@ -131,3 +131,56 @@ fn what_a_container_writes_is_gone_with_it() {
     assert_ne!(vial.run(["run", "--rm", "busybox", "cat", "/mark"]).code, 0);
     vial.leaves_nothing();
 }
+
+#[test]
+fn every_part_of_a_start_tells_its_steps_on_one_clock() {
+    let vial = Vial::with_busybox();
+    let ran = vial.run(["run", "--rm", "--timing=json", "busybox", "sh", "-c", "echo words >&2; exit 3"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let mut lines = ran.stderr.lines();
+    let told: serde_json::Value =
+        serde_json::from_str(lines.next_back().unwrap_or_default()).expect("the last line is JSON");
+    assert_eq!((lines.next_back(), &told["code"]), (Some("words"), &3.into()));
+    println!("{told:#}");
+    let steps = told["steps"].as_array().expect("a list");
+    let at = |name: &str| {
+        let step = steps.iter().find(|step| step["step"] == name);
+        step.and_then(|step| step["at_us"].as_u64()).unwrap_or_else(|| panic!("no {name}: {told}"))
+    };
+    let number = |name: &str| told[name].as_u64().expect("a number");
+    let mut times = vec![number("main_us"), number("request_us"), number("daemon_us")];
+    times.extend(
+        [
+            "image resolved",
+            "writable layer ready",
+            "VM files open",
+            "launcher: order read",
+            "launcher: process cloned",
+            "VMM: ProcessStart",
+            "VMM: FirstRun",
+            "kernel: clock running",
+            "kernel: processors up",
+            "kernel: devices probed",
+            "kernel: init executed",
+            "agent: started",
+            "agent: mounts done",
+            "agent: listening",
+            "agent: introduced",
+            "agent: connected",
+            "agent: sandbox applied",
+            "agent: root mounted",
+            "agent: container created",
+            "agent: command started",
+        ]
+        .map(at),
+    );
+    times.extend([at("command ended"), at("VM gone"), number("end_us")]);
+    assert!(times.is_sorted(), "{times:?} in {told}");
+    let guests = steps.iter().filter(|step| step.get("within_us").is_some());
+    assert!(guests.clone().count() > 12, "{told}");
+    // A table has them too, and only those who asked for it get any.
+    let table = vial.run(["run", "--rm", "--timing", "busybox", "true"]);
+    assert!(table.stderr.contains("kernel: init executed") && table.stderr.contains(" ±"), "{table:?}");
+    assert_eq!(vial.run(["run", "--rm", "busybox", "true"]).stderr, "");
+    vial.leaves_nothing();
+}
