@@ -100,7 +100,8 @@ pub fn times() -> BootTimes {
 fn kernel_steps() -> io::Result<Vec<BootStep>> {
     let mut log = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(LOG)?;
     let before = now_us();
-    log.write_all(format!("<15>{MARK}").as_bytes())?;
+    // A record without its line's end can't be read yet: more might be joined to it.
+    log.write_all(format!("<15>{MARK}\n").as_bytes())?;
     let after = now_us();
     let mut found = Found::default();
     let mut record = vec![0; RECORD];
