@@ -205,7 +205,7 @@ pub struct Startup {
 /// A start that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which one it was, from 0.
+    /// Which of all starts it was, from 0; divided by the concurrency, which round. One that was not to count has a number too.
     pub run: u32,
     /// Why: its status, what it wrote, or that it took too long.
     pub reason: String,

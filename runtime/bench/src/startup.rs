@@ -155,7 +155,7 @@ impl Bench<'_> {
         let took = began.elapsed().as_secs_f64() * 1000.0;
         let mut newest = None;
         let mut whole = true;
-        for result in results {
+        for (place, result) in (0..).zip(results) {
             match result {
                 Ok(ms) => {
                     newest = Some(ms);
@@ -166,7 +166,7 @@ impl Bench<'_> {
                 Err(Failed::Interrupted) => return None,
                 Err(error) => {
                     whole = false;
-                    let run = counted.unwrap_or(0);
+                    let run = counted.unwrap_or(0) * startup.concurrency + place;
                     startup.failures.push(Failure { run, reason: error.to_string() });
                 }
             }
