@@ -55,6 +55,13 @@ fn what_can_not_be_copied_is_said() {
     vial.run(["cp", "one:/no/such", path(&out)]).fails(1, "/no/such");
     vial.run(["cp", "/no/such", "one:/tmp"]).fails(1, "/no/such");
     vial.run(["cp", "two:/x", path(&out)]).fails(1, "two");
+    // A folder never takes a link's place: behind it may be what everything hangs on.
+    vial.run(["exec", "one", "sh", "-c", "mkdir /real; ln -s real /way; echo kept > /real/file"]).ok();
+    fs::create_dir(here.path().join("way")).expect("a folder");
+    fs::write(here.path().join("way/mine"), "x").expect("a file");
+    vial.run(["cp", &format!("{}/.", path(here.path())), "one:/"]).fails(1, "symbolic link");
+    vial.run(["cp", path(&here.path().join("way")), "one:/"]).fails(1, "symbolic link");
+    assert_eq!(vial.run(["exec", "one", "sh", "-c", "readlink /way; ls /way"]).ok(), "real\nfile\n");
     vial.leaves_nothing();
 }
 

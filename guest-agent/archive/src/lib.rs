@@ -39,12 +39,43 @@ pub enum ArchiveError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A folder can't replace what is none, nor the other way round: Docker refuses both too.
+    #[error("cannot overwrite {path}: {by}; what was copied before stays")]
+    Taken {
+        /// The name, below the destination.
+        path: String,
+        /// What is there.
+        by: Taken,
+    },
     /// The stream ended early or can't be written.
     #[error("the stream of files broke: {0}")]
     Stream(#[source] io::Error),
     /// What the stream says makes no sense or is not allowed.
     #[error("the stream of files can't be used: {0}")]
     Bad(String),
+}
+
+/// What stands where something of another kind is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// A folder, for a file or a link.
+    Folder,
+    /// A symbolic link, for a folder.
+    Link,
+    /// Anything else, for a folder.
+    File,
+}
+
+impl std::fmt::Display for Taken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Folder => "it is a folder, and what is copied is none",
+            Self::Link => {
+                "it is a symbolic link, and what is copied is a folder; copy to what it points to instead"
+            }
+            Self::File => "it is no folder, and what is copied is one",
+        })
+    }
 }
 
 /// The result of a copy.

@@ -89,6 +89,48 @@ fn what_is_neither_file_nor_folder_is_not_replaced_by_a_copy_onto_it() {
     assert!(dst.join("way").is_symlink());
 }
 
+/// As on a system whose /usr is merged.
+#[test]
+fn a_folder_takes_no_links_or_files_place() {
+    let (dir, _, dst) = folders();
+    fs::create_dir_all(dst.join("usr/lib64")).unwrap();
+    fs::write(dst.join("usr/lib64/loader"), "loads").unwrap();
+    symlink("usr/lib64", dst.join("lib64")).unwrap();
+    fs::write(dst.join("plain"), "kept").unwrap();
+    let src = dir.path().join("new");
+    for name in ["lib64", "plain"] {
+        fs::create_dir_all(src.join(name)).unwrap();
+        fs::write(src.join(name).join("mine"), "x").unwrap();
+    }
+    let refused = |from: &Place, to: &Place| copy(from, to).unwrap_err().to_string();
+    let into = place(&dst, "/");
+    let told = refused(&place(&src.join("lib64"), ""), &into);
+    assert!(told.contains("lib64") && told.contains("symbolic link"), "{told}");
+    let told = refused(&place(&src.join("plain"), ""), &into);
+    assert!(told.contains("plain") && told.contains("no folder"), "{told}");
+    refused(&place(&src, "/."), &into);
+    let stream = tar(&[(EntryType::Directory, "lib64", "")]);
+    let how = Unpack { stream: true, ..Unpack::default() };
+    assert!(matches!(
+        host().unpack(&into, how, stream.as_slice()),
+        Err(ArchiveError::Taken { by: Taken::Link, .. })
+    ));
+    assert_eq!(fs::read_link(dst.join("lib64")).unwrap(), Path::new("usr/lib64"));
+    assert_eq!(fs::read_to_string(dst.join("lib64/loader")).unwrap(), "loads");
+    assert_eq!(fs::read_to_string(dst.join("plain")).unwrap(), "kept");
+    // Named as the destination it is a folder like any other, and what only passes through it goes to where it points.
+    copy(&place(&src.join("lib64"), "/."), &place(&dst.join("lib64"), "")).unwrap();
+    assert!(dst.join("usr/lib64/mine").exists());
+    let stream = tar(&[(EntryType::Regular, "lib64/other", "y")]);
+    host().unpack(&into, how, stream.as_slice()).unwrap();
+    assert!(dst.join("usr/lib64/other").exists());
+    // And no file a folder's.
+    fs::create_dir(dst.join("file")).unwrap();
+    fs::write(src.join("file"), "text").unwrap();
+    let told = refused(&place(&src.join("file"), ""), &into);
+    assert!(told.contains("it is a folder"), "{told}");
+}
+
 #[test]
 fn a_link_is_copied_as_such_unless_it_is_to_be_followed() {
     let (_dir, src, dst) = folders();

@@ -1,7 +1,7 @@
 //! From a stream to files.
 
 use crate::entries::{self, Meta};
-use crate::{ArchiveError, FOLDER, Place, Result, Root, failed, open_inside};
+use crate::{ArchiveError, FOLDER, Place, Result, Root, Taken, failed, open_inside};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown, fstat,
     linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
@@ -253,22 +253,25 @@ impl Target {
 fn make_room(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<()> {
     match unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => Err(ArchiveError::Taken { path: path.display().to_string(), by: Taken::Folder }),
         Err(error) => Err(failed("replace", path)(error)),
     }
 }
 
+/// Makes a folder, or takes the one that is there. What is none stays: a link to a folder is how many systems hold together (`/lib64` of one
+/// whose /usr is merged), and a folder in its place would take all that is behind it away.
 fn make_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<()> {
-    let make = || mkdirat(&parent, name, Mode::from_raw_mode(0o700));
-    match make() {
+    match mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
         Err(Errno::EXIST) => {}
         other => return other.map_err(failed("make", path)),
     }
     let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return Ok(());
-    }
-    make_room(&parent, name, path)?;
-    make().map_err(failed("make", path))
+    let by = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => return Ok(()),
+        FileType::Symlink => Taken::Link,
+        _ => Taken::File,
+    };
+    Err(ArchiveError::Taken { path: path.display().to_string(), by })
 }
 
 fn node(
