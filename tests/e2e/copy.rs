@@ -121,3 +121,21 @@ fn a_tar_from_a_container_makes_no_device_and_no_set_user_id_file_here() {
     assert!(bad.join("etc").is_symlink());
     vial.leaves_nothing();
 }
+
+#[test]
+fn names_in_a_container_do_not_steer_the_terminal() {
+    let vial = running();
+    let here = tempfile::tempdir().expect("a folder");
+    let name = "$(printf '\\033]0;pwn\\007\\033[31mRED')";
+    vial.run(["exec", "one", "sh", "-c", &format!("mkdir -p \"/q/{name}/z\"")]).ok();
+    let out = here.path().join("out");
+    vial.run(["cp", "one:/q/.", path(&out)]).ok();
+    vial.run(["exec", "one", "sh", "-c", &format!("rm -r /q/*; echo > \"/q/{name}\"")]).ok();
+    let told = vial.run(["cp", "one:/q/.", path(&out)]).stderr;
+    assert!(told.contains("RED") && !told.contains(['\u{1b}', '\u{7}']), "{told:?}");
+    let rubbish: Vec<u8> = (0..64_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let told = vial.run_with(["cp", "-", "one:/q"], &rubbish).stderr;
+    let control = |c: char| c.is_control() && c != '\n';
+    assert!(told.contains("in the container") && !told.contains(control), "{told:?}");
+    vial.leaves_nothing();
+}

@@ -86,9 +86,9 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Text from a guest or an image that is safe in a terminal's table: no control characters, at most `max` characters.
+/// Text from a guest or an image that is safe in a terminal's table: nothing that steers one, at most `max` characters.
 pub fn cell(text: &str, max: usize) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: String = text.chars().map(|c| if crate::output::steers(c) { ' ' } else { c }).collect();
     if clean.chars().count() <= max {
         return clean;
     }

