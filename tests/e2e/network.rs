@@ -310,3 +310,38 @@ fn many_pods_at_once_have_an_address_each() {
     }
     vial.leaves_nothing();
 }
+
+#[test]
+fn addresses_that_no_pod_has_lead_nowhere() {
+    let outside = Outside::new();
+    let vial = Vial::with_busybox();
+    for name in ["stays", "goes"] {
+        vial.run(["run", "-d", "--name", name, "busybox", "sleep", "100000"]).ok();
+    }
+    let (stays, goes) = (address(&vial, "stays"), network(&vial, "goes"));
+    let way = |ip: &str| {
+        let got = Command::new("ip").args(["route", "get", ip]).output().expect("ip runs");
+        format!("{}{}", String::from_utf8_lossy(&got.stdout), String::from_utf8_lossy(&got.stderr))
+    };
+    let gone = |ip: &str| {
+        let told = way(ip);
+        assert!(told.contains("unreachable") || told.contains("No route to host"), "{ip}: {told}");
+    };
+    let (v4, v6) = (goes["ipv4"].as_str().expect("an address"), goes["ipv6"].as_str());
+    assert!(way(v4).contains("dev vial"), "{}", way(v4));
+    vial.run(["rm", "-f", "goes"]).ok();
+    let net = v4.rsplit_once('.').expect("an address").0.rsplit_once('.').expect("an address").0;
+    for ip in
+        [v4, &format!("{net}.0.0"), &format!("{net}.255.255"), &format!("{net}.200.1")].into_iter().chain(v6)
+    {
+        gone(ip);
+    }
+    assert!(way(&stays).contains("dev vial"), "{}", way(&stays));
+    // Neither a killed daemon nor its successor changes that.
+    signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+    gone(v4);
+    vial.run(["exec", "stays", "true"]).ok();
+    gone(v4);
+    drop(outside);
+    vial.leaves_nothing();
+}

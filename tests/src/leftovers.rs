@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// All that Vial may change on a machine: links, firewall rules, cgroups, processes, mounts, files.
+/// All that Vial may change on a machine: links, routes, firewall rules, cgroups, processes, mounts, files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture(BTreeSet<String>);
 
@@ -17,6 +17,10 @@ impl Picture {
             line.split(": ").nth(1).unwrap_or(line).to_owned()
         });
         lines(&mut seen, "nft", &["nft", "list", "ruleset"], str::to_owned);
+        for family in ["-4", "-6"] {
+            let ours = ["ip", family, "route", "show", "table", "all", "proto", "118"];
+            lines(&mut seen, "route", &ours, str::to_owned);
+        }
         lines(&mut seen, "mount", &["cat", "/proc/self/mounts"], |line| {
             line.split(' ').take(3).collect::<Vec<_>>().join(" ")
         });

@@ -13,6 +13,7 @@ pub mod links;
 pub mod names;
 mod network;
 pub mod nft;
+pub mod nowhere;
 pub mod ports;
 pub mod rules;
 mod sysctl;

@@ -1,7 +1,7 @@
 //! What the kernel is asked and told over netlink: the host's routes, and a pod's wire.
 
 use crate::address::{Pool, mac};
-use crate::{NetworkError, sysctl, tap};
+use crate::{NetworkError, nowhere, sysctl, tap};
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
@@ -93,7 +93,7 @@ pub async fn look(handle: &Handle) -> Result<HostView, NetworkError> {
         let mut routes = handle.route().get(message).execute();
         while let Some(route) = routes.try_next().await.map_err(netlink("list routes"))? {
             let index = output(&route);
-            if index.is_some_and(ours) {
+            if index.is_some_and(ours) || nowhere::is_ours(&route) {
                 continue;
             }
             note(&route, &mut view);

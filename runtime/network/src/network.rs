@@ -9,8 +9,8 @@ use crate::links::{self, HostView, LINK_LOCAL};
 use crate::ports::Port;
 use crate::rules::{self, Published, Rules};
 use crate::sysctl::{self, Forwarding};
-use crate::{NetworkError, nft, tap};
-use ipnet::Ipv4Net;
+use crate::{NetworkError, nft, nowhere, tap};
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -274,7 +274,7 @@ impl Network {
         let pool = Pool::new(net, &machine_id());
         let used = leases.iter().filter_map(|lease| pool.number_of(lease.v4));
         let numbers = Mutex::new(Numbers::new(pool.numbers(), used));
-        let ipv6 = match self.open_host(&view, &pool).await {
+        let ipv6 = match self.open_host(&handle, &view, &pool).await {
             Ok(ipv6) => ipv6,
             Err(error) => {
                 if leases.is_empty() {
@@ -297,11 +297,17 @@ impl Network {
     }
 
     /// Lets packets through the host; gives what it can do with IPv6.
-    async fn open_host(&self, view: &HostView, pool: &Pool) -> Result<Option<Ipv6>, NetworkError> {
+    async fn open_host(
+        &self,
+        handle: &rtnetlink::Handle,
+        view: &HostView,
+        pool: &Pool,
+    ) -> Result<Option<Ipv6>, NetworkError> {
         std::fs::write(self.0.config.note(), format!("{}\n", self.0.config.table))
             .map_err(NetworkError::system("note that there are rules of pods' networks"))?;
         let ipv6 = self.forward(view)?;
         nft::run(&self.table(pool, ipv6)).await?;
+        self.lead_nowhere(handle, pool, ipv6).await;
         let plan = firewall::plan(&firewall::look().await, pool, &self.0.config.table);
         self.0.insertions.insert(&plan).await?;
         Ok(ipv6)
@@ -312,7 +318,10 @@ impl Network {
         let removed = nft::run(&rules::remove(&self.0.config.table)).await;
         self.0.insertions.remove().await;
         let others = match links::connect() {
-            Ok(handle) => links::look(&handle).await.is_ok_and(|view| others_forward(&view.interfaces)),
+            Ok(handle) => {
+                self.set_nowhere(&handle, &[]).await;
+                links::look(&handle).await.is_ok_and(|view| others_forward(&view.interfaces))
+            }
             Err(_) => true,
         };
         self.0.forwarding.off(others);
@@ -332,13 +341,32 @@ impl Network {
         Ok(wanted.then_some(Ipv6 { forwards, outside: forwards && view.default6 }))
     }
 
-    fn table(&self, pool: &Pool, ipv6: Option<Ipv6>) -> String {
+    /// Addresses that no pod has do not leave the host.
+    async fn lead_nowhere(&self, handle: &rtnetlink::Handle, pool: &Pool, ipv6: Option<Ipv6>) {
+        let mut nets: Vec<IpNet> = self.ranges(pool).into_iter().map(IpNet::from).collect();
+        nets.extend(ipv6.map(|_| IpNet::from(pool.v6)));
+        self.set_nowhere(handle, &nets).await;
+    }
+
+    async fn set_nowhere(&self, handle: &rtnetlink::Handle, nets: &[IpNet]) {
+        if let Err(error) = nowhere::set(handle, nowhere::metric(&self.0.config.table), nets).await {
+            tracing::warn!(%error, "packets for pods that are gone may leave this host, or their route stays");
+        }
+    }
+
+    /// Where pods' IPv4 addresses are: today's pool, and those of pods that run. None overlaps another.
+    fn ranges(&self, pool: &Pool) -> Vec<Ipv4Net> {
         let leases = lock(&self.0.leases);
         let ranges: Vec<Ipv4Net> = leases.values().map(|lease| lease.pool).chain([pool.v4]).collect();
+        Ipv4Net::aggregate(&ranges)
+    }
+
+    fn table(&self, pool: &Pool, ipv6: Option<Ipv6>) -> String {
+        let v4 = self.ranges(pool);
+        let leases = lock(&self.0.leases);
         rules::whole(&Rules {
             table: self.0.config.table.clone(),
-            // Overlapping ones would be refused.
-            v4: Ipv4Net::aggregate(&ranges),
+            v4,
             v6: ipv6.map(|_| pool.v6),
             published: leases.values().map(Lease::published).collect(),
         })
