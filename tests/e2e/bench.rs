@@ -65,6 +65,8 @@ fn starts_are_measured_beside_runc_and_reported_in_every_form() {
     }
     let counts = &document["startup"][0]["counts"][0];
     assert!(counts["syscalls"].as_u64() > Some(100) && counts["tasks"].as_u64() > Some(0), "{counts}");
+    let steps = document["boot"][1]["steps"].as_array().expect("a list");
+    assert!(steps.iter().any(|step| step["room"] == "kernel") && steps.len() > 20, "{steps:?}");
     let idle = document["density"].as_array().expect("a list");
     assert!(
         idle.iter()

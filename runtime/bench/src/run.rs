@@ -3,9 +3,11 @@
 use crate::child::{Stop, output_of, quietly};
 use crate::contender::{self, Contender, Ground};
 use crate::image::Image;
-use crate::result::{Contender as Told, ContenderKind, ContenderState, Document, FORMAT, Scenario, Settings};
+use crate::result::{
+    Caution, Contender as Told, ContenderKind, ContenderState, Document, FORMAT, Scenario, Settings, Weight,
+};
 use crate::startup::Watch;
-use crate::{caution, density, machine, startup};
+use crate::{boot, caution, density, machine, startup};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -33,6 +35,8 @@ pub struct Request {
     pub seed: u64,
     /// `vial bench startup`
     pub startup: Option<startup::Options>,
+    /// `vial bench boot`
+    pub boot: Option<boot::BootOptions>,
     /// `vial bench density`
     pub density: Option<density::Options>,
 }
@@ -148,6 +152,21 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
         let outcome = startup::measure(&ready, &ground, options, watch);
         note(&mut document, outcome);
     }
+    if let Some(options) = &request.boot
+        && !stop.is_set()
+    {
+        document.benches.push("boot".into());
+        let result = waterfalls(request, options, &mut document, watch, stop);
+        if let Err(error) = result {
+            if document.benches == ["boot"] {
+                return Err(Error::Vial(error.to_string()));
+            }
+            watch.remark(&error.to_string());
+            document
+                .cautions
+                .push(Caution { weight: Weight::Warning, text: format!("No waterfall: {error}.") });
+        }
+    }
     if let Some(options) = &request.density {
         document.benches.push("density".into());
         for contender in &ready {
@@ -165,6 +184,32 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
     document.cautions.extend(caution::judge(&document));
     document.cautions.sort_by_key(|caution| std::cmp::Reverse(caution.weight));
     Ok(document)
+}
+
+/// Where the time of a start goes.
+fn waterfalls(
+    request: &Request,
+    options: &boot::BootOptions,
+    document: &mut Document,
+    watch: &mut dyn Watch,
+    stop: Stop<'_>,
+) -> Result<(), boot::BootError> {
+    let starts = options.warmups.saturating_add(options.runs);
+    watch.begin("one start, step by step", starts.into());
+    let mut done = |number: u32, _: u32| {
+        if number > 0 {
+            watch.step("");
+        }
+    };
+    let boots = boot::measure(&request.vial, &request.image, options, &mut done, stop)?;
+    document.cautions.extend(boots.caution());
+    document.boot = boots.waterfalls;
+    let line = [request.vial.to_string_lossy().into_owned()];
+    let words = boot::arguments(&request.image).map(str::to_owned);
+    if let Some(vial) = document.contenders.iter_mut().find(|one| one.kind == ContenderKind::Vial) {
+        vial.commands.insert("boot".into(), line.into_iter().chain(words).collect());
+    }
+    Ok(())
 }
 
 /// Those who were asked for, Vial first.
@@ -219,15 +264,18 @@ fn prepare(
 }
 
 fn settings(request: &Request) -> Settings {
-    let startup = request.startup.as_ref();
+    let (startup, boot) = (request.startup.as_ref(), request.boot.as_ref());
     Settings {
-        runs: startup.map_or(0, |options| options.runs),
-        warmups: startup.map_or(0, |options| options.warmups),
+        runs: startup.map(|options| options.runs).or(boot.map(|options| options.runs)).unwrap_or(0),
+        warmups: startup.map(|options| options.warmups).or(boot.map(|options| options.warmups)).unwrap_or(0),
         concurrency: startup.map_or_else(Vec::new, |options| options.concurrency.clone()),
         cold_cache: startup.is_some_and(|options| options.cold_cache),
         image: request.image.clone(),
         server_image: request.server.as_ref().map(|(name, _)| name.clone()),
-        timeout_s: startup.map_or(0, |options| options.timeout.as_secs()),
+        timeout_s: startup
+            .map(|options| options.timeout)
+            .or(boot.map(|options| options.timeout))
+            .map_or(0, |timeout| timeout.as_secs()),
     }
 }
 
@@ -246,8 +294,8 @@ fn note(document: &mut Document, outcome: startup::Outcome) {
         );
     }
     if !outcome.uncounted.is_empty() {
-        document.cautions.push(crate::result::Caution {
-            weight: crate::result::Weight::Note,
+        document.cautions.push(Caution {
+            weight: Weight::Note,
             text: format!("Not counted here: {}.", outcome.uncounted.join("; ")),
         });
     }

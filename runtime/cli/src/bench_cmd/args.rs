@@ -25,6 +25,9 @@ pub enum BenchCommand {
     /// Time and count starts, beside other runtimes
     #[command(after_help = HELP)]
     Startup(StartupArgs),
+    /// Show where the time of one start goes, step by step
+    #[command(after_help = HELP)]
+    Boot(BootArgs),
     /// Start idle pods until a bound, and see what they take
     #[command(after_help = HELP)]
     Density(DensityArgs),
@@ -107,6 +110,25 @@ pub struct TimesArgs {
     /// Seconds after which a start is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
+}
+
+/// `vial bench boot`
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// Image of the command; pulled when it is not here. It needs `true`
+    #[arg(long, default_value = "busybox")]
+    pub image: String,
+    /// Counted starts
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub runs: u32,
+    /// Starts before them that do not count
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub warmups: u32,
+    /// Seconds after which a start is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub out: OutArgs,
 }
 
 /// What `density` can be told.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use vial_bench::child::Stop;
 use vial_bench::result::{Document, Scenario};
 use vial_bench::run::Request;
-use vial_bench::{density, report, startup};
+use vial_bench::{boot, density, report, startup};
 use vial_vm::Parts;
 
 /// Exit status of a bench that was ended by a signal: what a shell says of Ctrl-C.
@@ -32,9 +32,19 @@ pub fn run(args: BenchArgs) -> i32 {
 
 fn act(command: BenchCommand) -> Result<i32> {
     match command {
-        BenchCommand::Startup(args) => measure(args.common, Some(args.times), None),
-        BenchCommand::Density(args) => measure(args.common, None, Some(args.idle)),
-        BenchCommand::All(args) => measure(args.common, Some(args.times), Some(args.idle)),
+        BenchCommand::Startup(args) => measure(args.common, Some(args.times), None, None),
+        BenchCommand::Boot(args) => {
+            let boot = boot_options(args.runs, args.warmups, args.timeout);
+            let nobody = Some(vec![]);
+            let common =
+                CommonArgs { image: args.image, against: nobody, kernel: None, seed: 1, out: args.out };
+            measure(common, None, Some(boot), None)
+        }
+        BenchCommand::Density(args) => measure(args.common, None, None, Some(args.idle)),
+        BenchCommand::All(args) => {
+            let boot = boot_options(args.times.runs, args.times.warmups, args.times.timeout);
+            measure(args.common, Some(args.times), Some(boot), Some(args.idle))
+        }
         BenchCommand::Compare { before, after } => {
             let [before, after] = [read(&before)?, read(&after)?];
             say(&vial_bench::compare::text(&vial_bench::compare::compare(&before, &after)))?;
@@ -56,7 +66,12 @@ fn read(path: &Path) -> Result<Document> {
     Document::read(&bytes).map_err(|error| Error::Message(format!("can't {}: {error}", what())))
 }
 
-fn measure(common: CommonArgs, times: Option<TimesArgs>, idle: Option<IdleArgs>) -> Result<i32> {
+fn measure(
+    common: CommonArgs,
+    times: Option<TimesArgs>,
+    boot: Option<boot::BootOptions>,
+    idle: Option<IdleArgs>,
+) -> Result<i32> {
     let vial = std::env::current_exe().map_err(Error::io("find this program's own file"))?;
     // Before an hour is spent measuring.
     let files = Files::open(&common.out)?;
@@ -76,6 +91,7 @@ fn measure(common: CommonArgs, times: Option<TimesArgs>, idle: Option<IdleArgs>)
         seed: common.seed,
         startup: times.map(|times| startup_options(times, common.seed, server.is_some())).transpose()?,
         server,
+        boot,
         density: idle.map(|idle| density::Options {
             most: idle.most,
             leave: f64::from(idle.leave) / 100.0,
@@ -93,6 +109,10 @@ fn measure(common: CommonArgs, times: Option<TimesArgs>, idle: Option<IdleArgs>)
     say(&report::text(&document))?;
     files.write(&document)?;
     Ok(if document.interrupted { INTERRUPTED } else { 0 })
+}
+
+fn boot_options(runs: u32, warmups: u32, timeout: u64) -> boot::BootOptions {
+    boot::BootOptions { warmups, runs, timeout: Duration::from_secs(timeout), env: vec![] }
 }
 
 fn startup_options(times: TimesArgs, seed: u64, server: bool) -> Result<startup::Options> {
