@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use vial_tests::host::{Vial, path};
+use std::process::Stdio;
+use vial_tests::host::{Vial, path, signal};
+use vial_tests::talk::until;
 
 /// A container that runs until it is removed.
 fn running() -> Vial {
@@ -55,6 +57,9 @@ fn what_can_not_be_copied_is_said() {
     vial.run(["cp", "one:/no/such", path(&out)]).fails(1, "/no/such");
     vial.run(["cp", "/no/such", "one:/tmp"]).fails(1, "/no/such");
     vial.run(["cp", "two:/x", path(&out)]).fails(1, "two");
+    for [source, destination] in [["", "one:/x"], ["one:", "."], ["one:/x", ""], [".", "one:"]] {
+        vial.run(["cp", source, destination]).fails(1, "has no path");
+    }
     // A folder never takes a link's place: behind it may be what everything hangs on.
     vial.run(["exec", "one", "sh", "-c", "mkdir /real; ln -s real /way; echo kept > /real/file"]).ok();
     fs::create_dir(here.path().join("way")).expect("a folder");
@@ -137,5 +142,42 @@ fn names_in_a_container_do_not_steer_the_terminal() {
     let told = vial.run_with(["cp", "-", "one:/q"], &rubbish).stderr;
     let control = |c: char| c.is_control() && c != '\n';
     assert!(told.contains("in the container") && !told.contains(control), "{told:?}");
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_lost_daemon_is_named_and_leaves_no_half_of_a_file() {
+    let vial = running();
+    vial.run(["exec", "one", "sh", "-c", "truncate -s 6g /big"]).ok();
+    let here = tempfile::tempdir().expect("a folder");
+    let out = here.path().join("big");
+    fs::write(&out, "old").expect("a file");
+    let copy = vial.spawn(["cp", "one:/big", path(&out)], Stdio::null());
+    // It is under way when something of it is on its way to the disk.
+    until("the copy has begun", || {
+        let fds = fs::read_dir(format!("/proc/{}/fd", copy.id())).ok()?;
+        fds.flatten()
+            .find(|fd| fs::metadata(fd.path()).is_ok_and(|file| file.is_file() && file.len() > 1 << 20))
+    });
+    signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
+    vial.wait(copy).fails(1, "daemon");
+    assert_eq!(fs::read_to_string(&out).expect("it is there"), "old");
+    assert_eq!(fs::read_dir(here.path()).expect("a folder").count(), 1);
+    vial.leaves_nothing();
+}
+
+#[test]
+fn a_copy_whose_client_is_killed_ends_in_the_container_too() {
+    let vial = running();
+    // Far more than anybody reads on.
+    vial.run(["exec", "one", "truncate", "-s", "500g", "/big"]).ok();
+    let here = tempfile::tempdir().expect("a folder");
+    let mut copy = vial.spawn(["cp", "one:/big", path(&here.path().join("big"))], Stdio::null());
+    let helpers = || vial.run(["top", "one"]).ok().lines().count() - 2;
+    until("the copy has begun", || (helpers() == 1).then_some(()));
+    copy.kill().expect("it runs");
+    copy.wait().expect("it was ours");
+    until("its helper is gone", || (helpers() == 0).then_some(()));
+    assert_eq!(fs::read_dir(here.path()).expect("a folder").count(), 0);
     vial.leaves_nothing();
 }

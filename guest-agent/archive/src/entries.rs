@@ -29,6 +29,8 @@ pub struct Meta {
     pub mtime: u64,
     /// Device numbers.
     pub device: (u32, u32),
+    /// Bytes of data that follow.
+    pub size: u64,
 }
 
 /// Splits a name into plain parts.
@@ -96,6 +98,7 @@ fn meta<R: Read>(entry: &Entry<'_, R>, kind: EntryType, path: &[u8], link: Vec<u
         gid: narrow(header.gid(), "group")?,
         mtime: header.mtime().map_err(|_| bad("time"))?,
         device: (device(header.device_major()), device(header.device_minor())),
+        size: entry.size(),
     })
 }
 

@@ -9,6 +9,7 @@
 mod entries;
 mod pack;
 mod unpack;
+mod whole;
 
 pub use unpack::{Copied, Unpack};
 

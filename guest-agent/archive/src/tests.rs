@@ -218,6 +218,22 @@ fn a_hostile_container_can_not_lead_a_copy_out_of_its_root() {
 }
 
 #[test]
+fn a_stream_that_ends_in_a_file_leaves_the_one_that_was_there() {
+    let (_dir, src, dst) = folders();
+    fs::write(src.join("file"), vec![7; 100_000]).unwrap();
+    let mut cut = host().pack(&place(&src.join("file"), ""), false, Vec::new()).unwrap();
+    cut.truncate(50_000);
+    for old in [None, Some("old")] {
+        if let Some(old) = old {
+            fs::write(dst.join("file"), old).unwrap();
+        }
+        assert!(host().unpack(&place(&dst, ""), Unpack::default(), cut.as_slice()).is_err());
+        assert!(fs::read_to_string(dst.join("file")).ok().as_deref() == old);
+        assert_eq!(fs::read_dir(&dst).unwrap().count(), usize::from(old.is_some()));
+    }
+}
+
+#[test]
 fn devices_are_left_out_unless_wanted() {
     let (_dir, _, dst) = folders();
     let how = Unpack { stream: true, ..Unpack::default() };

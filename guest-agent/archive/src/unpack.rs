@@ -1,6 +1,7 @@
 //! From a stream to files.
 
 use crate::entries::{self, Meta};
+use crate::whole::Whole;
 use crate::{ArchiveError, FOLDER, Place, Result, Root, Taken, failed, open_inside};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown, fstat,
@@ -8,7 +9,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -187,20 +187,22 @@ impl Target {
                 self.folders.push((path, meta));
             }
             EntryType::Regular | EntryType::Continuous => {
-                make_room(parent, &name, &path)?;
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(parent, &name, flags, Mode::from_raw_mode(0o600));
-                let mut file = File::from(file.map_err(failed("make", &path))?);
-                let copied = std::io::copy(data, &mut file).map_err(failed("write", &path))?;
-                debug_assert!(copied < u64::MAX);
+                refuse_folder(parent, &name, &path)?;
+                let mut file = Whole::begin(parent).map_err(failed("make", &path))?;
+                let copied = std::io::copy(data, &mut file.file).map_err(failed("write", &path))?;
+                if copied != meta.size {
+                    // The library takes the end of its input for the end of the file.
+                    return Err(ArchiveError::Stream(std::io::ErrorKind::UnexpectedEof.into()));
+                }
                 if how.owners {
-                    fchown(&file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
+                    fchown(&file.file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
                         .map_err(failed("give its owner to", &path))?;
                 }
                 // After the owner, whose change takes set-user-ID away.
-                fchmod(&file, permissions(&meta, how)).map_err(failed("set the permissions of", &path))?;
-                rustix::fs::futimens(&file, &times(&meta)).map_err(failed("set the time of", &path))?;
+                fchmod(&file.file, permissions(&meta, how))
+                    .map_err(failed("set the permissions of", &path))?;
+                rustix::fs::futimens(&file.file, &times(&meta)).map_err(failed("set the time of", &path))?;
+                file.finish(parent, &name).map_err(failed("make", &path))?;
             }
             EntryType::Symlink => {
                 make_room(parent, &name, &path)?;
@@ -255,6 +257,16 @@ fn make_room(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<()> {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => Err(ArchiveError::Taken { path: path.display().to_string(), by: Taken::Folder }),
         Err(error) => Err(failed("replace", path)(error)),
+    }
+}
+
+/// A file's data would be written for nothing.
+fn refuse_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<()> {
+    match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            Err(ArchiveError::Taken { path: path.display().to_string(), by: Taken::Folder })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::error::{ApiError, Result};
 use crate::live::Phase;
 use crate::state::Shared;
 use crate::store::Record;
-use crate::streams::{self, Attach};
+use crate::streams::{self, Attach, Orphan};
 use crate::{creation, ending, inspect, life};
 use axum::Json;
 use axum::body::Body;
@@ -230,7 +230,8 @@ pub async fn exec(
     let process = spec::exec(&record.spec, &options)?;
     let task = ending::running(&daemon, &record).await?;
     let (opening, stdin) = (task.clone(), exec.stdin);
-    exec_streams(&record, upgrade, task, async move { opening.exec(&process, stdin).await }).await
+    let opening = async move { opening.exec(&process, stdin).await };
+    exec_streams(&record, upgrade, (task, Orphan::GoesOn), opening).await
 }
 
 /// `POST /v1/containers/{id}/archive`
@@ -244,7 +245,7 @@ pub async fn archive(
     let Archive { path, follow, put }: Archive = json(&body)?;
     let task = ending::running(&daemon, &record).await?;
     let opening = task.clone();
-    exec_streams(&record, upgrade, task, async move {
+    exec_streams(&record, upgrade, (task, Orphan::Ends), async move {
         match put {
             Some(Put { contents, owners, stream }) => {
                 opening.put_archive(path, PutHow { contents, owners, stream }).await
@@ -259,7 +260,7 @@ pub async fn archive(
 async fn exec_streams(
     record: &Record,
     upgrade: OnUpgrade,
-    task: Task,
+    (task, orphan): (Task, Orphan),
     opening: impl Future<Output = Result<ExecStreams, PodError>> + Send + 'static,
 ) -> Result<Response> {
     let (answer, answered) = oneshot::channel();
@@ -273,9 +274,9 @@ async fn exec_streams(
         if answer.send(Ok(())).is_ok()
             && let Ok(connection) = upgrade.await
         {
-            streams::exec(TokioIo::new(connection), task, streams).await;
+            streams::exec(TokioIo::new(connection), task, streams, orphan).await;
         } else {
-            streams::abandon(streams).await;
+            streams::abandon(&task, streams, orphan).await;
         }
     });
     let gone =

@@ -336,13 +336,13 @@ async fn exec_input(task: Task, exec: String, mut stdin: StdinStream, mut input:
 }
 
 /// Serves a client's exec.
-pub async fn exec(connection: Connection, task: Task, streams: ExecStreams) {
+pub async fn exec(connection: Connection, task: Task, streams: ExecStreams, orphan: Orphan) {
     let (frames, client) = split(connection);
     let ExecStreams { id, stdout, stderr, stdin, exit } = streams;
     // Ends with the client.
     tokio::spawn(pass_sizes(task.clone(), Some(id.clone()), client.sizes));
     let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)].map(|(kind, stream)| {
-        tokio::spawn(exec_output(task.clone(), id.clone(), kind, stream, frames.clone()))
+        tokio::spawn(exec_output(task.clone(), id.clone(), (kind, stream), frames.clone(), orphan))
     });
     let _input =
         stdin.map(|stdin| Abort(tokio::spawn(exec_input(task, id, stdin, client.input, frames.clone()))));
@@ -366,9 +366,22 @@ pub async fn exec(connection: Connection, task: Task, streams: ExecStreams) {
     finish(served);
 }
 
-/// Looks after an exec whose client went before it could be told: the process goes on without input, and its output is dropped.
-pub async fn abandon(streams: ExecStreams) {
-    let ExecStreams { stdout, stderr, stdin, .. } = streams;
+/// What becomes of a process that a client had started when that client goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphan {
+    /// It goes on, without input, and its output is dropped: it may have been started for what it does.
+    GoesOn,
+    /// It ends: nobody takes the files that it passes on.
+    Ends,
+}
+
+/// Looks after an exec whose client went before it could be told.
+pub async fn abandon(task: &Task, streams: ExecStreams, orphan: Orphan) {
+    let ExecStreams { id, stdout, stderr, stdin, .. } = streams;
+    if orphan == Orphan::Ends {
+        // One that has ended is what is wanted.
+        let _ = task.kill_exec(&id).await;
+    }
     if let Some(mut stdin) = stdin {
         // A process that has ended needs no end of input.
         let _ = stdin.finish().await;
@@ -386,7 +399,13 @@ async fn drain(mut stream: OutputStream) {
 }
 
 /// Passes one stream of an exec on. When the client is gone the rest is read and dropped, or the process would hang.
-async fn exec_output(task: Task, exec: String, kind: StreamKind, mut stream: OutputStream, frames: Frames) {
+async fn exec_output(
+    task: Task,
+    exec: String,
+    (kind, mut stream): (StreamKind, OutputStream),
+    frames: Frames,
+    orphan: Orphan,
+) {
     let frame = match kind {
         StreamKind::Stderr => Kind::Stderr,
         StreamKind::Stdout | StreamKind::Stdin => Kind::Stdout,
@@ -394,7 +413,14 @@ async fn exec_output(task: Task, exec: String, kind: StreamKind, mut stream: Out
     let mut there = true;
     loop {
         match task.exec_output(&mut stream, &exec, kind).await {
-            Ok(Some(bytes)) => there = there && frames.send(frame, &bytes).await.is_ok(),
+            Ok(Some(bytes)) if there => {
+                there = frames.send(frame, &bytes).await.is_ok();
+                if !there && orphan == Orphan::Ends {
+                    // One that has ended is what is wanted.
+                    let _ = task.kill_exec(&exec).await;
+                }
+            }
+            Ok(Some(_)) => {}
             Ok(None) => return,
             Err(error) => {
                 // Usually because the container has ended, which the exec's status tells.

@@ -61,6 +61,15 @@ impl Task {
         self.sandbox.ask(Request::Signal { container, exec: None, signal }).await.map(drop)
     }
 
+    /// Ends one more process, whatever it does.
+    ///
+    /// # Errors
+    /// When it has ended, or the agent can't be spoken to.
+    pub async fn kill_exec(&self, exec: &str) -> Result<(), PodError> {
+        let (container, exec) = (self.container.as_str().to_owned(), Some(exec.to_owned()));
+        self.sandbox.ask(Request::Signal { container, exec, signal: crate::signals::SIGKILL }).await.map(drop)
+    }
+
     /// Gives the container's terminal, or an exec's, another size.
     ///
     /// # Errors

@@ -44,6 +44,13 @@ fn side(text: &str) -> Side<'_> {
 /// # Errors
 /// When either side can't.
 pub async fn cp(client: &Client, args: &CpArgs) -> Result<i32> {
+    for (text, what) in [(&args.source, "source"), (&args.destination, "destination")] {
+        if text.is_empty() || matches!(side(text), Side::Container { path: "", .. }) {
+            return Err(Error::Message(format!(
+                "the {what} {text:?} has no path; write NAME:/ for all of a container"
+            )));
+        }
+    }
     match (side(&args.source), side(&args.destination)) {
         (Side::Container { .. }, Side::Container { .. }) => Err(Error::Message(
             "copying between two containers is not possible; go by way of a folder".into(),
@@ -99,11 +106,9 @@ async fn out(client: &Client, args: &CpArgs, name: &str, path: &str, to: &Side<'
     let _reading = Abort(tokio::spawn(read_frames(reader, frame_sender)));
     let received = receive(&mut frames, Some(sender)).await;
     let written = writing.await.map_err(|error| Error::Message(error.to_string()))?;
-    // What the container's side says explains why the stream was cut short.
     match (received, written) {
-        (Err(error @ (Error::Message(_) | Error::Api(_))), _) => Err(error),
-        (_, Err(error)) => Err(error),
-        (Err(error), Ok(_)) => Err(error),
+        // What the container's side says, or that the daemon is gone, explains why the stream was cut short.
+        (Err(error), _) | (Ok(()), Err(error)) => Err(error),
         (Ok(()), Ok(copied)) => {
             if copied.left_out > 0 {
                 let words = "devices or other special files were left out";
