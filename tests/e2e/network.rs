@@ -1,8 +1,9 @@
 //! Pods' networks, from inside, from the host, and from outside.
 
 use std::process::Command;
-use vial_tests::host::{Vial, path, signal};
+use vial_tests::host::{Vial, path, pids_of, signal};
 use vial_tests::outside::{HOST, OUTSIDE, Outside, dns, sh};
+use vial_tests::talk::until;
 
 /// What `vial inspect` says of a container's network.
 fn network(vial: &Vial, name: &str) -> serde_json::Value {
@@ -122,6 +123,16 @@ fn published_ports_are_reached_from_everywhere() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
     vial.run(["run", "--rm", "-p", &format!("{port}:80"), "busybox", "true"]).fails(125, "in use");
+    let twice = ["run", "--rm", "-p", "9090:80", "-p", "9090:81", "busybox", "true"];
+    vial.run(twice).fails(125, "given twice");
+    vial.run(["run", "--rm", "-p", "192.0.2.9:8098:80", "busybox", "true"])
+        .fails(125, "no address of this host");
+    // A helper that is killed is replaced: [::1] needs it.
+    let helpers = pids_of("vial-net-helper");
+    assert_eq!(helpers.len(), 1);
+    signal(helpers[0], libc::SIGKILL);
+    until("the helper is back", || (get("http://[::1]:8080/name") == "web\n").then_some(()));
+    everywhere();
     // The daemon has no part in it.
     signal(vial.daemon_pid().expect("the daemon runs"), libc::SIGKILL);
     everywhere();

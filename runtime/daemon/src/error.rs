@@ -87,7 +87,10 @@ impl From<vial_network::NetworkError> for ApiError {
         use vial_network::NetworkError;
         let kind = match &error {
             NetworkError::PortInUse { .. } | NetworkError::Full(_) => ErrorKind::Conflict,
-            NetworkError::Pool { .. } | NetworkError::NoPool { .. } => ErrorKind::InvalidArgument,
+            NetworkError::Pool { .. }
+            | NetworkError::NoPool { .. }
+            | NetworkError::PortTwice(_)
+            | NetworkError::NoAddress(_) => ErrorKind::InvalidArgument,
             _ => ErrorKind::Internal,
         };
         Self::new(kind, error.to_string())

@@ -287,11 +287,20 @@ pub fn running(store: &Store, registry: &Registry) -> Result<Vec<Lease>> {
     Ok(holders(store)?.into_iter().filter(|holder| alive(&holder.pod)).map(|holder| holder.lease).collect())
 }
 
-/// Starts what serves a running pod beside the kernel, if it needs that.
+/// How often a pod's helper that something killed is started again.
+const HELPERS: u32 = 16;
+/// How long a VM may take to end after its helper. Mostly both are killed at once, and then there is nothing to be started.
+const TOGETHER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Starts what serves a running pod beside the kernel, if it needs that, and starts it again when it is killed.
 ///
 /// # Errors
 /// When it can't be started.
 pub fn help(sandbox: &Sandbox, lease: &Lease, held: &[Held]) -> Result<(), NetworkError> {
+    help_times(sandbox, lease, held, HELPERS)
+}
+
+fn help_times(sandbox: &Sandbox, lease: &Lease, held: &[Held], times: u32) -> Result<(), NetworkError> {
     let resolver = if lease.forwarder { helper::resolver_sockets(lease)? } else { None };
     if held.is_empty() && resolver.is_none() {
         return Ok(());
@@ -301,19 +310,40 @@ pub fn help(sandbox: &Sandbox, lease: &Lease, held: &[Held]) -> Result<(), Netwo
     let meta = sandbox.vm().meta();
     let mut child =
         helper::spawn(lease, process.as_fd(), meta.uid, meta.cgroup.as_deref(), held, resolver.as_ref())?;
-    // It ends with its VM; somebody has to hear that.
-    tokio::spawn(async move { child.wait().await });
+    let (sandbox, lease) = (sandbox.clone(), lease.clone());
+    tokio::spawn(async move {
+        // It ends with its VM; somebody has to hear that.
+        let _ = child.wait().await;
+        if tokio::time::timeout(TOGETHER, sandbox.over()).await.is_ok() {
+            return;
+        }
+        let vm = sandbox.vm().id();
+        if times == 0 {
+            return tracing::error!(%vm, "a pod's network helper ended too often; its ports are reached, but not by [::1]");
+        }
+        tracing::warn!(%vm, "a pod's network helper was killed; it is started again");
+        if let Err(error) = help_again_times(&sandbox, &lease, times - 1) {
+            tracing::error!(%vm, %error, "a pod's network helper can't be started again");
+        }
+    });
     Ok(())
 }
 
 /// The same for a pod that was found running: its helper usually lives, and then its sockets are taken.
+///
+/// # Errors
+/// When it can't be started.
 pub fn help_again(sandbox: &Sandbox, lease: &Lease) -> Result<(), NetworkError> {
+    help_again_times(sandbox, lease, HELPERS)
+}
+
+fn help_again_times(sandbox: &Sandbox, lease: &Lease, times: u32) -> Result<(), NetworkError> {
     let held = match ports::hold(&lease.ports) {
         Ok((_, held)) => held,
         Err(NetworkError::PortInUse { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    help(sandbox, lease, &held)
+    help_times(sandbox, lease, &held, times)
 }
 
 /// Takes a pod's network back, after its VM is gone.

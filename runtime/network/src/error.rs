@@ -61,6 +61,14 @@ pub enum NetworkError {
         /// By whom.
         by: String,
     },
+    /// Two of the ports that one pod asks for are the same of the host's.
+    #[error("port {0} of this host is given twice; a port can lead to one place only")]
+    PortTwice(String),
+    /// An address to publish on that is not there.
+    #[error(
+        "{0} is no address of this host, so no port can be published on it; ip address shows those that are"
+    )]
+    NoAddress(std::net::IpAddr),
 }
 
 impl NetworkError {
@@ -71,7 +79,11 @@ impl NetworkError {
             Self::NoPool { .. } | Self::NoNft | Self::Nft(_) | Self::System { .. } | Self::Netlink { .. } => {
                 true
             }
-            Self::Pool { .. } | Self::Full(_) | Self::PortInUse { .. } => false,
+            Self::Pool { .. }
+            | Self::Full(_)
+            | Self::PortInUse { .. }
+            | Self::PortTwice(_)
+            | Self::NoAddress(_) => false,
         }
     }
 

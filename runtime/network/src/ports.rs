@@ -44,6 +44,18 @@ pub struct Port {
 }
 
 impl Port {
+    /// Whether both want the same of the host.
+    fn overlaps(&self, other: &Self) -> bool {
+        let everywhere = |ip: Option<IpAddr>, other: Option<IpAddr>| match (ip, other) {
+            (None, _) => true,
+            (Some(ip), Some(other)) => ip == other || ip.is_unspecified() && ip.is_ipv4() == other.is_ipv4(),
+            (Some(_), None) => false,
+        };
+        self.host != 0
+            && (self.host, self.protocol) == (other.host, other.protocol)
+            && (everywhere(self.ip, other.ip) || everywhere(other.ip, self.ip))
+    }
+
     /// The host's end, for people.
     fn name(&self) -> String {
         match self.ip {
@@ -70,8 +82,16 @@ const BACKLOG: i32 = 128;
 /// Takes all of them, or none. Gives the ports with the numbers that they got, and the sockets that hold them.
 ///
 /// # Errors
-/// [`NetworkError::PortInUse`], or when the system refuses.
+/// [`NetworkError::PortInUse`], [`NetworkError::PortTwice`], [`NetworkError::NoAddress`], or when the system refuses.
 pub fn hold(wanted: &[Port]) -> Result<(Vec<Port>, Vec<Held>), NetworkError> {
+    // Else the second would meet the first, and be told that a stranger has it.
+    let mut rest = wanted;
+    while let Some((port, others)) = rest.split_first() {
+        if let Some(twice) = others.iter().find(|other| port.overlaps(other)) {
+            return Err(NetworkError::PortTwice(twice.name()));
+        }
+        rest = others;
+    }
     let (mut ports, mut held) = (Vec::new(), Vec::new());
     for port in wanted {
         let (number, sockets) = hold_one(port)?;
@@ -87,10 +107,7 @@ fn hold_one(port: &Port) -> Result<(u16, Vec<Socket>), NetworkError> {
         io::ErrorKind::AddrInUse => {
             NetworkError::PortInUse { port: port.name(), by: "another program or pod".into() }
         }
-        io::ErrorKind::AddrNotAvailable => NetworkError::PortInUse {
-            port: port.name(),
-            by: "nobody, but the address is none of this host's".into(),
-        },
+        io::ErrorKind::AddrNotAvailable if let Some(ip) = port.ip => NetworkError::NoAddress(ip),
         _ => NetworkError::System { what: "take a port of the host", source: error },
     };
     let Some(ip) = port.ip else {
@@ -179,6 +196,21 @@ mod tests {
     #[test]
     fn an_address_of_somebody_else_is_told_as_such() {
         let port = Port { ip: Some("192.0.2.1".parse().unwrap()), ..any(Protocol::Tcp, 0) };
-        assert!(hold(&[port]).unwrap_err().to_string().contains("none of this host's"));
+        let told = hold(&[port]).unwrap_err().to_string();
+        assert!(told.contains("192.0.2.1 is no address of this host"), "{told}");
+    }
+
+    #[test]
+    fn a_port_that_is_given_twice_is_told_as_such() {
+        let at = |ip: &str, host| Port { ip: Some(ip.parse().unwrap()), ..any(Protocol::Tcp, host) };
+        let twice = |ports: &[Port]| matches!(hold(ports), Err(NetworkError::PortTwice(_)));
+        let (all, other) = (any(Protocol::Tcp, 1), any(Protocol::Tcp, 2));
+        assert!(twice(&[all, other, Port { pod: 81, ..all }]));
+        assert!(twice(&[at("127.0.0.1", 1), all]) && twice(&[all, at("::1", 1)]));
+        assert!(twice(&[at("0.0.0.0", 1), at("127.0.0.1", 1)]));
+        let overlap = |a: Port, b: Port| a.overlaps(&b) || b.overlaps(&a);
+        assert!(!overlap(all, other) && !overlap(all, any(Protocol::Udp, 1)));
+        assert!(!overlap(at("127.0.0.1", 1), at("127.0.0.2", 1)) && !overlap(at("0.0.0.0", 1), at("::1", 1)));
+        assert!(!overlap(any(Protocol::Tcp, 0), any(Protocol::Tcp, 0)), "any two that are free");
     }
 }
