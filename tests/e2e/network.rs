@@ -1,7 +1,7 @@
 //! Pods' networks, from inside, from the host, and from outside.
 
 use std::process::Command;
-use vial_tests::host::{Vial, path, pids_of, signal};
+use vial_tests::host::{Vial, path, signal};
 use vial_tests::outside::{HOST, OUTSIDE, Outside, dns, sh};
 use vial_tests::talk::until;
 
@@ -25,6 +25,16 @@ fn server(vial: &Vial, name: &str, more: &[&str]) {
     // Its command runs; that it listens shows from inside.
     let listens = "until netstat -ltn | grep -q :80; do usleep 50000; done";
     vial.run(["exec", name, "sh", "-c", listens]).ok();
+}
+
+/// The one pod's network helper.
+fn helper() -> i32 {
+    let mut all = std::fs::read_dir("/proc").expect("proc is there").flatten();
+    let folder = all.find(|folder| {
+        std::fs::read(folder.path().join("cmdline")).is_ok_and(|words| words.starts_with(b"vial-net-helper"))
+    });
+    let name = folder.expect("it runs").file_name();
+    name.to_str().and_then(|name| name.parse().ok()).expect("a process")
 }
 
 fn get(url: &str) -> String {
@@ -128,9 +138,7 @@ fn published_ports_are_reached_from_everywhere() {
     vial.run(["run", "--rm", "-p", "192.0.2.9:8098:80", "busybox", "true"])
         .fails(125, "no address of this host");
     // A helper that is killed is replaced: [::1] needs it.
-    let helpers = pids_of("vial-net-helper");
-    assert_eq!(helpers.len(), 1);
-    signal(helpers[0], libc::SIGKILL);
+    signal(helper(), libc::SIGKILL);
     until("the helper is back", || (get("http://[::1]:8080/name") == "web\n").then_some(()));
     everywhere();
     // The daemon has no part in it.

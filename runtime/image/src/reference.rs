@@ -57,7 +57,9 @@ pub enum NameError {
     #[error("its digest is unusable: {0}")]
     Digest(#[from] DigestError),
     /// The domain.
-    #[error("{0:?} is not a registry's domain (letters, digits, dots, dashes, and perhaps a port)")]
+    #[error(
+        "{0:?} is not a registry's domain (letters, digits, dots, dashes, and perhaps a port up to 65535)"
+    )]
     Domain(String),
     /// The path.
     #[error(
@@ -202,7 +204,8 @@ fn is_domain(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    host.split('.').all(label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
+    let is_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    host.split('.').all(label) && is_port
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -270,6 +273,8 @@ mod tests {
             "a@sha256:00",
             "[::1/a",
             "[evil]:1/a",
+            "localhost:99999/x",
+            "localhost:0x1/x",
             "a.io/../b",
         ] {
             assert!(text.parse::<ImageName>().is_err(), "{text:?}");

@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A request that failed: at which registry, doing what, why, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what}: registry {registry}: {cause}{advice}", advice = advice(.registry, .cause))]
+#[error("cannot {what}: registry {registry}: {cause}{advice}", advice = advice(.registry, .what, .cause))]
 pub struct Error {
     /// The registry, as people write it.
     pub registry: String,
@@ -155,8 +155,13 @@ fn spoken(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-fn advice(registry: &str, cause: &Cause) -> String {
+/// What is being done when credentials are tried for the first time.
+pub const LOG_IN: &str = "log in";
+
+fn advice(registry: &str, what: &str, cause: &Cause) -> String {
     match cause {
+        // Of those that were typed just now, there is no last login to speak of.
+        Cause::Unauthorized { .. } if what == LOG_IN => "; check the user name and the password".into(),
         Cause::Unreachable(_) => {
             "; is its name right, and does this machine have a way to it (proxies: HTTPS_PROXY of the daemon)?".into()
         }
@@ -242,5 +247,8 @@ mod tests {
         let error = Error { registry: "r.io:5000".into(), what: "pull a/b:v1".into(), cause };
         let text = error.to_string();
         assert!(text.contains("cannot pull a/b:v1") && text.contains("vial login r.io:5000"), "{text}");
+        let cause = Cause::Unauthorized { said: String::new(), had_some: true };
+        let text = Error { registry: "r.io".into(), what: LOG_IN.into(), cause }.to_string();
+        assert!(text.contains("check the user name") && !text.contains("last login"), "{text}");
     }
 }

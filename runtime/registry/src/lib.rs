@@ -27,7 +27,7 @@ mod transport;
 pub use auth::Credential;
 pub use config::{ConfigError, Registries};
 pub use endpoint::{Endpoint, is_loopback};
-pub use error::{Cause, Error, ErrorKind, Result};
+pub use error::{Cause, Error, ErrorKind, LOG_IN, Result};
 pub use manifest::{ManifestError, Platform};
 pub use oci_spec::image::{Descriptor, Digest, ImageManifest};
 pub use pull::{Found, Moved, Wanted};

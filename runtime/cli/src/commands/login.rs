@@ -1,6 +1,6 @@
 //! `vial login`, `vial logout`: what a user has for a registry, kept where Docker keeps it.
 
-use super::registry::with;
+use super::registry::{patiently, with};
 use super::say;
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::client::Client;
@@ -18,7 +18,8 @@ const MAX_PASSWORD: u64 = 64 << 10;
 ///
 /// # Errors
 /// When it does not, or they can't be kept.
-pub async fn login(client: &Client, args: LoginArgs) -> Result<i32> {
+pub async fn login(client: &Client, mut args: LoginArgs) -> Result<i32> {
+    args.registry = registry(&args.registry).to_owned();
     let mut config = DockerConfig::of_user()?;
     let username = match args.username {
         Some(username) => username,
@@ -42,7 +43,8 @@ pub async fn login(client: &Client, args: LoginArgs) -> Result<i32> {
     let credential = Credential::Password { username: username.clone(), password: password.clone() };
     let access = with(Some(credential), &args.access)?;
     client.order("/registries/login", &LoginCheck { registry: args.registry.clone(), access }).await?;
-    if config.store(&args.registry, &username, &password)?.is_none() {
+    let helper = config.helper(&args.registry).map(str::to_owned);
+    if patiently(helper, || config.store(&args.registry, &username, &password))?.is_none() {
         crate::output::tell(&format!(
             "the password is kept unencrypted in {}; name a credential helper in it (credsStore) for better",
             config.path().display()
@@ -57,12 +59,23 @@ pub async fn login(client: &Client, args: LoginArgs) -> Result<i32> {
 /// # Errors
 /// When that can't be done.
 pub fn logout(args: &LogoutArgs) -> Result<i32> {
-    let there = DockerConfig::of_user()?.erase(&args.registry)?;
+    let registry = registry(&args.registry);
+    let mut config = DockerConfig::of_user()?;
+    let there = patiently(config.helper(registry).map(str::to_owned), || config.erase(registry))?;
     say(&match there {
-        true => format!("Removed the login of {}", args.registry),
-        false => format!("Not logged in to {}", args.registry),
+        true => format!("Removed the login of {registry}"),
+        false => format!("Not logged in to {registry}"),
     })?;
     Ok(0)
+}
+
+/// The registry that a person means: Docker takes the address of its API too, and Docker Hub's name of old.
+fn registry(text: &str) -> &str {
+    let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
+    match bare.split_once('/').map_or(bare, |(host, _)| host) {
+        "index.docker.io" => "docker.io",
+        host => host,
+    }
 }
 
 /// A line from the terminal, shown while it is typed or not.
@@ -102,5 +115,23 @@ impl Drop for Hidden {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that is gone.
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_a_registry_names_it() {
+        for (text, name) in [
+            ("r.io:5000", "r.io:5000"),
+            ("https://r.io/v2/", "r.io"),
+            ("http://localhost:5000", "localhost:5000"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("docker.io", "docker.io"),
+        ] {
+            assert_eq!(registry(text), name, "{text}");
+        }
     }
 }

@@ -5,6 +5,8 @@ use super::transfer::{self, Finished, Talk, Way};
 use crate::args::{PullArgs, PullPolicy, PushArgs, RegistryArgs, RunArgs, TagArgs};
 use crate::client::Client;
 use crate::error::{Error, Result};
+use std::sync::mpsc;
+use std::time::Duration;
 use vial_api::{ErrorKind, PullImage, PushImage, RegistryAccess, RegistryCredential, TagImage};
 use vial_registry::Credential;
 use vial_registry::credentials::{CredentialError, DockerConfig};
@@ -21,12 +23,31 @@ impl From<CredentialError> for Error {
 /// When a file can't be read, or a helper fails.
 pub fn access(registry: &str, args: &RegistryArgs) -> Result<RegistryAccess> {
     let credential = match DockerConfig::of_user() {
-        Ok(config) => config.credential(registry)?,
+        Ok(config) => patiently(config.helper(registry).map(str::to_owned), || config.credential(registry))?,
         // A service without a home has no credentials, and may need none.
         Err(CredentialError::NoHome) => None,
         Err(error) => return Err(error.into()),
     };
     with(credential, args)
+}
+
+/// How long a credential helper may take until it is said who is waited for.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Does what may ask a credential helper. One that takes long may be asking its user something, so it is not cut off, but named.
+pub fn patiently<T>(helper: Option<String>, ask: impl FnOnce() -> T) -> T {
+    let Some(helper) = helper else { return ask() };
+    let (done, waiting) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if waiting.recv_timeout(SILENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            crate::output::tell(&format!(
+                "waiting for docker-credential-{helper}, which the Docker configuration names to keep credentials; Ctrl-C gives up"
+            ));
+        }
+    });
+    let answer = ask();
+    drop(done);
+    answer
 }
 
 /// The options of a command with this credential.

@@ -80,15 +80,15 @@ pub async fn tag(State(daemon): State<Shared>, body: Bytes) -> Result<()> {
 pub async fn login(body: Bytes) -> Result<()> {
     let request: LoginCheck = crate::body::json(&body)?;
     // Whatever fits in front of a repository is a registry.
-    let registry = name(&format!("{}/x", request.registry))?.domain().to_owned();
-    if registry != request.registry {
+    let named = format!("{}/x", request.registry).parse::<ImageName>().map(|name| name.domain().to_owned());
+    let registry = named.ok().filter(|domain| *domain == request.registry).ok_or_else(|| {
         let words =
             format!("{:?} is no registry's name, as in docker.io or localhost:5000", request.registry);
-        return Err(ApiError::new(ErrorKind::InvalidArgument, words));
-    }
+        ApiError::new(ErrorKind::InvalidArgument, words)
+    })?;
     let access = Access::from(request.access);
     let registries = spawn_blocking(Registries::of_this_machine).await??;
-    let endpoint = access.endpoint(&registry, "log in", &registries)?;
+    let endpoint = access.endpoint(&registry, vial_registry::LOG_IN, &registries)?;
     Ok(access.open(endpoint, registries).await?.check().await?)
 }
 
