@@ -21,6 +21,24 @@ pub fn all() -> Vec<Box<dyn Contender>> {
     ]
 }
 
+/// Docker's default set.
+const CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 struct Runtime {
     name: &'static str,
     title: &'static str,
@@ -75,6 +93,11 @@ fn adapt(spec: &mut Value, image: &Image, args: &[String], host_network: bool) {
     }
     if let Some(folder) = image.config.working_dir.as_deref().filter(|folder| !folder.is_empty()) {
         spec["process"]["cwd"] = json!(folder);
+    }
+    // As engines give them: `RUNTIME spec` leaves a server too few to become another user.
+    let capabilities = CAPABILITIES.map(|name| format!("CAP_{name}"));
+    for set in ["bounding", "effective", "permitted"] {
+        spec["process"]["capabilities"][set] = json!(capabilities);
     }
     spec["root"] = json!({ "path": image.rootfs, "readonly": !host_network });
     if host_network && let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
@@ -172,10 +195,11 @@ mod tests {
         });
         let (mut plain, mut server) = (given.clone(), given);
         adapt(&mut plain, &image, &["true".into()], false);
-        assert_eq!(
-            plain["process"],
-            json!({ "terminal": false, "cwd": "/w", "args": ["true"], "env": ["A=1"] })
-        );
+        let process = &plain["process"];
+        assert_eq!(process["args"], json!(["true"]));
+        assert_eq!([&process["terminal"], &process["cwd"]], [&json!(false), &json!("/w")]);
+        assert_eq!(process["env"], json!(["A=1"]));
+        assert!(process["capabilities"]["effective"].as_array().unwrap().contains(&json!("CAP_CHOWN")));
         assert_eq!(plain["root"], json!({ "path": "/r", "readonly": true }));
         assert_eq!(plain["linux"]["namespaces"].as_array().unwrap().len(), 2);
         adapt(&mut server, &image, &[], true);
