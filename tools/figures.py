@@ -16,7 +16,6 @@ dist, fixtures, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sys.stdout.reconfigure(line_buffering=True)
 vial = f"{dist}/bin/vial"
 vmm, kernel, initrd = (f"{dist}/lib/vial/{name}" for name in ("vial-vmm", "vmlinux", "initrd.cpio"))
-busybox_initrd = f"{fixtures}/busybox.cpio"
 # A scratch disk, not memory: what a start writes should meet a real file system.
 work = tempfile.mkdtemp(prefix="figures-", dir="/var/lib/vial" if os.path.isdir("/var/lib/vial") else None)
 environment = dict(os.environ, VIAL_DATA_DIR=f"{work}/data", VIAL_RUN_DIR=f"{work}/run")
@@ -42,7 +41,7 @@ def table(title, rows, base):
         print(f"{name:44}{middle:10.1f}{min(values):10.1f}{max(values):10.1f}{middle / reference:8.2f}")
 
 
-def runc_bundle(name="bundle", args=("true",)):
+def runc_bundle(name, args):
     bundle = f"{work}/{name}"
     os.makedirs(f"{bundle}/rootfs/bin")
     busybox = shutil.which("busybox")
@@ -56,36 +55,6 @@ def runc_bundle(name="bundle", args=("true",)):
     with open(f"{bundle}/config.json", "w") as file:
         json.dump(spec, file)
     return bundle
-
-
-def whole_commands():
-    bundle = runc_bundle()
-    off = "script=poweroff${IFS}-f"
-    commands = {
-        "vial run --rm busybox true": [vial, "run", "--rm", "busybox", "true"],
-        "runc run (busybox true)": ["runc", "run", "--bundle", bundle, "figures"],
-        "crun run (busybox true)": ["crun", "run", "--bundle", bundle, "figures"],
-        "vial vm run (kernel, initrd, power off)": [
-            vial, "vm", "run", "--memory", "128m", "--initrd", busybox_initrd, "--append", f"quiet {off}"],
-        "QEMU microvm (same kernel and initrd)": [
-            "qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=off,pit=off,pic=off,isa-serial=off", "-accel", "kvm",
-            "-cpu", "host,-xsave,-avx", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-kernel", kernel, "-initrd", busybox_initrd, "-append", f"quiet panic=-1 {off}"],
-    }
-    commands = {name: command for name, command in commands.items() if shutil.which(command[0])}
-    times = {name: [] for name in commands}
-    for turn in range(runs + 1):
-        for name, command in commands.items():
-            try:
-                spent = wall_ms(["timeout", "60"] + command)
-            except subprocess.CalledProcessError as error:
-                print(f"{name}: failed with status {error.returncode}, left out")
-                times.pop(name, None)
-                continue
-            if turn:
-                times.setdefault(name, []).append(spent)
-    times = {name: values for name, values in times.items() if values}
-    table("Whole commands, wall clock, ms; cold VMs, image present, caches warm", times, "runc run (busybox true)")
 
 
 def execs():
@@ -256,7 +225,6 @@ try:
     print(f"Host: {'EMULATED (ratios are not those of bare metal)' if emulated else 'this machine'}, Linux {os.uname().release}, "
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}; {runs} runs each after 1 warm-up, interleaved")
     quiet([vial, "load", "-q", "-i", f"{fixtures}/busybox.tar"])
-    whole_commands()
     execs()
     boots()
     sizes()
