@@ -25,6 +25,11 @@ pub fn all() -> Vec<Box<dyn Contender>> {
     ]
 }
 
+/// Podman refuses a name of more than 50 characters for this, so it can't be below a folder that somebody else has named.
+fn run_folder() -> PathBuf {
+    format!("/run/vial-bench-{}", std::process::id()).into()
+}
+
 struct Engine {
     name: &'static str,
     title: &'static str,
@@ -39,9 +44,9 @@ impl Engine {
     fn words(&self, words: &[&str]) -> Vec<OsString> {
         let mut whole = line::<&str>(&self.program, &[]);
         if self.name == "podman" {
-            for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-                whole.push(option.into());
-                whole.push(self.folder.join(folder).into_os_string());
+            let folders = [self.folder.join("root"), run_folder().join("run"), run_folder().join("tmp")];
+            for (option, folder) in ["--root", "--runroot", "--tmpdir"].into_iter().zip(folders) {
+                whole.extend([option.into(), folder.into_os_string()]);
             }
         }
         whole.extend(words.iter().map(OsString::from));
@@ -133,6 +138,7 @@ impl Contender for Engine {
         if self.name == "podman" {
             // Its layers are mounted and owned in ways that a plain removal of the folder stumbles over.
             quietly(&self.words(&["system", "reset", "--force"]));
+            let _ = std::fs::remove_dir_all(run_folder());
         } else {
             for image in [Some(&self.image), self.server.as_ref().map(|(name, _)| name)].into_iter().flatten()
             {
