@@ -1,7 +1,7 @@
 //! One start: a program as its user starts it, from the moment before it is spawned to what is waited for.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,6 +22,12 @@ const MOST_LINE: usize = 256 << 10;
 const MOST_WORDS: usize = 400;
 /// Between two tries to reach a server that does not listen yet: how exact that figure can be.
 const KNOCK: Duration = Duration::from_millis(1);
+/// How long a command that clears away has.
+const CLEANING: Duration = Duration::from_secs(60);
+/// How long a rival's helper command has in its preparation.
+const HELPING: Duration = Duration::from_secs(300);
+/// How long a server that takes a connection has to answer on it.
+const ANSWERING: Duration = Duration::from_secs(2);
 /// How long a program has to end by itself once it was asked to, or once its output was seen.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -127,7 +133,7 @@ struct Running {
 }
 
 impl Start {
-    /// Makes it, and gives the milliseconds that it took. The program and its group are gone afterwards.
+    /// Makes it, and gives the milliseconds that it took. A program that did not end by itself is gone afterwards, with its group.
     ///
     /// # Errors
     /// When it did not do what it should within `timeout`.
@@ -157,7 +163,7 @@ impl Start {
         let (program, args) = self.command.split_first().ok_or_else(|| {
             Failed::System(io::Error::new(io::ErrorKind::InvalidInput, "an empty command line"))
         })?;
-        let errors = File::from(memfd_create("stderr", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
+        let errors = bounded()?;
         let mut command = Command::new(program);
         command.args(args).envs(self.env.iter().cloned()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
@@ -324,8 +330,7 @@ impl Running {
     /// The last line that it wrote on standard error.
     fn last_line(&self) -> String {
         let mut text = vec![0; MOST_LINE];
-        let begin = self.errors.metadata().map_or(0, |meta| meta.len().saturating_sub(MOST_LINE as u64));
-        let count = self.errors.read_at(&mut text, begin).unwrap_or(0);
+        let (begin, count) = self.end_of_errors(&mut text);
         let text = String::from_utf8_lossy(&text[..count]);
         let text = text.trim_end();
         match text.rsplit_once('\n') {
@@ -339,10 +344,18 @@ impl Running {
     /// The end of what it wrote on standard error.
     fn said(&self) -> String {
         let mut text = [0; 4 * MOST_WORDS];
-        let begin = self.errors.metadata().map_or(0, |meta| meta.len().saturating_sub(text.len() as u64));
-        // By place: the file's own position is the program's, which may be writing still.
-        let count = self.errors.read_at(&mut text, begin).unwrap_or(0);
+        let (_, count) = self.end_of_errors(&mut text);
         shown_end(&text[..count])
+    }
+
+    /// The last of what it wrote on standard error: where that begins, and how much there is.
+    fn end_of_errors(&self, text: &mut [u8]) -> (u64, usize) {
+        let end = written(&self.errors);
+        let begin = end.saturating_sub(text.len() as u64);
+        // Both fit into `text`.
+        let length = (end - begin) as usize;
+        // By place: the position is the program's, which may be writing still.
+        (begin, self.errors.read_at(&mut text[..length], begin).unwrap_or(0))
     }
 }
 
@@ -360,7 +373,7 @@ impl Drop for Running {
 
 /// Whether a web server answers there.
 fn answers(port: u16, end: Instant) -> bool {
-    let left = end.saturating_duration_since(Instant::now()).max(KNOCK);
+    let left = end.saturating_duration_since(Instant::now()).clamp(KNOCK, ANSWERING);
     let ask = || -> io::Result<bool> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut connection = TcpStream::connect_timeout(&address, left)?;
@@ -417,15 +430,29 @@ pub fn output_of(
     stop: Stop<'_>,
 ) -> Result<String, String> {
     let line = || command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    run_helper(command, env, stop).map_err(|error| format!("{}: {error}", line()))
+    run_helper(command, env, HELPING, stop).map_err(|error| format!("{}: {error}", line()))
 }
 
-fn run_helper(command: &[OsString], env: &[(OsString, OsString)], stop: Stop<'_>) -> Result<String, Failed> {
+/// The same for what may take as long as it likes: a pull, the copy of a large image.
+///
+/// # Errors
+/// In words.
+pub fn patient_output_of(command: &[OsString], stop: Stop<'_>) -> Result<String, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let line = || command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    run_helper(command, &[], DAY, stop).map_err(|error| format!("{}: {error}", line()))
+}
+
+fn run_helper(
+    command: &[OsString],
+    env: &[(OsString, OsString)],
+    time: Duration,
+    stop: Stop<'_>,
+) -> Result<String, Failed> {
     let (program, args) = command.split_first().ok_or_else(|| {
         Failed::System(io::Error::new(io::ErrorKind::InvalidInput, "an empty command line"))
     })?;
-    let [out, errors] = [(); 2].map(|()| memfd_create("helper", MemfdFlags::CLOEXEC).map(File::from));
-    let (mut out, errors) = (out.map_err(io::Error::from)?, errors.map_err(io::Error::from)?);
+    let (out, errors) = (bounded()?, bounded()?);
     let child = Command::new(program)
         .args(args)
         .envs(env.iter().cloned())
@@ -437,24 +464,44 @@ fn run_helper(command: &[OsString], env: &[(OsString, OsString)], stop: Stop<'_>
         .map_err(Failed::Spawn)?;
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from)?;
     let mut running = Running { child, pidfd, errors };
-    let time = Duration::from_secs(300);
     running.pass(&mut Vec::new(), Instant::now() + time, time, stop, |_| false)?;
     let status = running.child.wait()?;
     if !status.success() {
         return Err(Failed::Status(status, running.said()));
     }
-    let mut text = Vec::new();
-    out.rewind()?;
-    out.take(MOST_OUTPUT as u64).read_to_end(&mut text)?;
+    let mut text = vec![0; usize::try_from(written(&out)).unwrap_or(0)];
+    out.read_exact_at(&mut text, 0)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Runs a command whose failure is nobody's loss: most often there is nothing to be removed.
+/// A file in memory that takes [`MOST_OUTPUT`] bytes and no more: what floods it fails to write, and fills nobody's memory.
+fn bounded() -> io::Result<File> {
+    let file = File::from(memfd_create("output", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(MOST_OUTPUT as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW)?;
+    Ok(file)
+}
+
+/// How much was written to it: its position is shared with whoever writes.
+fn written(file: &File) -> u64 {
+    let mut file = file;
+    file.stream_position().unwrap_or(0).min(MOST_OUTPUT as u64)
+}
+
+/// Runs a command whose failure is nobody's loss: most often there is nothing to be removed. It is not ended by a stop, since it clears away, but
+/// by its time.
 pub fn quietly(command: &[OsString]) {
-    if let Some((program, args)) = command.split_first() {
-        let quiet = || Stdio::null();
-        let _ = Command::new(program).args(args).stdin(quiet()).stdout(quiet()).stderr(quiet()).status();
+    let Some((program, args)) = command.split_first() else { return };
+    let mut quiet = Command::new(program);
+    quiet.args(args).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = quiet.spawn() else { return };
+    let pid = Pid::from_child(&child);
+    let ended = pidfd_open(pid, PidfdFlags::empty())
+        .is_ok_and(|fd| wait(&[fd.as_fd()], Some(CLEANING)).is_ok_and(|ready| ready[0]));
+    if !ended {
+        let _ = kill_process_group(pid, Signal::KILL);
     }
+    let _ = child.wait();
 }
 
 #[cfg(test)]
@@ -499,6 +546,9 @@ mod tests {
         let wrong = time(&sh("echo \x1b[2Jrubbish", exit("")), 9 * SECOND).unwrap_err();
         assert!(wrong.contains("\\u{1b}") && wrong.contains("rubbish"), "{wrong}");
         assert!(time(&sh("echo not; echo here", marker(false)), 9 * SECOND).unwrap_err().contains("not"));
+        // As much as it likes on standard error: it is not kept.
+        let flood = time(&sh("yes >&2", exit("")), 9 * SECOND).unwrap_err();
+        assert!(flood.contains("ended with") || flood.contains("no end"), "{flood}");
         let flood = time(&sh("yes", exit("")), 9 * SECOND).unwrap_err();
         assert!(flood.contains("bytes)"), "{flood}");
     }

@@ -30,13 +30,16 @@ struct Sum {
     processes: u32,
 }
 
-/// Measures one contender. Nothing when interrupted before the first.
+/// Measures one contender.
+///
+/// # Errors
+/// In words: why there is not one point.
 pub fn measure(
     contender: &dyn Contender,
     ground: &Ground<'_>,
     options: &Options,
     watch: &mut dyn Watch,
-) -> Option<Density> {
+) -> Result<Density, String> {
     let name = contender.name();
     watch.begin(&format!("idle pods of {name}"), u64::from(options.most));
     let mut pods = Vec::new();
@@ -72,15 +75,23 @@ pub fn measure(
         watch.step(&format!("{} run", pods.len()));
         if is_point(pods.len(), options.most) {
             settle(ground.stop);
-            density.points.push(point(pods.len(), before, sum(), &memory_before, &meminfo()));
+            let point = point(pods.len(), before, sum(), &memory_before, &meminfo());
+            if point.processes < point.pods {
+                break format!(
+                    "they do not stay: after {} starts there are {} more processes",
+                    point.pods, point.processes
+                );
+            }
+            density.points.push(point);
         }
     };
     let measured = density.points.last().map_or(0, |point| point.pods as usize);
     if measured < pods.len() && !ground.stop.is_set() {
         settle(ground.stop);
-        density.points.push(point(pods.len(), before, sum(), &memory_before, &meminfo()));
+        let point = point(pods.len(), before, sum(), &memory_before, &meminfo());
+        density.points.extend((point.processes >= point.pods).then_some(point));
     }
-    if !pods.is_empty() && !ground.stop.is_set() {
+    if !density.points.is_empty() && !ground.stop.is_set() {
         watch.begin(&format!("{} of {name} at rest", pods.len()), 1);
         density.cpu_percent_per_pod = Some(at_rest(&known, options.rest, ground.stop) / pods.len() as f64);
     }
@@ -89,7 +100,7 @@ pub fn measure(
         contender.clear(id);
         watch.step(id);
     }
-    (!density.points.is_empty()).then_some(density)
+    if density.points.is_empty() { Err(density.ended) } else { Ok(density) }
 }
 
 /// 1, 2, 5, 10, 20, 50, …, and the last.

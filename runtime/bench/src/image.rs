@@ -1,6 +1,6 @@
 //! The image that all contenders start: one archive out of Vial's store for those with stores of their own, and unpacked for the others.
 
-use crate::child::{Stop, output_of};
+use crate::child::{Stop, patient_output_of};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -64,13 +64,13 @@ impl Image {
         let run = |words: &[&str]| {
             let mut command = vec![vial.as_os_str().to_owned()];
             command.extend(words.iter().map(OsString::from));
-            output_of(&command, &[], stop)
+            patient_output_of(&command, stop)
         };
-        let inspect = || run(&["inspect", "--type=image", name]);
+        let inspect = || run(&["inspect", "--type=image", "--", name]);
         let told = match inspect() {
             Ok(told) => told,
             Err(_) => {
-                run(&["pull", "-q", name])?;
+                run(&["pull", "-q", "--", name])?;
                 inspect()?
             }
         };
@@ -81,7 +81,8 @@ impl Image {
         };
         let (archive, rootfs) = (folder.join("image.tar"), folder.join("rootfs"));
         let path = archive.to_str().ok_or("the folder for temporary files is not UTF-8")?;
-        run(&["save", "-o", path, name])?;
+        // By its id, so that no name comes with it: an engine that loads it must not take a name away from an image of the user's.
+        run(&["save", "-o", path, "--", &id])?;
         unpack(&archive, &folder.join("blobs"), &rootfs)
             .map_err(|error| format!("can't unpack {name} below {}: {error}", folder.display()))?;
         Ok(Self { name: name.into(), id, config, archive, rootfs })
@@ -141,13 +142,45 @@ fn unpack(archive: &Path, blobs: &Path, rootfs: &Path) -> io::Result<()> {
         if Path::new(&layer).components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(io::Error::other(format!("a layer outside of its archive: {layer:?}")));
         }
-        let mut file = File::open(blobs.join(&layer))?;
-        let mut magic = [0; 2];
-        let packed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
-        let file = File::open(blobs.join(&layer))?;
-        if packed { apply(GzDecoder::new(file), rootfs)? } else { apply(file, rootfs)? }
+        let open = || -> io::Result<Box<dyn Read>> {
+            let mut file = File::open(blobs.join(&layer))?;
+            let mut magic = [0; 2];
+            let packed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
+            let file = File::open(blobs.join(&layer))?;
+            Ok(if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) })
+        };
+        // Whiteouts are of what lies below, wherever in the layer they stand.
+        hide(open()?, rootfs)?;
+        apply(open()?, rootfs)?;
     }
     fs::remove_dir_all(blobs)
+}
+
+/// What a whiteout hides: a name, or with none all that is in its folder.
+fn whiteout(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_prefix(".wh.")
+}
+
+/// Takes away what a layer hides (OCI image specification, "Whiteouts").
+fn hide(layer: impl Read, rootfs: &Path) -> io::Result<()> {
+    for entry in tar::Archive::new(layer).entries()? {
+        let path = entry?.path()?.into_owned();
+        let Some(hidden) = whiteout(&path) else { continue };
+        let Some(folder) = inside(rootfs, path.parent().unwrap_or(Path::new(""))) else { continue };
+        if hidden == ".wh..opq" {
+            for child in fs::read_dir(&folder)? {
+                remove(&child?.path())?;
+            }
+        } else if is_name(hidden) {
+            remove(&folder.join(hidden))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_name(text: &str) -> bool {
+    let mut parts = Path::new(text).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
 }
 
 /// Lays a layer over what is there (OCI image specification, "Applying Changesets").
@@ -156,28 +189,23 @@ fn apply(layer: impl Read, rootfs: &Path) -> io::Result<()> {
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
     archive.set_overwrite(true);
-    // A folder without the right to write to it would be in the way of what it holds.
-    let mut folders = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(hidden) = name.strip_prefix(".wh.") {
-            let Some(folder) = inside(rootfs, path.parent().unwrap_or(Path::new(""))) else { continue };
-            if hidden == ".wh..opq" {
-                for child in fs::read_dir(&folder)? {
-                    remove(&child?.path())?;
-                }
-            } else if Path::new(hidden).components().all(|part| matches!(part, Component::Normal(_))) {
-                remove(&folder.join(hidden))?;
-            }
+        // Runtimes make what a container needs in /dev.
+        let kind = entry.header().entry_type();
+        if whiteout(&path).is_some() || matches!(kind, tar::EntryType::Char | tar::EntryType::Block) {
             continue;
         }
-        match entry.header().entry_type() {
-            tar::EntryType::Directory => folders.push(path.clone()),
-            // Runtimes make what a container needs in /dev.
-            tar::EntryType::Char | tar::EntryType::Block => continue,
-            _ => {}
+        // What is in its place and no folder for a folder goes: the library stumbles over it.
+        if let (Some(name), Some(folder)) =
+            (path.file_name(), inside(rootfs, path.parent().unwrap_or(Path::new(""))))
+        {
+            let there = folder.join(name);
+            let merges = kind.is_dir() && there.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+            if !merges {
+                remove(&there)?;
+            }
         }
         entry.unpack_in(rootfs)?;
     }
@@ -294,9 +322,23 @@ mod tests {
     #[test]
     fn layers_lie_over_each_other() {
         let dir = tempfile::tempdir().unwrap();
-        let lay = |files: &[(&str, &str)]| apply(&layer(files)[..], dir.path()).unwrap();
+        let lay = |files: &[(&str, &str)]| {
+            hide(&layer(files)[..], dir.path()).unwrap();
+            apply(&layer(files)[..], dir.path()).unwrap();
+        };
         lay(&[("a/", ""), ("a/one", "1"), ("a/two", "2"), ("b/", ""), ("b/old", "x"), ("c", "file")]);
-        lay(&[("a/.wh.one", ""), ("b/.wh..wh..opq", ""), ("b/new", "y"), (".wh.c", "")]);
+        lay(&[
+            ("a/.wh.one", ""),
+            ("b/new", "y"),
+            ("b/.wh..wh..opq", ""),
+            (".wh.c", ""),
+            ("d", "file"),
+            ("e/", ""),
+            ("e/x", ""),
+        ]);
+        // What was a file is a folder, and the other way round.
+        lay(&[("d/", ""), ("d/in", ""), ("e", "file")]);
+        assert!(dir.path().join("d/in").is_file() && dir.path().join("e").is_file());
         let there = |name: &str| dir.path().join(name).exists();
         assert!(!there("a/one") && there("a/two") && !there("b/old") && there("b/new") && !there("c"));
     }

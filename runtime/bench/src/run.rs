@@ -96,6 +96,10 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
         .map_err(|error| Error::Folder(request.temporary.clone(), error))?;
     let machine = machine::describe(startup::look_around(stop));
     let was_there = output_of(&request.vial(&["daemon", "status"]), &[], stop).is_ok();
+    if stop.is_set() {
+        // Then nothing is known of it, and it may be the user's.
+        return Err(Error::Interrupted);
+    }
     let _daemon = Daemon { request, was_there };
 
     let take = |name: &str, place: &str| {
@@ -171,8 +175,19 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
         document.benches.push("density".into());
         for contender in &ready {
             let pods = matches!(contender.kind(), ContenderKind::Vial | ContenderKind::Container);
-            if pods && !stop.is_set() {
-                document.density.extend(density::measure(contender.as_ref(), &ground, options, watch));
+            if !pods || stop.is_set() {
+                continue;
+            }
+            match density::measure(contender.as_ref(), &ground, options, watch) {
+                Ok(density) => document.density.push(density),
+                Err(reason) => {
+                    watch.remark(&format!("{}: no idle pods: {reason}", contender.name()));
+                    if let Some(told) =
+                        document.contenders.iter_mut().find(|one| one.name == contender.name())
+                    {
+                        told.notes.push(format!("no idle pods: {reason}"));
+                    }
+                }
             }
         }
     }

@@ -1,16 +1,16 @@
 //! `vial bench startup`: all contenders in turn, round by round, so that what the machine does besides meets all of them alike.
 
-use crate::child::{Failed, Stop};
+use crate::child::{Failed, Start, Stop, Until};
 use crate::contender::{Contender, Ground};
 use crate::counters::{Counters, between};
 use crate::result::{Counts, Failure, Scenario, Startup};
 use fastrand::Rng;
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-/// After so many failures in a row a contender is left out of a scenario: each of them may have taken the whole timeout.
+/// After so many failures without a success a contender is left out of a series: each of them may have taken the whole timeout.
 const PATIENCE: usize = 3;
 /// Counted starts, for what is counted and not timed.
 const COUNTED: u32 = 3;
@@ -59,6 +59,26 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
+/// Starts that were made at once.
+struct Turn {
+    results: Vec<Result<f64, Failed>>,
+    /// From the first start to the last end, ms.
+    took_ms: f64,
+}
+
+/// One contender's way through a series.
+struct Series {
+    /// Which contender.
+    contender: usize,
+    startup: Startup,
+    /// Starts that went well, those that do not count included.
+    successes: usize,
+    /// Those that failed.
+    failures: usize,
+    /// Why the first of those that do not count failed.
+    warmup_failure: Option<String>,
+}
+
 struct Bench<'a> {
     contenders: &'a [Box<dyn Contender>],
     ground: &'a Ground<'a>,
@@ -94,11 +114,17 @@ impl Bench<'_> {
 
     /// One scenario with so many at once.
     fn series(&mut self, scenario: Scenario, at_once: u32, rng: &mut Rng) -> Option<()> {
-        let mut here: Vec<(usize, Startup)> = Vec::new();
+        let mut here: Vec<Series> = Vec::new();
         for (place, contender) in self.contenders.iter().enumerate() {
             let name = contender.name().to_owned();
             match contender.start(scenario, "ID", 0, at_once) {
-                Ok(_) => here.push((place, empty(name, scenario, at_once))),
+                Ok(_) => here.push(Series {
+                    contender: place,
+                    startup: empty(name, scenario, at_once),
+                    successes: 0,
+                    failures: 0,
+                    warmup_failure: None,
+                }),
                 Err(reason) => {
                     let words = format!("not measured {}: {reason}", scenario.title());
                     if !self.outcome.absent.contains(&(name.clone(), words.clone())) {
@@ -115,20 +141,23 @@ impl Bench<'_> {
             let mut order: Vec<usize> = (0..here.len()).collect();
             rng.shuffle(&mut order);
             for place in order {
-                let (contender, startup) = &mut here[place];
-                if given_up(startup) {
+                let series = &mut here[place];
+                if given_up(series) {
                     self.watch.step("");
                     continue;
                 }
                 let counted = round.checked_sub(self.options.warmups);
-                let Some(words) = self.round(*contender, startup, counted) else {
+                let Some(words) = self.round(series, counted) else {
                     result = None;
                     break 'rounds;
                 };
                 self.watch.step(&words);
             }
         }
-        for (_, startup) in here {
+        for Series { mut startup, warmup_failure, .. } in here {
+            if startup.samples_ms.is_empty() && startup.failures.is_empty() {
+                startup.failures.extend(warmup_failure.map(|reason| Failure { run: 0, reason }));
+            }
             if let Some(failure) = startup.failures.first() {
                 let remark = format!(
                     "{}: {} starts failed; the first: {}",
@@ -144,35 +173,41 @@ impl Bench<'_> {
     }
 
     /// One contender's turn; the newest figure in words, or nothing when interrupted.
-    fn round(&mut self, contender: usize, startup: &mut Startup, counted: Option<u32>) -> Option<String> {
+    fn round(&mut self, series: &mut Series, counted: Option<u32>) -> Option<String> {
         if self.options.cold_cache
             && let Err(error) = drop_caches()
         {
             self.watch.remark(&format!("the page cache can't be dropped: {error}"));
         }
-        let began = Instant::now();
-        let results = self.starts(contender, startup.scenario, startup.concurrency);
-        let took = began.elapsed().as_secs_f64() * 1000.0;
+        let startup = &mut series.startup;
+        let Turn { results, took_ms } = self.starts(series.contender, startup.scenario, startup.concurrency);
         let mut newest = None;
         let mut whole = true;
         for (place, result) in (0..).zip(results) {
-            match result {
-                Ok(ms) => {
+            match (result, counted) {
+                (Err(Failed::Interrupted), _) => return None,
+                (Ok(ms), _) => {
                     newest = Some(ms);
-                    if counted.is_some() {
-                        startup.samples_ms.push(ms);
-                    }
+                    series.successes += 1;
+                    startup.samples_ms.extend(counted.map(|_| ms));
                 }
-                Err(Failed::Interrupted) => return None,
-                Err(error) => {
+                (Err(error), counted) => {
                     whole = false;
-                    let run = counted.unwrap_or(0) * startup.concurrency + place;
-                    startup.failures.push(Failure { run, reason: error.to_string() });
+                    series.failures += 1;
+                    let reason = error.to_string();
+                    match counted {
+                        Some(round) => {
+                            startup
+                                .failures
+                                .push(Failure { run: round * startup.concurrency + place, reason });
+                        }
+                        None => series.warmup_failure = series.warmup_failure.take().or(Some(reason)),
+                    }
                 }
             }
         }
         if counted.is_some() && whole && startup.concurrency > 1 {
-            startup.rounds_ms.push(took);
+            startup.rounds_ms.push(took_ms);
         }
         Some(match newest {
             Some(ms) => format!("{} {ms:.1} ms", startup.contender),
@@ -180,19 +215,31 @@ impl Bench<'_> {
         })
     }
 
-    /// So many starts at once.
-    fn starts(&mut self, place: usize, scenario: Scenario, at_once: u32) -> Vec<Result<f64, Failed>> {
+    /// So many starts at once, and what they leave cleared away.
+    fn starts(&mut self, place: usize, scenario: Scenario, at_once: u32) -> Turn {
         let contender = &self.contenders[place];
+        let failed = |reason: String| Turn {
+            results: vec![Err(Failed::System(std::io::Error::other(reason)))],
+            took_ms: 0.0,
+        };
         let mut starts = Vec::new();
         for _ in 0..at_once {
             self.number += 1;
             let id = format!("vial-bench-{}-{}", std::process::id(), self.number);
-            match free_port()
+            let start = free_port()
                 .map_err(|error| error.to_string())
-                .and_then(|port| contender.start(scenario, &id, port, at_once))
-            {
+                .and_then(|port| contender.start(scenario, &id, port, at_once));
+            match start {
                 Ok(start) => starts.push((id, start)),
-                Err(reason) => return vec![Err(Failed::System(std::io::Error::other(reason)))],
+                Err(reason) => return failed(reason),
+            }
+        }
+        for (_, start) in &starts {
+            if let Until::Http { port } = start.until
+                && let Err(error) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+            {
+                // Somebody else's answer would be taken for this one's.
+                return failed(format!("port {port} of this host can't be had: {error}"));
             }
         }
         if let Some((_, start)) = starts.first() {
@@ -201,22 +248,27 @@ impl Bench<'_> {
         }
         let (timeout, stop) = (self.options.timeout, self.ground.stop);
         let barrier = Barrier::new(starts.len());
-        let one = |(id, start): &(String, crate::child::Start)| {
+        let one = |start: &Start| {
             barrier.wait();
-            let result = start.time(timeout, stop);
+            start.time(timeout, stop)
+        };
+        let began = Instant::now();
+        let results: Vec<Result<f64, Failed>> = match &starts[..] {
+            [(_, only)] => vec![one(only)],
+            many => std::thread::scope(|scope| {
+                let threads: Vec<_> = many.iter().map(|(_, start)| scope.spawn(|| one(start))).collect();
+                let lost =
+                    |_| Err(Failed::System(std::io::Error::other("the thread that measured panicked")));
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+            }),
+        };
+        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        for ((id, _), result) in starts.iter().zip(&results) {
             if result.is_err() || scenario == Scenario::Http {
                 contender.clear(id);
             }
-            result
-        };
-        if let [only] = &starts[..] {
-            return vec![one(only)];
         }
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = starts.iter().map(|start| scope.spawn(|| one(start))).collect();
-            let lost = |_| Err(Failed::System(std::io::Error::other("the thread that measured panicked")));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
-        })
+        Turn { results, took_ms }
     }
 
     /// Starts that are counted instead of timed.
@@ -226,7 +278,10 @@ impl Bench<'_> {
         let wanted: Vec<usize> = (0..self.outcome.startups.len())
             .filter(|&place| {
                 let startup = &self.outcome.startups[place];
-                startup.concurrency == 1 && !startup.samples_ms.is_empty()
+                // Not those of servers: asking for their answer is counted too, the more often the slower they are.
+                startup.concurrency == 1
+                    && !startup.samples_ms.is_empty()
+                    && startup.scenario != Scenario::Http
             })
             .collect();
         self.watch.begin("counting instead of timing", wanted.len() as u64);
@@ -241,7 +296,7 @@ impl Bench<'_> {
                     let _ = drop_caches();
                 }
                 let before = counters.read();
-                let results = self.starts(contender, scenario, 1);
+                let Turn { results, .. } = self.starts(contender, scenario, 1);
                 let counts: Counts = between(&before, &counters.read());
                 match results.first() {
                     Some(Ok(_)) => self.outcome.startups[place].counts.push(counts),
@@ -260,9 +315,9 @@ fn empty(contender: String, scenario: Scenario, concurrency: u32) -> Startup {
     Startup { contender, scenario, concurrency, samples_ms, rounds_ms, failures, counts }
 }
 
-/// Whether the last [`PATIENCE`] rounds failed, with no success ever after the first of them. Starts that once went well are not given up.
-fn given_up(startup: &Startup) -> bool {
-    startup.samples_ms.is_empty() && startup.failures.len() >= PATIENCE
+/// Whether nothing has ever gone well, after enough tries.
+fn given_up(series: &Series) -> bool {
+    series.successes == 0 && series.failures >= PATIENCE
 }
 
 /// A port that nobody has just now.

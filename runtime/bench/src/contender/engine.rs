@@ -136,8 +136,9 @@ impl Contender for Engine {
 
     fn finish(&mut self) {
         if self.name == "podman" {
-            // Its layers are mounted and owned in ways that a plain removal of the folder stumbles over.
-            quietly(&self.words(&["system", "reset", "--force"]));
+            // Not `system reset`: that takes away every network of the user's too, which does not lie below `--root`.
+            quietly(&self.words(&["rm", "--all", "--force"]));
+            quietly(&self.words(&["rmi", "--all", "--force"]));
             let _ = std::fs::remove_dir_all(run_folder());
         } else {
             for image in [Some(&self.image), self.server.as_ref().map(|(name, _)| name)].into_iter().flatten()

@@ -87,7 +87,7 @@ pub struct CommonArgs {
 #[derive(Debug, Clone, Args)]
 pub struct TimesArgs {
     /// Counted runs of each
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub runs: u32,
     /// Runs before them that do not count
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
@@ -119,7 +119,7 @@ pub struct BootArgs {
     #[arg(long, default_value = "busybox")]
     pub image: String,
     /// Counted starts
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub runs: u32,
     /// Starts before them that do not count
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]

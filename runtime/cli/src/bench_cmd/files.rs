@@ -2,6 +2,7 @@
 
 use super::args::OutArgs;
 use crate::error::{Error, Result};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -12,7 +13,15 @@ use vial_bench::result::Document;
 type Form = fn(&Document) -> Result<String>;
 
 /// Files that wait for their document.
-pub struct Files(Vec<(PathBuf, NamedTempFile, Form)>);
+pub struct Files(Vec<(PathBuf, Place, Form)>);
+
+/// Where a document goes.
+enum Place {
+    /// Into a file beside the one that is meant, which takes its name when it is whole.
+    Beside(NamedTempFile),
+    /// Into what is there: a device, a pipe. Nothing may take its place.
+    Into(File),
+}
 
 impl Files {
     /// Makes sure that each can be written.
@@ -26,9 +35,17 @@ impl Files {
         let wanted = [(&out.json, json), (&out.html, html), (&out.markdown, markdown)];
         let open = |(path, form): (&Option<PathBuf>, Form)| {
             let path = path.clone()?;
-            Some(temporary(&path).map(|file| (path, file, form)))
+            Some(place(&path).map(|(path, place)| (path, place, form)))
         };
-        Ok(Self(wanted.into_iter().filter_map(open).collect::<Result<_>>()?))
+        let files: Vec<(PathBuf, Place, Form)> =
+            wanted.into_iter().filter_map(open).collect::<Result<_>>()?;
+        for (number, (path, place, _)) in files.iter().enumerate() {
+            let twice = files[..number].iter().any(|(other, _, _)| other == path);
+            if twice && matches!(place, Place::Beside(_)) {
+                return Err(Error::Message(format!("{} is named for two forms", path.display())));
+            }
+        }
+        Ok(Self(files))
     }
 
     /// Writes them all.
@@ -37,11 +54,16 @@ impl Files {
     /// When one can't be: the others are there.
     pub fn write(self, document: &Document) -> Result<()> {
         let mut result = Ok(());
-        for (path, mut file, form) in self.0 {
+        for (path, place, form) in self.0 {
             let text = form(document)?;
-            let written = file.write_all(text.as_bytes()).and_then(|()| Ok(file.persist(&path)?));
+            let written = match place {
+                Place::Into(mut file) => file.write_all(text.as_bytes()),
+                Place::Beside(mut file) => {
+                    file.write_all(text.as_bytes()).and_then(|()| Ok(file.persist(&path).map(drop)?))
+                }
+            };
             match written {
-                Ok(_) => crate::output::remark(&format!("wrote {}\n", path.display())),
+                Ok(()) => crate::output::remark(&format!("wrote {}\n", path.display())),
                 Err(error) => result = Err(Error::io(format!("write {}", path.display()))(error)),
             }
         }
@@ -49,14 +71,25 @@ impl Files {
     }
 }
 
-/// A file beside the one that is meant, with the mode that a new file has.
-fn temporary(path: &Path) -> Result<NamedTempFile> {
-    let wrong = || Error::io(format!("write {}", path.display()));
-    if path.is_dir() {
-        return Err(wrong()(std::io::ErrorKind::IsADirectory.into()));
+/// Where a document of this name goes, and the name behind links.
+fn place(path: &Path) -> Result<(PathBuf, Place)> {
+    let wrong = |source: std::io::Error| {
+        // Without the name of the file beside it, which says nothing to anybody.
+        Error::io(format!("write {}", path.display()))(source.kind().into())
+    };
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => return Err(wrong(std::io::ErrorKind::IsADirectory.into())),
+        Ok(meta) if !meta.is_file() => {
+            let file = File::options().write(true).open(&path).map_err(wrong)?;
+            return Ok((path, Place::Into(file)));
+        }
+        _ => {}
     }
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    builder.prefix(".vial-bench-").permissions(readable).tempfile_in(folder).map_err(wrong())
+    let mut builder = tempfile::Builder::new();
+    let file = builder.prefix(".vial-bench-").permissions(readable).tempfile_in(folder);
+    let file = file.map_err(wrong)?;
+    Ok((path, Place::Beside(file)))
 }

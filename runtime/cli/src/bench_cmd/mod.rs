@@ -10,14 +10,18 @@ use crate::signals::Signals;
 use args::{BenchArgs, BenchCommand, CommonArgs, IdleArgs, TimesArgs};
 use files::Files;
 use progress::Progress;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vial_bench::child::Stop;
 use vial_bench::result::{Document, Scenario};
 use vial_bench::run::Request;
 use vial_bench::{boot, density, report, startup};
 use vial_vm::Parts;
+
+/// Signals within this time after the first are the same wish to end.
+const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// Exit status of a bench that was ended by a signal: what a shell says of Ctrl-C.
 const INTERRUPTED: i32 = 130;
@@ -53,8 +57,9 @@ fn act(command: BenchCommand) -> Result<i32> {
         BenchCommand::Report { file, out } => {
             let document = read(&file)?;
             let files = Files::open(&out)?;
+            let written = files.write(&document);
             say(&report::text(&document))?;
-            files.write(&document)?;
+            written?;
             Ok(0)
         }
     }
@@ -62,7 +67,9 @@ fn act(command: BenchCommand) -> Result<i32> {
 
 fn read(path: &Path) -> Result<Document> {
     let what = || format!("read {}", path.display());
-    let bytes = std::fs::read(path).map_err(Error::io(what()))?;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(what()))?;
+    file.take(vial_bench::read::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Error::io(what()))?;
     Document::read(&bytes).map_err(|error| Error::Message(format!("can't {}: {error}", what())))
 }
 
@@ -106,8 +113,10 @@ fn measure(
         }
         result => result.map_err(|error| Error::Message(error.to_string()))?,
     };
+    // Files first: whoever reads standard output may have gone, and an hour's measurement is not lost for that.
+    let written = files.write(&document);
     say(&report::text(&document))?;
-    files.write(&document)?;
+    written?;
     Ok(if document.interrupted { INTERRUPTED } else { 0 })
 }
 
@@ -123,6 +132,14 @@ fn startup_options(times: TimesArgs, seed: u64, server: bool) -> Result<startup:
         return Err(Error::Message(
             "http needs the image of a web server; say --server-image IMAGE, and --server-port if that is not 80".into(),
         ));
+    }
+    let most = times.concurrency.iter().max().copied().unwrap_or(1);
+    if u64::from(times.runs) * u64::from(most) > vial_bench::read::MAX_ENTRIES as u64 {
+        return Err(Error::Message(format!(
+            "{} runs of {most} at once are more starts than a report holds, which are {}",
+            times.runs,
+            vial_bench::read::MAX_ENTRIES
+        )));
     }
     if times.cold_cache && !rustix::process::geteuid().is_root() {
         return Err(Error::Message("only root may drop the page cache (--cold-cache); try sudo".into()));
@@ -156,8 +173,14 @@ fn with_stop<T>(what: impl FnOnce(Stop<'_>) -> T) -> Result<T> {
         tell("ending; what was started is removed first (again to leave at once)");
         // The write end stays open for as long as this task lives, which is as long as this process.
         let _ = rustix::io::write(&signal, b"x");
-        let number = signals.next().await;
-        std::process::exit(128 + number);
+        let first = Instant::now();
+        loop {
+            let number = signals.next().await;
+            // `timeout` and terminals signal a program and its group in one breath: that is one wish.
+            if first.elapsed() > ONE_WISH {
+                std::process::exit(128 + number);
+            }
+        }
     });
     let result = what(Stop(stop.as_fd()));
     runtime.shutdown_background();
