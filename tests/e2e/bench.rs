@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use vial_tests::host::{Vial, path, signal};
@@ -55,7 +55,13 @@ fn starts_are_measured_beside_runc_and_reported_in_every_form() {
         "--html",
         path(&html),
     ];
-    let text = vial.output(bench(&vial, folder.path(), &words)).ok();
+    // A PATH with one rival on it: whoever else is installed here is missing.
+    let rivals = tempfile::tempdir().unwrap();
+    let runc = ["/usr/bin/runc", "/usr/sbin/runc"].into_iter().find(|path| Path::new(path).exists());
+    symlink(runc.expect("tools/test installs it"), rivals.path().join("runc")).unwrap();
+    let mut command = bench(&vial, folder.path(), &words);
+    command.env("PATH", rivals.path());
+    let text = vial.output(command).ok();
     assert!(text.contains("runc") && text.contains("no firecracker on the PATH"), "{text}");
     let document = read(&json);
     for (contender, scenario) in

@@ -26,8 +26,6 @@ pub struct BootOptions {
     pub runs: u32,
     /// A start that takes longer is killed, with its process group.
     pub timeout: Duration,
-    /// More environment for the program.
-    pub env: Vec<(OsString, OsString)>,
 }
 
 /// What was measured.
@@ -96,8 +94,7 @@ pub fn measure(
     let of = options.warmups.saturating_add(options.runs);
     let mut command = vec![vial.as_os_str().to_owned()];
     command.extend(arguments(image).map(OsString::from));
-    let start =
-        Start { command, env: options.env.clone(), folder: None, until: Until::Exit { output: Vec::new() } };
+    let start = Start { command, until: Until::Exit { output: Vec::new() } };
     let mut boots = Boots::default();
     for number in 1..=of {
         watch(number - 1, of);
@@ -289,7 +286,7 @@ mod tests {
     fn measured(script: &str, timeout: Duration) -> Result<Boots, String> {
         let folder = tempfile::tempdir().unwrap();
         let (stop, _open) = pipe().unwrap();
-        let options = BootOptions { warmups: 1, runs: 2, timeout, env: Vec::new() };
+        let options = BootOptions { warmups: 1, runs: 2, timeout };
         let mut heard = Vec::new();
         let path = program(folder.path(), script);
         let boots =
@@ -332,7 +329,7 @@ mod tests {
         let path = program(folder.path(), "sleep 60");
         let (stop, open) = pipe().unwrap();
         rustix::io::write(&open, b"x").unwrap();
-        let options = BootOptions { warmups: 0, runs: 2, timeout: Duration::from_secs(60), env: Vec::new() };
+        let options = BootOptions { warmups: 0, runs: 2, timeout: Duration::from_secs(60) };
         let boots = measure(&path, "img", &options, &mut |_, _| {}, Stop(stop.as_fd())).unwrap();
         assert_eq!(boots, Boots::default());
     }

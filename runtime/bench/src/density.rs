@@ -40,7 +40,7 @@ pub fn measure(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Density, String> {
-    let name = contender.name();
+    let name = contender.about().name;
     watch.begin(&format!("idle pods of {name}"), u64::from(options.most));
     let mut pods = Vec::new();
     let mut density = Density {
@@ -66,7 +66,7 @@ pub fn measure(
         }
         let id = format!("vial-bench-{}-idle-{}", std::process::id(), pods.len());
         pods.push(id.clone());
-        let started = contender.idle(&id).and_then(|line| output_of(&line, &[], ground.stop).map(|_| ()));
+        let started = contender.idle(&id).and_then(|line| output_of(&line, ground.stop).map(|_| ()));
         if let Err(reason) = started {
             contender.clear(&id);
             pods.pop();

@@ -351,9 +351,13 @@ mod tests {
         fs::create_dir_all(&root).unwrap();
         fs::write(outside.join("kept"), "x").unwrap();
         symlink(&outside, root.join("link")).unwrap();
-        apply(&layer(&[("link/.wh.kept", ""), ("link/.wh..wh..opq", ""), (".wh...", "")])[..], &root)
-            .unwrap();
+        let evil = layer(&[("link/.wh.kept", ""), ("link/.wh..wh..opq", ""), (".wh...", ""), (".wh.", "")]);
+        hide(&evil[..], &root).unwrap();
+        apply(&evil[..], &root).unwrap();
         assert!(outside.join("kept").exists() && root.exists());
+        // Nor is anything laid through a link that leads out.
+        apply(&layer(&[("link/kept", "y")])[..], &root).unwrap_err();
+        assert_eq!(fs::read(outside.join("kept")).unwrap(), b"x");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const FORMAT: u32 = 1;
 pub struct Document {
     /// [`FORMAT`].
     pub format: u32,
-    /// What was measured: `startup`, `boot` or `density`; several when reports were put together.
+    /// What was measured: `startup`, `boot` or `density`; several of `vial bench all`.
     pub benches: Vec<String>,
     /// Vial's version.
     pub vial: String,

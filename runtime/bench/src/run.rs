@@ -1,6 +1,6 @@
 //! One bench from what was asked for to a whole document, with nothing left behind.
 
-use crate::child::{Stop, output_of, quietly};
+use crate::child::{HELPING, Stop, output_of, quietly};
 use crate::contender::{self, Contender, Ground};
 use crate::image::Image;
 use crate::result::{
@@ -95,7 +95,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
         .tempdir_in(&request.temporary)
         .map_err(|error| Error::Folder(request.temporary.clone(), error))?;
     let machine = machine::describe(startup::look_around(stop));
-    let was_there = output_of(&request.vial(&["daemon", "status"]), &[], stop).is_ok();
+    let was_there = output_of(&request.vial(&["daemon", "status"]), stop).is_ok();
     if stop.is_set() {
         // Then nothing is known of it, and it may be the user's.
         return Err(Error::Interrupted);
@@ -124,11 +124,13 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
     };
     let (mut told, mut ready) = (Vec::new(), Vec::new());
     for contender in wanted {
-        watch.step(contender.name());
+        watch.step(contender.about().name);
         let (state, contender) = prepare(contender, &ground, watch);
-        if matches!(state.state, ContenderState::Unusable { .. }) && state.kind == ContenderKind::Vial {
-            let ContenderState::Unusable { reason } = state.state else { continue };
-            return Err(if stop.is_set() { Error::Interrupted } else { Error::Vial(reason) });
+        if stop.is_set() {
+            return Err(Error::Interrupted);
+        }
+        if let (ContenderKind::Vial, ContenderState::Unusable { reason }) = (state.kind, &state.state) {
+            return Err(Error::Vial(reason.clone()));
         }
         told.push(state);
         ready.extend(contender);
@@ -153,7 +155,8 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
     };
     if let Some(options) = &request.startup {
         document.benches.push("startup".into());
-        let outcome = startup::measure(&ready, &ground, options, watch);
+        let all: Vec<&dyn Contender> = ready.iter().map(|one: &Prepared| one.0.as_ref()).collect();
+        let outcome = startup::measure(&all, &ground, options, watch);
         note(&mut document, outcome);
     }
     if let Some(options) = &request.boot
@@ -173,17 +176,17 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
     }
     if let Some(options) = &request.density {
         document.benches.push("density".into());
-        for contender in &ready {
-            let pods = matches!(contender.kind(), ContenderKind::Vial | ContenderKind::Container);
+        for Prepared(contender) in &ready {
+            let pods = matches!(contender.about().kind, ContenderKind::Vial | ContenderKind::Container);
             if !pods || stop.is_set() {
                 continue;
             }
             match density::measure(contender.as_ref(), &ground, options, watch) {
                 Ok(density) => document.density.push(density),
                 Err(reason) => {
-                    watch.remark(&format!("{}: no idle pods: {reason}", contender.name()));
+                    watch.remark(&format!("{}: no idle pods: {reason}", contender.about().name));
                     if let Some(told) =
-                        document.contenders.iter_mut().find(|one| one.name == contender.name())
+                        document.contenders.iter_mut().find(|one| one.name == contender.about().name)
                     {
                         told.notes.push(format!("no idle pods: {reason}"));
                     }
@@ -191,9 +194,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
             }
         }
     }
-    for contender in &mut ready {
-        contender.finish();
-    }
+    drop(ready);
     document.interrupted |= stop.is_set();
     document.took_s = began_at.elapsed().as_secs_f64();
     document.cautions.extend(caution::judge(&document));
@@ -231,50 +232,76 @@ fn waterfalls(
 fn wanted(request: &Request) -> Result<Vec<Box<dyn Contender>>, Error> {
     let all = contender::all();
     let Some(names) = &request.against else { return Ok(all) };
-    if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| one.name() != name.as_str())) {
-        let known: Vec<&str> = all.iter().map(|one| one.name()).collect();
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| one.about().name != name.as_str())) {
+        let known: Vec<&str> = all.iter().map(|one| one.about().name).collect();
         return Err(Error::Unknown(unknown.clone(), known.join(", ")));
     }
     let asked = |one: &dyn Contender| {
-        one.kind() == ContenderKind::Vial || names.iter().any(|name| name == one.name())
+        one.about().kind == ContenderKind::Vial || names.iter().any(|name| name == one.about().name)
     };
     Ok(all.into_iter().filter(|one| asked(one.as_ref())).collect())
 }
 
 /// Looks for a contender and makes it ready; without it when it is missing or can't be used.
 fn prepare(
-    mut contender: Box<dyn Contender>,
+    contender: Box<dyn Contender>,
     ground: &Ground<'_>,
     watch: &mut dyn Watch,
-) -> (Told, Option<Box<dyn Contender>>) {
+) -> (Told, Option<Prepared>) {
+    let about = contender.about();
     let mut told = Told {
-        name: contender.name().into(),
-        title: contender.title().into(),
-        kind: contender.kind(),
-        program: contender.program().map(str::to_owned),
+        name: about.name.into(),
+        title: about.title.into(),
+        kind: about.kind,
+        program: about.program.map(str::to_owned),
         version: None,
         state: ContenderState::Measured,
         notes: vec![],
         image: None,
         commands: Default::default(),
     };
-    if let Some(program) = contender.program()
+    if let Some(program) = about.program
         && contender::find(program).is_none()
     {
         told.state = ContenderState::Missing { looked_for: program.into() };
         return (told, None);
     }
-    match contender.prepare(ground) {
+    let mut contender = Prepared(contender);
+    let ready = contender.0.prepare(ground).and_then(|ready| {
+        // One whole start: what can't be done at all is said once and not for each run.
+        try_once(contender.0.as_ref(), ground).map(|()| ready)
+    });
+    match ready {
         Ok(ready) => {
             (told.version, told.image, told.notes) = (ready.version, ready.image, ready.notes);
             (told, Some(contender))
         }
         Err(reason) => {
-            contender.finish();
-            watch.remark(&format!("{} can't be used here: {reason}", contender.name()));
+            if !ground.stop.is_set() {
+                watch.remark(&format!("{} can't be used here: {reason}", about.name));
+            }
             told.state = ContenderState::Unusable { reason };
             (told, None)
         }
+    }
+}
+
+/// Makes a start that counts for nothing.
+fn try_once(contender: &dyn Contender, ground: &Ground<'_>) -> Result<(), String> {
+    let id = format!("vial-bench-{}-try", std::process::id());
+    let tried = contender.start(Scenario::Exit, &id, 0, 1)?.time(HELPING, ground.stop);
+    if tried.is_err() {
+        contender.clear(&id);
+    }
+    tried.map(drop).map_err(|error| format!("its first start {error}"))
+}
+
+/// A contender that may have made things outside of its folder: they go with it, however the bench ends.
+struct Prepared(Box<dyn Contender>);
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 

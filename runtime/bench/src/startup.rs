@@ -80,7 +80,7 @@ struct Series {
 }
 
 struct Bench<'a> {
-    contenders: &'a [Box<dyn Contender>],
+    contenders: &'a [&'a dyn Contender],
     ground: &'a Ground<'a>,
     options: &'a Options,
     watch: &'a mut dyn Watch,
@@ -90,7 +90,7 @@ struct Bench<'a> {
 
 /// Measures those that are ready.
 pub fn measure(
-    contenders: &[Box<dyn Contender>],
+    contenders: &[&dyn Contender],
     ground: &Ground<'_>,
     options: &Options,
     watch: &mut dyn Watch,
@@ -103,9 +103,10 @@ pub fn measure(
 impl Bench<'_> {
     /// None when it was interrupted.
     fn all(&mut self) -> Option<()> {
-        let mut rng = Rng::with_seed(self.options.seed);
-        for &scenario in &self.options.scenarios.clone() {
-            for &at_once in &self.options.concurrency.clone() {
+        let options = self.options;
+        let mut rng = Rng::with_seed(options.seed);
+        for &scenario in &options.scenarios {
+            for &at_once in &options.concurrency {
                 self.series(scenario, at_once, &mut rng)?;
             }
         }
@@ -116,7 +117,7 @@ impl Bench<'_> {
     fn series(&mut self, scenario: Scenario, at_once: u32, rng: &mut Rng) -> Option<()> {
         let mut here: Vec<Series> = Vec::new();
         for (place, contender) in self.contenders.iter().enumerate() {
-            let name = contender.name().to_owned();
+            let name = contender.about().name.to_owned();
             match contender.start(scenario, "ID", 0, at_once) {
                 Ok(_) => here.push(Series {
                     contender: place,
@@ -217,7 +218,7 @@ impl Bench<'_> {
 
     /// So many starts at once, and what they leave cleared away.
     fn starts(&mut self, place: usize, scenario: Scenario, at_once: u32) -> Turn {
-        let contender = &self.contenders[place];
+        let contender = self.contenders[place];
         let failed = |reason: String| Turn {
             results: vec![Err(Failed::System(std::io::Error::other(reason)))],
             took_ms: 0.0,
@@ -244,7 +245,7 @@ impl Bench<'_> {
         }
         if let Some((_, start)) = starts.first() {
             let words = || start.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-            self.outcome.commands.entry((contender.name().to_owned(), scenario)).or_insert_with(words);
+            self.outcome.commands.entry((contender.about().name.to_owned(), scenario)).or_insert_with(words);
         }
         let (timeout, stop) = (self.options.timeout, self.ground.stop);
         let barrier = Barrier::new(starts.len());
@@ -290,7 +291,9 @@ impl Bench<'_> {
                 let startup = &self.outcome.startups[place];
                 (startup.contender.clone(), startup.scenario)
             };
-            let Some(contender) = self.contenders.iter().position(|one| one.name() == name) else { continue };
+            let Some(contender) = self.contenders.iter().position(|one| one.about().name == name) else {
+                continue;
+            };
             for _ in 0..COUNTED {
                 if self.options.cold_cache {
                     let _ = drop_caches();

@@ -48,6 +48,20 @@ fn when_the_same_rivals_moved_too_the_machine_moved() {
     let text = said(&slower);
     assert!(text.contains("runc, the same program in A and B, became slower in exit (1.50×)"), "{text}");
     assert!(text.contains("the machine moved; vial moved the same way"), "{text}");
+    // Names, folders and ports are made up anew by each bench; other words are not.
+    let renamed = |port: &str, image: &str| {
+        let mut b = scaled(1.5, |_| true);
+        for contender in &mut b.contenders {
+            let words = ["run", "--name", "vial-bench-7-9", "-p", port, image].map(str::to_owned).to_vec();
+            contender.commands = [("exit".to_owned(), words)].into();
+        }
+        b
+    };
+    let mut a = renamed("127.0.0.1:4000:80", "x");
+    a.startup = sample::document().startup;
+    assert!(said(&compare(&a, &renamed("127.0.0.1:5000:80", "x"))).contains("the machine moved"));
+    let text = said(&compare(&a, &renamed("127.0.0.1:5000:80", "y")));
+    assert!(!text.contains("the machine moved") && text.contains("command line"), "{text}");
     // Another version may be slower by itself.
     let mut other = scaled(1.5, |_| true);
     other.contenders.iter_mut().for_each(|c| c.version = Some("new".into()));

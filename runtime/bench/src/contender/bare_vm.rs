@@ -1,8 +1,8 @@
 //! Virtual machines without containers: the same kernel, the image as initial RAM disk, the command as first process. A floor: what a VM costs
 //! at least, with Vial's VMM and with others.
 
-use super::{Contender, Ground, MARKER, Ready, find, line, version};
-use crate::child::{Start, Until, output_of, quietly};
+use super::{About, Contender, Ground, MARKER, Ready, find, line, version};
+use crate::child::{Start, Until, quietly};
 use crate::result::{ContenderKind, Scenario};
 use serde_json::json;
 use std::ffi::OsString;
@@ -115,44 +115,25 @@ impl BareVm {
 }
 
 impl Contender for BareVm {
-    fn name(&self) -> &'static str {
-        match self.vmm {
-            Vmm::Vial => "vial-vm",
-            Vmm::Qemu => "qemu-microvm",
-            Vmm::Firecracker => "firecracker",
-            Vmm::CloudHypervisor => "cloud-hypervisor",
-        }
-    }
-
-    fn title(&self) -> &'static str {
-        match self.vmm {
-            Vmm::Vial => "bare microVM of Vial's VMM",
-            Vmm::Qemu => "bare microVM of QEMU",
-            Vmm::Firecracker => "bare microVM of Firecracker",
-            Vmm::CloudHypervisor => "bare VM of Cloud Hypervisor",
-        }
-    }
-
-    fn kind(&self) -> ContenderKind {
-        ContenderKind::Vm
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        match self.vmm {
-            Vmm::Vial => None,
-            Vmm::Qemu => Some("qemu-system-x86_64"),
-            Vmm::Firecracker => Some("firecracker"),
-            Vmm::CloudHypervisor => Some("cloud-hypervisor"),
-        }
+    fn about(&self) -> About {
+        let (name, title, program) = match self.vmm {
+            Vmm::Vial => ("vial-vm", "bare microVM of Vial's VMM", None),
+            Vmm::Qemu => ("qemu-microvm", "bare microVM of QEMU", Some("qemu-system-x86_64")),
+            Vmm::Firecracker => ("firecracker", "bare microVM of Firecracker", Some("firecracker")),
+            Vmm::CloudHypervisor => {
+                ("cloud-hypervisor", "bare VM of Cloud Hypervisor", Some("cloud-hypervisor"))
+            }
+        };
+        About { name, title, kind: ContenderKind::Vm, program }
     }
 
     fn prepare(&mut self, ground: &Ground<'_>) -> Result<Ready, String> {
-        self.program = match self.program() {
+        self.program = match self.about().program {
             None => ground.vial.clone(),
             Some(name) => find(name).ok_or_else(|| format!("{name} is not on the PATH"))?,
         };
         self.kernel = ground.kernel.clone().ok_or("there is no guest kernel; give one with --kernel")?;
-        self.folder = ground.folder.join(self.name());
+        self.folder = ground.folder.join(self.about().name);
         std::fs::create_dir_all(&self.folder).map_err(|error| error.to_string())?;
         ground.image.initrd(&self.folder.join("initrd"))?;
         if self.vmm == Vmm::Firecracker {
@@ -169,8 +150,6 @@ impl Contender for BareVm {
                 std::fs::write(&path, config.to_string()).map_err(|error| error.to_string())?;
             }
         }
-        let id = format!("vial-bench-{}-try", std::process::id());
-        output_of(&self.command(Scenario::Exit, &id), &[], ground.stop)?;
         Ok(Ready {
             version: version(&self.program, &["--version"], ground.stop),
             image: Some(ground.image.id.clone()),
@@ -193,7 +172,7 @@ impl Contender for BareVm {
             (Until::Exit { .. }, Vmm::Firecracker) => Until::AnyExit,
             (until, _) => until,
         };
-        Ok(Start { command: self.command(scenario, id), env: vec![], folder: None, until })
+        Ok(Start { command: self.command(scenario, id), until })
     }
 
     fn idle(&self, _: &str) -> Result<Vec<OsString>, String> {

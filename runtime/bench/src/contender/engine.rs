@@ -1,6 +1,6 @@
 //! Container engines, by the command lines that people use.
 
-use super::{Contender, Ground, IDLE, MARKER, Ready, find, line, version};
+use super::{About, Contender, Ground, IDLE, MARKER, Ready, find, line, version};
 use crate::child::{Start, Stop, Until, output_of, quietly};
 use crate::image::Image;
 use crate::result::{ContenderKind, Scenario};
@@ -56,14 +56,14 @@ impl Engine {
     /// Loads an image under a name of our own; gives name and the digest of its configuration.
     fn load(&self, image: &Image, name: &str, stop: Stop<'_>) -> Result<(String, String), String> {
         let archive = image.archive.to_str().ok_or("the folder for temporary files is not UTF-8")?;
-        let told = output_of(&self.words(&["load", "-q", "-i", archive]), &[], stop)?;
+        let told = output_of(&self.words(&["load", "-q", "-i", archive]), stop)?;
         // "Loaded image: NAME", "Loaded image ID: sha256:…", and "Loaded image(s): NAME" of older ones.
         let loaded =
             told.lines().filter_map(|line| line.split_once(": ")).map(|(_, name)| name.trim()).next_back();
         let loaded = loaded.ok_or_else(|| format!("{} load said {told:?}", self.name))?;
         let own = format!("localhost/vial-bench/{name}:{}", std::process::id());
-        output_of(&self.words(&["tag", loaded, &own]), &[], stop)?;
-        let id = output_of(&self.words(&["image", "inspect", "--format", "{{.Id}}", &own]), &[], stop)?;
+        output_of(&self.words(&["tag", loaded, &own]), stop)?;
+        let id = output_of(&self.words(&["image", "inspect", "--format", "{{.Id}}", &own]), stop)?;
         let id = id.trim();
         let id = if id.starts_with("sha256:") { id.to_owned() } else { format!("sha256:{id}") };
         Ok((own, id))
@@ -71,20 +71,8 @@ impl Engine {
 }
 
 impl Contender for Engine {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn title(&self) -> &'static str {
-        self.title
-    }
-
-    fn kind(&self) -> ContenderKind {
-        ContenderKind::Container
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        Some(self.name)
+    fn about(&self) -> About {
+        About { name: self.name, title: self.title, kind: ContenderKind::Container, program: Some(self.name) }
     }
 
     fn prepare(&mut self, ground: &Ground<'_>) -> Result<Ready, String> {
@@ -92,13 +80,12 @@ impl Contender for Engine {
         self.folder = ground.folder.join(self.name);
         std::fs::create_dir_all(&self.folder).map_err(|error| error.to_string())?;
         // A client without its engine says so here.
-        output_of(&self.words(&["info"]), &[], ground.stop)?;
+        output_of(&self.words(&["info"]), ground.stop)?;
         let (image, id) = self.load(&ground.image, "image", ground.stop)?;
         self.image = image;
         if let Some((image, port)) = &ground.server {
             self.server = Some((self.load(image, "server", ground.stop)?.0, *port));
         }
-        output_of(&self.words(&["run", "--rm", &self.image, "true"]), &[], ground.stop)?;
         Ok(Ready {
             version: version(&self.program, &["--version"], ground.stop),
             image: Some(id),
@@ -123,7 +110,7 @@ impl Contender for Engine {
                 Until::Http { port }
             }
         };
-        Ok(Start { command: words, env: vec![], folder: None, until })
+        Ok(Start { command: words, until })
     }
 
     fn idle(&self, id: &str) -> Result<Vec<OsString>, String> {

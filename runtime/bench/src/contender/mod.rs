@@ -42,21 +42,25 @@ pub struct Ready {
     pub notes: Vec<String>,
 }
 
+/// Who somebody is.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What is started, in a few words.
+    pub title: &'static str,
+    /// What isolates.
+    pub kind: ContenderKind,
+    /// The program to be looked for on the PATH; none is Vial itself.
+    pub program: Option<&'static str>,
+}
+
 /// Somebody to be measured. Names of what it starts begin with `vial-bench-`, and nothing of it remains after [`Contender::finish`].
 pub trait Contender: Send + Sync {
-    /// Its name on the command line.
-    fn name(&self) -> &'static str;
+    /// Who it is.
+    fn about(&self) -> About;
 
-    /// What it starts, in a few words.
-    fn title(&self) -> &'static str;
-
-    /// What isolates.
-    fn kind(&self) -> ContenderKind;
-
-    /// The program to be looked for on the PATH; none is Vial itself.
-    fn program(&self) -> Option<&'static str>;
-
-    /// Makes all that starts need; not measured.
+    /// Makes all that starts need; not measured. One start is tried afterwards.
     ///
     /// # Errors
     /// In words: why it can't be used here.
@@ -107,7 +111,7 @@ fn line<W: Into<OsString> + Clone>(program: &Path, words: &[W]) -> Vec<OsString>
 
 /// The first line that a program says of its version.
 fn version(program: &Path, words: &[&str], stop: Stop<'_>) -> Option<String> {
-    let told = crate::child::output_of(&line(program, words), &[], stop).ok()?;
+    let told = crate::child::output_of(&line(program, words), stop).ok()?;
     let first = told.lines().find(|line| !line.trim().is_empty())?;
     Some(first.trim().chars().filter(|c| !c.is_control()).take(100).collect())
 }

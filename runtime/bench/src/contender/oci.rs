@@ -1,6 +1,6 @@
 //! OCI runtimes by themselves: a bundle, a container, and nothing around it. What container engines call underneath.
 
-use super::{Contender, Ground, IDLE, MARKER, Ready, find, line, version};
+use super::{About, Contender, Ground, IDLE, MARKER, Ready, find, line, version};
 use crate::child::{Start, Until, output_of, quietly};
 use crate::image::Image;
 use crate::result::{ContenderKind, Scenario};
@@ -75,7 +75,7 @@ impl Runtime {
         fs::create_dir_all(&folder).map_err(|error| format!("can't make {}: {error}", folder.display()))?;
         let spec =
             [line(&self.program, &["spec", "--bundle"]), vec![folder.clone().into_os_string()]].concat();
-        output_of(&spec, &[], ground.stop)?;
+        output_of(&spec, ground.stop)?;
         let path = folder.join("config.json");
         let read = || -> std::io::Result<Value> { Ok(serde_json::from_slice(&fs::read(&path)?)?) };
         let mut spec = read().map_err(|error| format!("{}: {error}", path.display()))?;
@@ -106,20 +106,8 @@ fn adapt(spec: &mut Value, image: &Image, args: &[String], host_network: bool) {
 }
 
 impl Contender for Runtime {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn title(&self) -> &'static str {
-        self.title
-    }
-
-    fn kind(&self) -> ContenderKind {
-        ContenderKind::Container
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        Some(self.name)
+    fn about(&self) -> About {
+        About { name: self.name, title: self.title, kind: ContenderKind::Container, program: Some(self.name) }
     }
 
     fn prepare(&mut self, ground: &Ground<'_>) -> Result<Ready, String> {
@@ -133,10 +121,6 @@ impl Contender for Runtime {
             self.bundle("http", image, &image.command(), ground)?;
             self.server = Some(*port);
         }
-        let id = format!("vial-bench-{}-try", std::process::id());
-        let tried = output_of(&self.run("exit", &[], &id), &[], ground.stop);
-        self.clear(&id);
-        tried?;
         Ok(Ready {
             version: version(&self.program, &["--version"], ground.stop),
             image: Some(ground.image.id.clone()),
@@ -157,7 +141,7 @@ impl Contender for Runtime {
             Scenario::Http => Until::Http { port: self.server.ok_or("there is no image of a server")? },
         };
         let command = self.run(scenario.name(), &[], id);
-        Ok(Start { command, env: vec![], folder: None, until })
+        Ok(Start { command, until })
     }
 
     fn idle(&self, id: &str) -> Result<Vec<OsString>, String> {

@@ -1,7 +1,7 @@
 //! Vial's own pods: a container in a microVM, by the command line that people use.
 
-use super::{Contender, Ground, IDLE, MARKER, Ready, line, version};
-use crate::child::{Start, Until, output_of, quietly};
+use super::{About, Contender, Ground, IDLE, MARKER, Ready, line, version};
+use crate::child::{Start, Until, quietly};
 use crate::result::{ContenderKind, Scenario};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,28 +15,19 @@ pub struct Pod {
 }
 
 impl Contender for Pod {
-    fn name(&self) -> &'static str {
-        "vial"
-    }
-
-    fn title(&self) -> &'static str {
-        "pod in a microVM of its own, cold"
-    }
-
-    fn kind(&self) -> ContenderKind {
-        ContenderKind::Vial
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        None
+    fn about(&self) -> About {
+        About {
+            name: "vial",
+            title: "pod in a microVM of its own, cold",
+            kind: ContenderKind::Vial,
+            program: None,
+        }
     }
 
     fn prepare(&mut self, ground: &Ground<'_>) -> Result<Ready, String> {
         self.vial = ground.vial.clone();
         self.image = ground.image.name.clone();
         self.server = ground.server.as_ref().map(|(image, port)| (image.name.clone(), *port));
-        // One whole start: what can't be done at all is said once and not for each run.
-        output_of(&line(&self.vial, &["run", "--rm", &self.image, "true"]), &[], ground.stop)?;
         Ok(Ready {
             version: version(&self.vial, &["--version"], ground.stop),
             image: Some(ground.image.id.clone()),
@@ -61,7 +52,7 @@ impl Contender for Pod {
                 Until::Http { port }
             }
         };
-        Ok(Start { command: line(&self.vial, &words), env: vec![], folder: None, until })
+        Ok(Start { command: line(&self.vial, &words), until })
     }
 
     fn idle(&self, id: &str) -> Result<Vec<OsString>, String> {

@@ -77,6 +77,11 @@ fn place(path: &Path) -> Result<(PathBuf, Place)> {
         // Without the name of the file beside it, which says nothing to anybody.
         Error::io(format!("write {}", path.display()))(source.kind().into())
     };
+    if path.is_symlink() && !path.exists() {
+        // What it leads to is made by opening it.
+        let file = File::options().write(true).create(true).truncate(true).open(path).map_err(wrong)?;
+        return Ok((path.to_owned(), Place::Into(file)));
+    }
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => return Err(wrong(std::io::ErrorKind::IsADirectory.into())),

@@ -121,7 +121,7 @@ fn measure(
 }
 
 fn boot_options(runs: u32, warmups: u32, timeout: u64) -> boot::BootOptions {
-    boot::BootOptions { warmups, runs, timeout: Duration::from_secs(timeout), env: vec![] }
+    boot::BootOptions { warmups, runs, timeout: Duration::from_secs(timeout) }
 }
 
 fn startup_options(times: TimesArgs, seed: u64, server: bool) -> Result<startup::Options> {
