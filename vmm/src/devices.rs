@@ -42,17 +42,26 @@ pub enum MakeError {
     },
 }
 
-/// A device, and what changes its medium from outside if it has one.
+/// A device, and what changes it from outside while it runs.
 pub struct Made {
     /// The device.
     pub device: Box<dyn VirtioDevice>,
-    /// For a removable drive.
-    pub tray: Option<block::Tray>,
+    /// Its outer half.
+    pub handle: Handle,
+}
+
+/// What changes a running device from outside. Its calls belong to the VMM thread; none of them waits for the guest, and none
+/// touches guest memory of its own accord.
+pub enum Handle {
+    /// Nothing can be changed.
+    None,
+    /// Media of a removable drive.
+    Drive(block::Tray),
 }
 
 impl<D: VirtioDevice + 'static> From<D> for Made {
     fn from(device: D) -> Self {
-        Self { device: Box::new(device), tray: None }
+        Self { device: Box::new(device), handle: Handle::None }
     }
 }
 
@@ -63,7 +72,7 @@ pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>,
         let id = drive.drive_id.clone();
         if drive.is_removable {
             let (device, tray) = block::Block::removable(&id, drive.is_read_only);
-            devices.push(Made { device: Box::new(device), tray: Some(tray) });
+            devices.push(Made { device: Box::new(device), handle: Handle::Drive(tray) });
             continue;
         }
         let read_only = drive.is_read_only || !drive.concat.is_empty();

@@ -5,7 +5,7 @@ use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, boot, layout};
 use crate::bus::{BadRange, Bus};
-use crate::devices::{self, Made, MakeError, Window};
+use crate::devices::{self, Handle, Made, MakeError, Window};
 use crate::end::EndSignal;
 use crate::files::Files;
 use crate::kernel::{LoadError, Loader, Source};
@@ -159,11 +159,12 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
     let (mut places, mut media) = (Places::default(), Media::default());
-    for Made { device, tray } in devices::make(config, &id, &mut files)? {
+    for Made { device, handle } in devices::make(config, &id, &mut files)? {
         let place = places.allocate()?;
         let transport = transport(device, &memory, &workers, &end, bus.line(&vm, place.gsi)?)?;
-        if let Some(tray) = tray {
-            media.add(tray, transport.signals());
+        match handle {
+            Handle::None => {}
+            Handle::Drive(tray) => media.add(tray, transport.signals()),
         }
         bus.attach(&vm, transport, place)?;
     }

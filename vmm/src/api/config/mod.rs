@@ -1,0 +1,63 @@
+//! The one configuration document of a VM.
+//!
+//! The shape is Firecracker's `--config-file` (version 1.10), so its documents work here; what Vial adds is optional and
+//! marked *(Vial)*. Unknown fields are errors. Sizes are in MiB as there. Each endpoint of Firecracker's API has its types in a file of its own.
+
+mod boot;
+mod drive;
+mod entropy;
+mod extensions;
+mod machine;
+mod network;
+mod vsock;
+
+pub use boot::{BootProtocol, BootSource, KernelLoad};
+pub use drive::Drive;
+pub use entropy::Entropy;
+pub use extensions::{Console, Extensions, Profile};
+pub use machine::MachineConfig;
+pub use network::NetworkInterface;
+pub use vsock::{HostPort, Vsock};
+
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// A whole VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VmConfig {
+    /// Kernel, initrd, command line.
+    pub boot_source: BootSource,
+    /// vCPUs and memory.
+    #[serde(default)]
+    pub machine_config: MachineConfig,
+    /// Block devices, in the order in which the guest sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drives: Vec<Drive>,
+    /// Network devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network_interfaces: Vec<NetworkInterface>,
+    /// Socket device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
+    /// Entropy device; the empty object asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<Entropy>,
+    /// *(Vial)* Console, control, status, profile.
+    #[serde(default)]
+    pub vial: Extensions,
+}
+
+/// Where bytes come from or go to: a path, or a descriptor that the process inherited *(Vial)*.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FileSource {
+    /// Opened by the VMM; refused under [`Profile::Pod`].
+    Path(PathBuf),
+    /// Already open.
+    Fd {
+        /// Its number in the VMM process, 3 or above.
+        fd: RawFd,
+    },
+}

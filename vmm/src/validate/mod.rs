@@ -1,0 +1,168 @@
+//! Checks a configuration document: a pure function, so that nothing is opened or made for one that can't work.
+
+mod command_line;
+mod mac;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+pub use command_line::command_line;
+pub use mac::mac;
+pub use sources::sources;
+
+use crate::api::config::VmConfig;
+use crate::arch::places::Places;
+use sources::check_sources;
+use std::collections::HashSet;
+
+/// Bytes of a document that are read at most.
+pub const MAX_DOCUMENT: u64 = 1 << 20;
+/// vCPUs of a VM at most.
+pub const MAX_VCPUS: u8 = 32;
+/// Memory of a VM at least: below it our kernel does not come up.
+pub const MIN_MEMORY_MIB: u64 = 32;
+/// Memory of a VM at most: a TiB.
+pub const MAX_MEMORY_MIB: u64 = 1 << 20;
+/// Names of drives and interfaces at most, in bytes.
+const MAX_NAME: usize = 64;
+
+/// A document that can't be used. Each message names the field and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON, or not of this shape.
+    #[error("the configuration is not a VM document")]
+    Json(#[source] serde_json::Error),
+    /// Too long.
+    #[error("the configuration is longer than {MAX_DOCUMENT} bytes")]
+    TooLong,
+    /// Number of vCPUs.
+    #[error("machine-config.vcpu_count is {0}; give 1 to {MAX_VCPUS}")]
+    Vcpus(u8),
+    /// Memory.
+    #[error("machine-config.mem_size_mib is {0}; give {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]
+    Memory(u64),
+    /// A name is empty, too long or unprintable.
+    #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
+    Name {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        name: String,
+    },
+    /// A name or number is there twice.
+    #[error("{field} {name:?} is used twice; give each its own")]
+    Duplicate {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        name: String,
+    },
+    /// A drive without file, or with two kinds.
+    #[error("drive {0:?} needs exactly one of path_on_host and concat")]
+    DriveFiles(String),
+    /// A removable drive with what it can't have.
+    #[error(
+        "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"
+    )]
+    Removable(String),
+    /// Two root devices.
+    #[error("more than one drive is_root_device; the kernel mounts one")]
+    Roots,
+    /// A MAC address.
+    #[error("guest_mac {0:?} is not a unicast MAC address like 02:00:00:12:34:56")]
+    Mac(String),
+    /// A context id.
+    #[error("vsock.guest_cid is {0}; give 3 to 4294967294 (0 to 2 and 4294967295 are reserved)")]
+    Cid(u32),
+    /// Devices.
+    #[error("{0} devices are too many; this machine has room for {max}", max = Places::MAX)]
+    Devices(usize),
+    /// A path in the pod profile.
+    #[error("{0} is a path, but the pod profile takes descriptors only: give {{\"fd\": N}}")]
+    PathInPod(String),
+    /// A descriptor number.
+    #[error("{field} names descriptor {fd}; give the number of an inherited one, 3 or above")]
+    Descriptor {
+        /// Which field.
+        field: String,
+        /// The number.
+        fd: i32,
+    },
+    /// The command line.
+    #[error("boot_args can't be used: {0}")]
+    CommandLine(String),
+}
+
+/// Parses and checks a document.
+pub fn parse(document: &[u8]) -> Result<VmConfig, ConfigError> {
+    if document.len() as u64 > MAX_DOCUMENT {
+        return Err(ConfigError::TooLong);
+    }
+    serde_json::from_slice(document).map_err(ConfigError::Json)
+}
+
+/// Checks what a document says.
+pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
+    let machine = &config.machine_config;
+    if !(1..=MAX_VCPUS).contains(&machine.vcpu_count) {
+        return Err(ConfigError::Vcpus(machine.vcpu_count));
+    }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&machine.mem_size_mib) {
+        return Err(ConfigError::Memory(machine.mem_size_mib));
+    }
+    check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
+    check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
+    for drive in &config.drives {
+        if drive.is_removable {
+            if drive.path_on_host.is_some() || !drive.concat.is_empty() || drive.is_root_device {
+                return Err(ConfigError::Removable(drive.drive_id.clone()));
+            }
+        } else if drive.path_on_host.is_some() != drive.concat.is_empty() {
+            return Err(ConfigError::DriveFiles(drive.drive_id.clone()));
+        }
+    }
+    if config.drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
+        return Err(ConfigError::Roots);
+    }
+    for net in &config.network_interfaces {
+        mac(net, "")?;
+    }
+    if let Some(vsock) = &config.vsock {
+        if !(3..u32::MAX).contains(&vsock.guest_cid) {
+            return Err(ConfigError::Cid(vsock.guest_cid));
+        }
+        let mut ports = HashSet::new();
+        if let Some(twice) = vsock.host_ports.iter().find(|host| !ports.insert(host.port)) {
+            return Err(ConfigError::Duplicate { field: "vsock.host_ports", name: twice.port.to_string() });
+        }
+    }
+    let devices = device_count(config);
+    if devices > Places::MAX as usize {
+        return Err(ConfigError::Devices(devices));
+    }
+    check_sources(config)?;
+    command_line(config).map(drop)
+}
+
+/// How many virtio devices a document asks for.
+fn device_count(config: &VmConfig) -> usize {
+    config.drives.len()
+        + config.network_interfaces.len()
+        + usize::from(config.vsock.is_some())
+        + usize::from(config.entropy.is_some())
+        + usize::from(config.vial.console.is_some())
+}
+
+fn check_names<'a>(field: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), ConfigError> {
+    let mut seen = HashSet::new();
+    for name in names {
+        let printable = name.bytes().all(|byte| byte.is_ascii_graphic());
+        if name.is_empty() || name.len() > MAX_NAME || !printable {
+            return Err(ConfigError::Name { field, name: name.clone() });
+        }
+        if !seen.insert(name) {
+            return Err(ConfigError::Duplicate { field, name: name.clone() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+use super::command_line::disk_letters;
+use super::*;
+use crate::api::config::NetworkInterface;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn minimal() -> Value {
+    json!({"boot-source": {"kernel_image_path": "/vmlinux"}})
+}
+
+/// The minimal document with `change` made to it.
+fn with(change: impl FnOnce(&mut Value)) -> Result<VmConfig, ConfigError> {
+    let mut document = minimal();
+    change(&mut document);
+    let config = parse(document.to_string().as_bytes())?;
+    check(&config).map(|()| config)
+}
+
+#[test]
+fn a_kernel_is_enough() {
+    with(|_| ()).unwrap();
+}
+
+#[test]
+fn each_mistake_has_its_own_message() {
+    let message = |pointer: &str, value: Value| {
+        let error = with(|document| document[pointer] = value).unwrap_err();
+        error.to_string()
+    };
+    for (field, value, expected) in [
+        ("machine-config", json!({"vcpu_count": 0, "mem_size_mib": 128}), "vcpu_count is 0; give 1 to 32"),
+        ("machine-config", json!({"vcpu_count": 33, "mem_size_mib": 128}), "vcpu_count is 33"),
+        ("machine-config", json!({"vcpu_count": 1, "mem_size_mib": 16}), "mem_size_mib is 16"),
+        ("drives", json!([{"drive_id": "a"}]), "exactly one of path_on_host and concat"),
+        ("drives", json!([{"drive_id": "a", "is_removable": true, "path_on_host": "/x"}]), "is removable"),
+        ("drives", json!([{"drive_id": "a", "is_removable": true, "concat": ["/x"]}]), "is removable"),
+        ("drives", json!([{"drive_id": "a", "is_removable": true, "is_root_device": true}]), "is removable"),
+        ("drives", json!([{"drive_id": "", "path_on_host": "/x"}]), "is not a name"),
+        (
+            "drives",
+            json!([{"drive_id": "a", "path_on_host": "/x"}, {"drive_id": "a", "path_on_host": "/y"}]),
+            "\"a\" is used twice",
+        ),
+        ("vsock", json!({"guest_cid": 2, "uds_path": "/x"}), "guest_cid is 2"),
+        ("vial", json!({"profile": "pod"}), "kernel_image_path is a path"),
+        ("vial", json!({"control": {"fd": 1}}), "descriptor 1"),
+        ("vial", json!({"control": {"fd": 7}, "status": {"fd": 7}}), "\"7\" is used twice"),
+        (
+            "network-interfaces",
+            json!([{"iface_id": "e", "host_dev_name": "t", "guest_mac": "01:00:00:00:00:00"}]),
+            "not a unicast MAC",
+        ),
+    ] {
+        let message = message(field, value);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn unknown_fields_and_rubbish_are_not_documents() {
+    assert!(matches!(with(|document| document["drivez"] = json!([])), Err(ConfigError::Json(_))));
+    assert!(matches!(parse(b"\xff{"), Err(ConfigError::Json(_))));
+    assert!(matches!(parse(&vec![b' '; 2 << 20]), Err(ConfigError::TooLong)));
+}
+
+#[test]
+fn the_root_device_goes_before_what_init_gets() {
+    let config = with(|document| {
+        document["boot-source"]["boot_args"] = json!("quiet -- --verbose");
+        document["drives"] = json!([
+            {"drive_id": "a", "path_on_host": "/a"},
+            {"drive_id": "b", "concat": ["/b"], "is_root_device": true},
+        ]);
+    });
+    assert_eq!(command_line(&config.unwrap()).unwrap(), "quiet root=/dev/vdb ro -- --verbose");
+    assert_eq!(command_line(&with(|_| ()).unwrap()).unwrap(), "");
+}
+
+#[test]
+fn disks_have_the_names_that_linux_gives_them() {
+    assert_eq!([0, 25, 26, 63].map(disk_letters), ["a", "z", "aa", "bl"]);
+}
+
+#[test]
+fn there_is_room_for_64_devices_and_no_more() {
+    let drives = |count: usize| {
+        let drive = |n: usize| json!({"drive_id": n.to_string(), "is_removable": true});
+        with(|document| document["drives"] = (0..count).map(drive).collect())
+    };
+    drives(64).unwrap();
+    assert!(matches!(drives(65), Err(ConfigError::Devices(65))));
+}
+
+#[test]
+fn derived_addresses_are_local_unicast_and_differ_by_vm() {
+    let net: NetworkInterface =
+        serde_json::from_value(json!({"iface_id": "eth0", "host_dev_name": "tap0"})).unwrap();
+    let (one, two) = (mac(&net, "one").unwrap(), mac(&net, "two").unwrap());
+    assert_ne!(one, two);
+    assert_eq!(one[0], 2);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_document_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(config) = parse(&bytes) {
+            let _ = check(&config);
+        }
+    }
+
+    #[test]
+    fn any_values_in_known_fields_are_accepted_or_refused(
+        vcpus: u8,
+        memory: u64,
+        args in ".{0,80}",
+        id in ".{0,80}",
+        guest_mac in "[0-9a-f:]{0,20}",
+        fds in proptest::collection::vec(-2i32..9, 0..5),
+    ) {
+        let concat: Vec<_> = fds.iter().map(|fd| json!({"fd": fd})).collect();
+        let _ = with(|document| {
+            document["boot-source"]["boot_args"] = json!(args);
+            document["machine-config"] = json!({"vcpu_count": vcpus, "mem_size_mib": memory});
+            document["drives"] = json!([{"drive_id": id, "concat": concat}]);
+            document["network-interfaces"] =
+                json!([{"iface_id": id, "host_dev_name": "t", "guest_mac": guest_mac}]);
+        });
+    }
+}
