@@ -176,6 +176,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
         memory_size: size,
         command_line: &line,
         initrd: None,
+        header: None,
         vcpus: config.machine_config.vcpu_count,
         devices: &bus.places,
     };
@@ -183,7 +184,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let loaded = loader.finish(&memory)?;
     status.milestone(Step::KernelLoaded);
 
-    description.initrd = loaded.initrd;
+    (description.initrd, description.header) = (loaded.initrd, loaded.header);
     boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
     let shared = Shared { ports: Arc::new(bus.ports), mmio: Arc::new(bus.mmio), end, gate };

@@ -4,19 +4,22 @@ use std::ops::Range;
 use vmm::{kernel as kernels, validate};
 
 const RAM: Range<u64> = 0x10_0000..0x800_0000;
-/// What the loader reads at first.
-const HEAD: usize = 4096;
 
 /// A kernel: what is loaded comes from inside of the file and goes inside of memory.
 pub fn kernel(bytes: &[u8]) {
     let length = bytes.len() as u64;
-    let Ok(elf) = kernels::parse(&bytes[..bytes.len().min(HEAD)], length, &RAM) else { return };
-    for segment in &elf.segments {
+    let head = &bytes[..bytes.len().min(kernels::HEAD)];
+    let Ok(kernel) = kernels::parse(head, length, &RAM) else { return };
+    for segment in kernel.segments() {
         assert!(segment.address >= RAM.start && segment.address + segment.memory_len <= RAM.end);
         assert!(segment.offset + segment.file_len <= length);
         assert!(segment.file_len <= segment.memory_len);
     }
-    assert!(elf.end() <= RAM.end);
+    assert!(kernel.end() <= RAM.end);
+    let elf = match kernel {
+        kernels::Kernel::Elf(elf) => elf,
+        kernels::Kernel::BzImage(image) => return assert!(RAM.contains(&image.entry)),
+    };
     if let Some(notes) = &elf.notes {
         let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
         let notes = &bytes[place(notes.start)..place(notes.end).max(place(notes.start))];

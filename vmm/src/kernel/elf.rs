@@ -4,10 +4,9 @@
 //! inherit one descriptor), reads while it parses, and keeps its PVH note to itself.
 
 use super::note;
-use linux_loader::loader::bootparam::setup_header;
 use std::ops::Range;
 
-/// Read from the start of the file at first: holds the headers of any kernel, and a bzImage's magic number.
+/// Read from the start of the file at first: holds the headers of any kernel, ELF or bzImage.
 pub const HEAD: usize = 4096;
 /// Headers beyond this are refused; a kernel has five or six.
 const MAX_SEGMENTS: u16 = 64;
@@ -29,13 +28,8 @@ const SEGMENT_NOTE: u32 = 4;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
     /// Something else.
-    #[error("it is not an ELF file (it begins with {0}); give the uncompressed `vmlinux` of an x86-64 Linux")]
+    #[error("it is not an ELF file (it begins with {0}); give a `vmlinux` or bzImage of an x86-64 Linux")]
     NotElf(String),
-    /// The compressed form.
-    #[error(
-        "it is a bzImage; give the uncompressed `vmlinux` (the kernel's scripts/extract-vmlinux makes one of it)"
-    )]
-    BzImage,
     /// For another processor, or an object file.
     #[error("it is not an x86-64 ELF executable ({0})")]
     WrongKind(&'static str),
@@ -144,10 +138,6 @@ pub fn parse(head: &[u8], len: u64, ram: &Range<u64>) -> Result<Elf, ElfError> {
 
 fn check_kind(head: &[u8], len: u64) -> Result<(), ElfError> {
     if head.get(..4) != Some(b"\x7fELF") {
-        let header = std::mem::offset_of!(setup_header, header);
-        if head.get(0x1f1 + header..0x1f1 + header + 4) == Some(b"HdrS") {
-            return Err(ElfError::BzImage);
-        }
         return Err(ElfError::NotElf(describe(head)));
     }
     if head.len() < HEADER_SIZE {
@@ -232,11 +222,6 @@ impl Elf {
             .any(|segment| address >= segment.address && address - segment.address < segment.file_len)
     }
 
-    /// First guest-physical address behind everything that is loaded.
-    pub fn end(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.address + segment.memory_len).max().unwrap_or(0)
-    }
-
     /// The PVH entry that `notes` (the bytes of [`Elf::notes`]) name, if it is loaded.
     pub fn pvh_entry(&self, notes: &[u8]) -> Option<u64> {
         note::pvh_entry(notes).map(u64::from).filter(|entry| self.covers(*entry))
@@ -284,7 +269,6 @@ pub(super) mod tests {
         let elf = parse_file(&kernel(b"code", b"")).unwrap();
         let segment = Segment { offset: 0x1000, address: RAM.start, file_len: 4, memory_len: 20 };
         assert_eq!((elf.segments.as_slice(), elf.entry), ([segment].as_slice(), RAM.start));
-        assert_eq!(elf.end(), RAM.start + 20);
     }
 
     #[test]
@@ -292,9 +276,6 @@ pub(super) mod tests {
         assert!(matches!(parse_file(b"#!/bin/sh"), Err(ElfError::NotElf(_))));
         assert!(parse_file(b"").unwrap_err().to_string().contains("empty"));
         assert!(parse_file(&[0x1f, 0x8b, 8, 0]).unwrap_err().to_string().contains("gzip"));
-        let mut bz = vec![0; 1024];
-        bz[0x202..0x206].copy_from_slice(b"HdrS");
-        assert_eq!(parse_file(&bz), Err(ElfError::BzImage));
         let mut arm = kernel(b"code", b"");
         arm[18] = 183;
         assert!(matches!(parse_file(&arm), Err(ElfError::WrongKind(_))));

@@ -3,10 +3,12 @@
 //! Loading is a list of pieces that any number of threads take from; the loader thread begins, the VMM thread helps once
 //! it has nothing else to do. In the testbed as on real machines it is the longest step before the first KVM_RUN.
 
-use super::elf::{self, Elf, ElfError, MAX_NOTES};
+use super::elf::{self, Elf, MAX_NOTES};
+use super::image::{self, Kernel, KernelError};
 use crate::api::config::{BootProtocol, KernelLoad};
 use crate::arch::{boot::Entry, boot::Range, layout};
 use crate::memory::{self, MemoryError, PAGE};
+use linux_loader::loader::bootparam::setup_header;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,9 +37,11 @@ pub enum LoadError {
     NotAFile(&'static str),
     /// The kernel's headers are unusable.
     #[error("the kernel can't be booted")]
-    Kernel(#[from] ElfError),
+    Kernel(#[from] KernelError),
     /// PVH was asked for, but the kernel has no note.
-    #[error("the kernel has no PVH entry (CONFIG_PVH); leave `entry` out or set it to \"linux64\"")]
+    #[error(
+        "the kernel has no PVH entry (a vmlinux with CONFIG_PVH has one, a bzImage never); leave `entry` out or set it to \"linux64\""
+    )]
     NoPvhEntry,
     /// The initrd is too big.
     #[error(
@@ -81,10 +85,12 @@ pub struct Source {
 }
 
 /// What is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loaded {
     /// Where the boot vCPU starts.
     pub entry: Entry,
+    /// A bzImage's own header.
+    pub header: Option<setup_header>,
     /// Where the initrd is.
     pub initrd: Option<Range>,
 }
@@ -136,10 +142,19 @@ impl Plan {
         let ram_end = layout::low_ram_end(source.memory_size);
         let len = file_len(&source.kernel, "the kernel")?;
         let head = read_head(&source.kernel, 0, elf::HEAD)?;
-        let elf = elf::parse(&head, len, &(layout::HIGH_RAM..ram_end))?;
-        let entry = choose_entry(&source, &elf)?;
+        let kernel = image::parse(&head, len, &(layout::HIGH_RAM..ram_end))?;
+        let (entry, header, initrd_end) = match &kernel {
+            Kernel::Elf(elf) => (choose_entry(&source, elf)?, None, ram_end),
+            Kernel::BzImage(_) if source.protocol == Some(BootProtocol::Pvh) => {
+                return Err(LoadError::NoPvhEntry);
+            }
+            Kernel::BzImage(image) => {
+                let entry = Entry { address: image.entry, protocol: BootProtocol::Linux64 };
+                (entry, Some(image.header), ram_end.min(image.initrd_end))
+            }
+        };
         let mut pieces = Vec::new();
-        for segment in &elf.segments {
+        for segment in kernel.segments() {
             let whole = Piece {
                 what: "the kernel",
                 offset: segment.offset,
@@ -153,10 +168,10 @@ impl Plan {
             }
         }
         let initrd = match &source.initrd {
-            Some(file) => Some(place_initrd(file, elf.end(), ram_end, &mut pieces)?),
+            Some(file) => Some(place_initrd(file, kernel.end(), initrd_end, &mut pieces)?),
             None => None,
         };
-        Ok(Self { source, pieces, loaded: Loaded { entry, initrd }, next: AtomicUsize::new(0) })
+        Ok(Self { source, pieces, loaded: Loaded { entry, header, initrd }, next: AtomicUsize::new(0) })
     }
 
     /// Takes pieces until none are left.
@@ -354,6 +369,18 @@ mod tests {
         let mut without = source(&kernel(b"code", b""), None, KernelLoad::Read);
         without.protocol = Some(BootProtocol::Pvh);
         assert!(matches!(load(without), Err(LoadError::NoPvhEntry)));
+    }
+
+    #[test]
+    fn a_bzimage_is_loaded_without_its_set_up_code_and_leaves_room_to_unpack_itself() {
+        let image = crate::kernel::bzimage::tests::image(&[0x90; 0x400]);
+        let source = |initrd| Source { memory_size: 32 << 20, ..source(&image, initrd, KernelLoad::Map) };
+        let (loaded, memory) = load(source(Some(b"cpio"))).unwrap();
+        assert_eq!(loaded.entry, Entry { address: 0x100_0200, protocol: BootProtocol::Linux64 });
+        assert_eq!(bytes_at(&memory, 0x100_0000, 0x401), [[0x90; 0x400].as_slice(), &[0]].concat());
+        assert!(loaded.header.is_some() && loaded.initrd.unwrap().start >= 0x120_0000);
+        let pvh = Source { protocol: Some(BootProtocol::Pvh), ..source(None) };
+        assert!(matches!(load(pvh), Err(LoadError::NoPvhEntry)));
     }
 
     #[test]

@@ -7,5 +7,6 @@ mod client;
 mod common;
 mod control;
 mod endings;
+mod kernels;
 mod media;
 mod refusals;

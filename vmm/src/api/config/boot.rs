@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootSource {
-    /// ELF vmlinux; entered through its PVH note if it has one, else through the Linux 64-bit protocol.
+    /// ELF vmlinux, entered through its PVH note if it has one, else through the Linux 64-bit protocol; or a bzImage, entered through
+    /// the latter.
     pub kernel_image_path: FileSource,
     /// Initial RAM file system (cpio).
     #[serde(default, skip_serializing_if = "Option::is_none")]

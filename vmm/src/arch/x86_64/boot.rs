@@ -3,6 +3,7 @@
 use super::places::Place;
 use super::{ArchError, acpi, layout, linux64, pvh};
 use crate::api::config::BootProtocol;
+use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Where and how the boot vCPU starts.
@@ -32,6 +33,8 @@ pub struct Description<'a> {
     pub command_line: &'a str,
     /// Where the initrd was read to.
     pub initrd: Option<Range>,
+    /// The kernel's own header, if it is a bzImage: it goes into the zero page.
+    pub header: Option<setup_header>,
     /// Number of vCPUs.
     pub vcpus: u8,
     /// The virtio devices, in the order in which they are probed.
@@ -89,7 +92,14 @@ mod tests {
 
     fn description(line: &str) -> Description<'_> {
         let initrd = Some(Range { start: 0xf0_0000, len: 0x1234 });
-        Description { memory_size: 16 << 20, command_line: line, initrd, vcpus: 2, devices: &[] }
+        Description {
+            memory_size: 16 << 20,
+            command_line: line,
+            initrd,
+            header: None,
+            vcpus: 2,
+            devices: &[],
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The Linux 64-bit boot protocol (Documentation/arch/x86/boot.rst): zero page and identity-mapping page tables.
 
 use super::{ArchError, boot::Description, boot::put, layout};
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 const BOOT_FLAG: u16 = 0xaa55;
@@ -17,14 +17,17 @@ const TABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 0x83;
 
 pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> Result<(), ArchError> {
-    let mut page = boot_params::default();
-    page.hdr.boot_flag = BOOT_FLAG;
-    page.hdr.header = HEADER;
-    page.hdr.version = VERSION;
+    let hdr = description.header.unwrap_or(setup_header {
+        boot_flag: BOOT_FLAG,
+        header: HEADER,
+        version: VERSION,
+        cmdline_size: description.command_line.len() as u32 + 1,
+        ..Default::default()
+    });
+    let mut page = boot_params { hdr, ..Default::default() };
     page.hdr.type_of_loader = LOADER;
     // Both lie below 4 GiB by layout.
     page.hdr.cmd_line_ptr = layout::CMDLINE as u32;
-    page.hdr.cmdline_size = description.command_line.len() as u32 + 1;
     if let Some(initrd) = description.initrd {
         page.hdr.ramdisk_image = initrd.start as u32;
         page.hdr.ramdisk_size = initrd.len as u32;
