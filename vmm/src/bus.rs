@@ -3,7 +3,7 @@
 //! Built once, then shared by all vCPU threads: the map itself needs no lock, each device has its own.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Something with registers. Offsets are relative to where it was put.
 pub trait BusDevice: Send {
@@ -11,6 +11,16 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// Takes `data`.
     fn write(&mut self, offset: u64, data: &[u8]);
+}
+
+impl<T: BusDevice + ?Sized> BusDevice for Box<T> {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        (**self).read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        (**self).write(offset, data);
+    }
 }
 
 /// Two devices want the same addresses.
@@ -25,7 +35,7 @@ pub struct BadRange {
 
 struct Slot {
     len: u64,
-    device: Mutex<Box<dyn BusDevice>>,
+    device: Arc<Mutex<dyn BusDevice>>,
 }
 
 /// One address space: memory-mapped or ports.
@@ -37,11 +47,16 @@ pub struct Bus {
 impl Bus {
     /// Puts `device` at `[base, base + len)`.
     pub fn insert(&mut self, base: u64, len: u64, device: Box<dyn BusDevice>) -> Result<(), BadRange> {
+        self.share(base, len, Arc::new(Mutex::new(device)))
+    }
+
+    /// The same with a device that others have to do with too.
+    pub fn share(&mut self, base: u64, len: u64, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BadRange> {
         let end = base.checked_add(len).filter(|end| *end > base).ok_or(BadRange { base, len })?;
         if self.slots.range(..end).next_back().is_some_and(|(start, slot)| start + slot.len > base) {
             return Err(BadRange { base, len });
         }
-        self.slots.insert(base, Slot { len, device: Mutex::new(device) });
+        self.slots.insert(base, Slot { len, device });
         Ok(())
     }
 
@@ -73,7 +88,6 @@ impl Bus {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     /// A device that knows its length and how often it was called; it fails the test when called beyond it.
     struct Probe(u64, Arc<Mutex<usize>>);

@@ -1,10 +1,8 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
 use crate::api::config::VmConfig;
-use crate::bus::BusDevice;
 use crate::files::{Files, GuestConnections};
 use crate::validate::{self, ConfigError};
-use crate::virtio::mmio::MmioTransport;
 use crate::virtio::{VirtioDevice, block, console, net, rng, vsock};
 
 /// Why a device could not be made.
@@ -105,17 +103,4 @@ pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>,
         devices.push(device.into());
     }
     Ok(devices)
-}
-
-/// A virtio-mmio transport behind its window on the bus.
-pub struct Window(pub MmioTransport);
-
-impl BusDevice for Window {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.0.read(offset, data);
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        self.0.write(offset, data);
-    }
 }

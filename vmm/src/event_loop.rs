@@ -102,6 +102,8 @@ pub fn run(
         if let State::Pausing(waiting) = &state
             && machine.vcpus.all_parked()
         {
+            // Devices after the vCPUs that hand them work.
+            machine.pause_devices();
             waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
             state = State::Paused;
         }
@@ -126,6 +128,9 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
             State::Pausing(waiting)
         }
         (Request::Resume, old) => {
+            if let Err(error) = machine.resume_devices() {
+                end.end(ExitReason::InternalError, error.to_string());
+            }
             machine.vcpus.resume();
             if let State::Pausing(waiting) = old {
                 waiting.iter().for_each(|reply| reply.refuse("resumed before all vCPUs stood still"));
@@ -174,7 +179,7 @@ fn name(state: &State) -> &'static str {
     }
 }
 
-/// Stops the vCPUs, then lets devices finish what the guest had given them.
+/// Stops the vCPUs, then lets devices finish what the guest had given them, those of a paused VM too.
 fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
     machine.vcpus.pause();
     // Devices go on meanwhile: a vCPU may be inside one.
@@ -183,6 +188,8 @@ fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
             return;
         }
     }
+    // It fails only without the loop, and then there is nothing to finish.
+    let _ = machine.resume_devices();
     for _ in 0..LAST_ROUNDS {
         if !matches!(manager.run_with_timeout(0), Ok(1..)) {
             return;

@@ -5,7 +5,7 @@ use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, boot, layout};
 use crate::bus::{BadRange, Bus};
-use crate::devices::{self, Handle, Made, MakeError, Window};
+use crate::devices::{self, Handle, Made, MakeError};
 use crate::end::EndSignal;
 use crate::files::Files;
 use crate::kernel::{LoadError, Loader, Source};
@@ -17,13 +17,13 @@ use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use crate::virtio::{FaultSink, GuestMemory, VirtioDevice, WorkerLoop};
+use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -105,15 +105,35 @@ pub struct Machine {
     /// Its removable drives.
     pub media: Media,
     power_button: EventFd,
+    /// In the order in which the guest finds them.
+    transports: Vec<Arc<Mutex<dyn Transport>>>,
     // Interrupts and kicks are registered with it; it closes last.
     _vm: VmFd,
 }
 
 impl Machine {
+    /// Takes every device out of the event loop, in the guest's order. The vCPUs stand still by then: none of them starts a
+    /// device behind the caller's back.
+    pub fn pause_devices(&self) {
+        self.transports.iter().for_each(|transport| lock(transport).core_mut().pause());
+    }
+
+    /// Lets paused devices go on, the last one first: what one was built on is there before it.
+    ///
+    /// # Errors
+    /// The event loop is gone.
+    pub fn resume_devices(&self) -> Result<(), DeviceError> {
+        self.transports.iter().rev().try_for_each(|transport| lock(transport).core_mut().resume())
+    }
+
     /// Raises the interrupt of the generic event device.
     pub fn press_power_button(&self) -> io::Result<()> {
         self.power_button.write(1)
     }
+}
+
+fn lock<'a>(transport: &'a Mutex<dyn Transport + 'static>) -> MutexGuard<'a, dyn Transport + 'static> {
+    transport.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a machine is built from besides its configuration.
@@ -158,13 +178,15 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     platform::insert(&mut bus.ports, &end)?;
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
+    let surroundings = surroundings(&memory, workers, &end);
     let (mut places, mut media) = (Places::default(), Media::default());
     for Made { device, handle } in devices::make(config, &id, &mut files)? {
         let place = places.allocate()?;
-        let transport = transport(device, &memory, &workers, &end, bus.line(&vm, place.gsi)?)?;
+        let transport = MmioTransport::with_line(surroundings.clone(), device, bus.line(&vm, place.gsi)?)
+            .map_err(resource("a device's events"))?;
         match handle {
             Handle::None => {}
-            Handle::Drive(tray) => media.add(tray, transport.signals()),
+            Handle::Drive(tray) => media.add(tray, transport.core().signals()),
         }
         bus.attach(&vm, transport, place)?;
     }
@@ -187,9 +209,10 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     (description.initrd, description.header) = (loaded.initrd, loaded.header);
     boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
-    let shared = Shared { ports: Arc::new(bus.ports), mmio: Arc::new(bus.mmio), end, gate };
+    let Buses { ports, mmio, transports, .. } = bus;
+    let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
-    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, media, power_button, _vm: vm })
+    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, media, power_button, transports, _vm: vm })
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
@@ -254,18 +277,12 @@ fn make_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, BuildError
         .collect()
 }
 
-fn transport(
-    device: Box<dyn VirtioDevice>,
-    memory: &GuestMemory,
-    workers: &WorkerLoop,
-    end: &EndSignal,
-    line: Arc<EventFd>,
-) -> Result<MmioTransport, BuildError> {
+/// What every transport is made of.
+fn surroundings(memory: &GuestMemory, workers: WorkerLoop, end: &EndSignal) -> Surroundings {
     let end = end.clone();
     let faults =
         FaultSink::new(move |device, what| end.end(ExitReason::GuestFault, format!("{device}: {what}")));
-    MmioTransport::with_line(memory.clone(), device, workers.clone(), faults, line)
-        .map_err(resource("a device's events"))
+    Surroundings { memory: memory.clone(), workers, faults }
 }
 
 /// Both address spaces, and where devices are.
@@ -275,6 +292,7 @@ struct Buses {
     mmio: Bus,
     places: Vec<Place>,
     lines: HashMap<u32, Arc<EventFd>>,
+    transports: Vec<Arc<Mutex<dyn Transport>>>,
 }
 
 impl Buses {
@@ -292,11 +310,13 @@ impl Buses {
     /// Wires a transport: its window, and a kick for each queue that never leaves the kernel.
     fn attach(&mut self, vm: &VmFd, transport: MmioTransport, place: Place) -> Result<(), BuildError> {
         let notify = IoEventAddress::Mmio(place.base + QUEUE_NOTIFY);
-        for (queue, event) in (0u32..).zip(transport.queue_events()) {
+        for (queue, event) in (0u32..).zip(transport.core().queue_events()) {
             vm.register_ioevent(event, &notify, queue).map_err(kvm_step("wire a queue's kick"))?;
         }
-        self.mmio.insert(place.base, place.size, Box::new(Window(transport)))?;
+        let transport = Arc::new(Mutex::new(transport));
+        self.mmio.share(place.base, place.size, Arc::clone(&transport) as _)?;
         self.places.push(place);
+        self.transports.push(transport);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The removable drives of a machine by name, and what is put into them.
 
+use crate::virtio::Signals;
 use crate::virtio::block::{BlockConfigError, Tray};
-use crate::virtio::mmio::MmioInterrupt;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ pub enum MediaError {
 
 /// The drives.
 #[derive(Default)]
-pub struct Media(Vec<(Tray, Arc<MmioInterrupt>)>);
+pub struct Media(Vec<(Tray, Arc<Signals>)>);
 
 impl Media {
     /// One more, and the way to its driver.
-    pub fn add(&mut self, tray: Tray, interrupt: Arc<MmioInterrupt>) {
+    pub fn add(&mut self, tray: Tray, interrupt: Arc<Signals>) {
         self.0.push((tray, interrupt));
     }
 
-    fn find(&self, drive: &str) -> Result<&(Tray, Arc<MmioInterrupt>), MediaError> {
+    fn find(&self, drive: &str) -> Result<&(Tray, Arc<Signals>), MediaError> {
         let found = self.0.iter().find(|(tray, _)| tray.id() == drive);
         found.ok_or_else(|| MediaError::Unknown(drive.to_owned()))
     }

@@ -11,11 +11,12 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio as reg;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{Bytes, GuestAddress};
+use vmm::bus::BusDevice;
 use vmm::virtio::block::{Block, BlockConfig};
 use vmm::virtio::console::Console;
 use vmm::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use vmm::virtio::vsock::{GuestConnect, Vsock, VsockConfig};
-use vmm::virtio::{Chain, FaultSink, GuestMemory, Subscriber, VirtioDevice};
+use vmm::virtio::{Chain, FaultSink, GuestMemory, Subscriber, Surroundings, Transport, VirtioDevice};
 
 const MEMORY_SIZE: u64 = 256 << 10;
 /// Entries of every ring: few, so that they wrap.
@@ -77,9 +78,10 @@ impl Guest {
     /// As a driver leaves it that keeps to the rules until then.
     fn new(device: Box<dyn VirtioDevice>) -> Self {
         let (memory, manager) = (memory(), EventManager::new().unwrap());
-        let sink = FaultSink::new(|_, _| {});
-        let transport = MmioTransport::new(memory.clone(), device, manager.remote_endpoint(), sink).unwrap();
-        let queues = u16::try_from(transport.queue_events().len()).unwrap();
+        let (faults, workers) = (FaultSink::new(|_, _| {}), manager.remote_endpoint());
+        let surroundings = Surroundings { memory: memory.clone(), workers, faults };
+        let transport = MmioTransport::new(surroundings, device).unwrap();
+        let queues = u16::try_from(transport.core().queue_events().len()).unwrap();
         let mut guest = Self { memory, transport, manager, queues, available: vec![0; queues.into()] };
         let features =
             1u64 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -187,7 +189,7 @@ pub fn block(bytes: &[u8]) {
 fn removable(bytes: &[u8]) {
     let (device, tray) = Block::removable("fuzzed", bytes[0] & 1 == 1);
     let guest = Guest::new(Box::new(device));
-    let interrupt = guest.transport.signals();
+    let interrupt = guest.transport.core().signals();
     let (mut inside, mut outside) = (None::<File>, Vec::new());
     let content = |file: &File| {
         let mut content = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];

@@ -1,7 +1,8 @@
 //! Virtio devices and the transport in front of them (virtio 1.2, OASIS committee specification 01).
 //!
 //! A device never knows how its registers are reached or which interrupt a queue raises: it gets an [`ActivateContext`]
-//! and an [`Interrupt`]. A transport never knows what a device does: it has a [`VirtioDevice`]. Neither knows which VM it
+//! and an [`Interrupt`]. A transport never knows what a device does: it has a [`VirtioDevice`], and what it has in common with other
+//! transports is in [`transport`]. Neither knows which VM it
 //! belongs to, and no device opens a file: it is given open ones.
 //!
 //! What a guest writes is hostile. Descriptors are checked once, in [`chain`]; a request that makes no sense gets the
@@ -21,11 +22,13 @@ mod queue;
 pub mod rng;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 pub mod vsock;
 mod worker;
 
 pub use chain::{Chain, RingError};
 pub use queue::{DeviceQueue, QueueSnapshot};
+pub use transport::{Core, Signals, Surroundings, Transport, TransportState};
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

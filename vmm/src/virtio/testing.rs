@@ -1,7 +1,8 @@
 //! A guest's side for tests: a driver that goes through the registers and the rings as a real one does, and can misbehave.
 
-use super::mmio::{MmioTransport, QUEUE_NOTIFY, TransportState};
-use super::{FaultSink, GuestMemory, Subscriber, VirtioDevice};
+use super::mmio::{MmioTransport, QUEUE_NOTIFY};
+use super::{FaultSink, GuestMemory, Subscriber, Surroundings, Transport, TransportState, VirtioDevice};
+use crate::bus::BusDevice;
 use event_manager::EventManager;
 use std::sync::{Arc, Mutex};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -73,8 +74,11 @@ impl Guest {
         let manager = EventManager::new().unwrap();
         let faults = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&faults);
-        let sink = FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
-        let transport = MmioTransport::new(memory.clone(), device, manager.remote_endpoint(), sink).unwrap();
+        let faults_to =
+            FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
+        let workers = manager.remote_endpoint();
+        let surroundings = Surroundings { memory: memory.clone(), workers, faults: faults_to };
+        let transport = MmioTransport::new(surroundings, device).unwrap();
         Self { memory, transport, rings: Vec::new(), faults, manager, next_buffer: BUFFERS }
     }
 
@@ -116,7 +120,7 @@ impl Guest {
     }
 
     pub fn set_up_rings(&mut self) {
-        let count = self.transport.queue_events().len();
+        let count = self.transport.core().queue_events().len();
         self.rings = (0..count).map(|index| self.set_up_ring(index as u32)).collect();
     }
 
@@ -254,7 +258,7 @@ impl Guest {
 
     /// The same guest in another process, with another device of the same kind.
     pub fn migrate(mut self, device: Box<dyn VirtioDevice>) -> Self {
-        self.transport.pause();
+        self.transport.core_mut().pause();
         let state = serde_json::to_string(&self.transport.save().unwrap()).unwrap();
         let state: TransportState = serde_json::from_str(&state).unwrap();
         let mut other = Self::with_memory(self.memory.clone(), device);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::virtio::Transport;
 use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::io::{Read, Seek, Write};
@@ -206,11 +207,11 @@ fn removable(read_only: bool) -> (Guest, Tray) {
 }
 
 fn insert(guest: &Guest, tray: &Tray, files: Vec<File>) -> Result<(), BlockConfigError> {
-    tray.insert(files, &guest.transport.signals())
+    tray.insert(files, &guest.transport.core().signals())
 }
 
 fn eject(guest: &Guest, tray: &Tray) {
-    tray.eject(&guest.transport.signals());
+    tray.eject(&guest.transport.core().signals());
 }
 
 #[test]
@@ -341,10 +342,10 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
     guest.set(VIRTIO_MMIO_STATUS, 15);
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
-    guest.transport.pause();
+    guest.transport.core_mut().pause();
     eject(&guest, &tray);
     insert(&guest, &tray, vec![file(&[2; 1024])]).unwrap();
-    guest.transport.resume().unwrap();
+    guest.transport.core_mut().resume().unwrap();
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![2; 512]));
     // Another process's drive is empty until somebody puts the medium in.

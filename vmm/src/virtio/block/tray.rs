@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use super::{BlockConfigError, SECTOR};
-use crate::virtio::mmio::MmioInterrupt;
+use crate::virtio::Signals;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,7 @@ impl Tray {
     ///
     /// # Errors
     /// There is one already, or the files make none; the drive is as it was then.
-    pub fn insert(&self, files: Vec<File>, interrupt: &MmioInterrupt) -> Result<(), BlockConfigError> {
+    pub fn insert(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
         let id = || self.id.clone();
         if self.slot.disk().has_medium() {
             return Err(BlockConfigError::Present(id()));
@@ -73,7 +73,7 @@ impl Tray {
     }
 
     /// Takes the medium out, if there is one, and tells the driver through `interrupt`.
-    pub fn eject(&self, interrupt: &MmioInterrupt) {
+    pub fn eject(&self, interrupt: &Signals) {
         if self.slot.disk().has_medium() {
             interrupt.change_config(|| self.slot.exchange(Disk::without_medium(self.read_only)));
         }

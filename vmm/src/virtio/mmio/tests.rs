@@ -1,7 +1,10 @@
 use super::*;
+use crate::bus::BusDevice;
+use crate::virtio::FaultSink;
 use crate::virtio::block::{Block, BlockConfig};
 use crate::virtio::rng::Rng;
 use crate::virtio::testing::{EVENT_IDX, Guest, INDIRECT, MEMORY_SIZE, VERSION_1};
+use crate::virtio::transport::CoreState;
 use proptest::prelude::*;
 use virtio_bindings::virtio_mmio as reg;
 
@@ -116,12 +119,12 @@ fn a_reset_device_touches_nothing_and_starts_again() {
 fn a_paused_device_waits_and_goes_on() {
     let mut guest = Guest::ready(rng(), VERSION_1);
     assert!(guest.transport.save().is_err(), "a running device has no state to save");
-    guest.transport.pause();
-    guest.transport.pause();
+    guest.transport.core_mut().pause();
+    guest.transport.core_mut().pause();
     let buffer = guest.room(32, true);
     guest.send(0, &[buffer]);
     assert_eq!(guest.used(0), None);
-    guest.transport.resume().unwrap();
+    guest.transport.core_mut().resume().unwrap();
     guest.run();
     assert_eq!(guest.used(0).map(|(_, len)| len), Some(32));
 }
@@ -145,20 +148,22 @@ fn a_saved_device_goes_on_elsewhere() {
 #[test]
 fn a_state_of_another_device_is_refused() {
     let mut guest = Guest::ready(rng(), VERSION_1);
-    guest.transport.pause();
+    guest.transport.core_mut().pause();
     let state = guest.transport.save().unwrap();
     let file = tempfile::tempfile().unwrap();
     let block = Block::new(BlockConfig { id: "a".into(), files: vec![file], read_only: false }).unwrap();
     assert!(Guest::cold(Box::new(block)).transport.restore(&state).is_err());
     for spoil in [
-        |state: &mut TransportState| state.device.queues[0].desc_table = MEMORY_SIZE,
-        |state: &mut TransportState| state.device.queues[0].size = 3,
-        |state: &mut TransportState| state.device.queues.clear(),
-        |state: &mut TransportState| state.queues.clear(),
-        |state: &mut TransportState| state.driver_features |= 1 << 50,
+        |state: &mut CoreState| state.device.queues[0].desc_table = MEMORY_SIZE,
+        |state: &mut CoreState| state.device.queues[0].size = 3,
+        |state: &mut CoreState| state.device.queues[0].max_size *= 2,
+        |state: &mut CoreState| state.device.queues.clear(),
+        |state: &mut CoreState| state.queues.clear(),
+        |state: &mut CoreState| state.driver_features |= 1 << 50,
     ] {
         let mut state = state.clone();
-        spoil(&mut state);
+        let TransportState::Mmio { core } = &mut state;
+        spoil(core);
         assert!(Guest::cold(rng()).transport.restore(&state).is_err());
     }
 }
@@ -182,14 +187,18 @@ fn devices_that_share_a_line_raise_it_each() {
     let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let manager = event_manager::EventManager::new().unwrap();
     let new = || {
-        let (memory, faults) = (guest.memory.clone(), FaultSink::new(|_, _| {}));
-        MmioTransport::with_line(memory, rng(), manager.remote_endpoint(), faults, Arc::clone(&line)).unwrap()
+        let surroundings = Surroundings {
+            memory: guest.memory.clone(),
+            workers: manager.remote_endpoint(),
+            faults: FaultSink::new(|_, _| {}),
+        };
+        MmioTransport::with_line(surroundings, rng(), Arc::clone(&line)).unwrap()
     };
     let (one, two) = (new(), new());
-    two.signals().change_config(|| ());
+    two.core().signals().change_config(|| ());
     assert_eq!(line.read().unwrap(), 1);
-    assert_eq!((one.signals().status(), two.signals().status()), (0, 2));
-    assert_eq!((one.signals().generation(), two.signals().generation()), (0, 1));
+    assert_eq!((one.core().signals().status(), two.core().signals().status()), (0, 2));
+    assert_eq!((one.core().signals().generation(), two.core().signals().generation()), (0, 1));
 }
 
 proptest! {
