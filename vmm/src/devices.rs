@@ -3,7 +3,9 @@
 use crate::api::config::VmConfig;
 use crate::files::{Files, GuestConnections};
 use crate::validate::{self, ConfigError};
+use crate::virtio::limiter::Throttle;
 use crate::virtio::{VirtioDevice, block, console, net, rng, vsock};
+use std::sync::Arc;
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +55,22 @@ pub struct Made {
 pub enum Handle {
     /// Nothing can be changed.
     None,
-    /// Media of a removable drive.
-    Drive(block::Tray),
+    /// A drive.
+    Drive {
+        /// Its name.
+        id: String,
+        /// Its rate limiter.
+        limit: Arc<Throttle>,
+        /// Its media, if it is removable.
+        tray: Option<block::Tray>,
+    },
+    /// An interface.
+    Net {
+        /// Its name.
+        id: String,
+        /// What may be changed.
+        limits: net::Limits,
+    },
 }
 
 impl<D: VirtioDevice + 'static> From<D> for Made {
@@ -69,20 +85,30 @@ pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>,
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
         let id = drive.drive_id.clone();
         if drive.is_removable {
-            let (device, tray) = block::Block::removable(&id, drive.is_read_only);
-            devices.push(Made { device: Box::new(device), handle: Handle::Drive(tray) });
+            let (device, tray) =
+                block::Block::removable(&id, drive.is_read_only, drive.rate_limiter.as_ref());
+            let handle = Handle::Drive { id, limit: device.limit(), tray: Some(tray) };
+            devices.push(Made { device: Box::new(device), handle });
             continue;
         }
         let read_only = drive.is_read_only || !drive.concat.is_empty();
-        let device = block::Block::new(block::BlockConfig { id: id.clone(), files, read_only })
-            .map_err(|source| MakeError::Block { id, source })?;
-        devices.push(device.into());
+        let limit = drive.rate_limiter;
+        let device = block::Block::new(block::BlockConfig { id: id.clone(), files, read_only, limit })
+            .map_err(|source| MakeError::Block { id: id.clone(), source })?;
+        let handle = Handle::Drive { id, limit: device.limit(), tray: None };
+        devices.push(Made { device: Box::new(device), handle });
     }
     for (interface, tap) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
         let mac = validate::mac(interface, vm)?;
-        let device = net::Net::new(net::NetConfig { tap, mac })
-            .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
-        devices.push(device.into());
+        let device = net::Net::new(net::NetConfig {
+            tap,
+            mac,
+            receive_limit: interface.rx_rate_limiter,
+            transmit_limit: interface.tx_rate_limiter,
+        })
+        .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
+        let handle = Handle::Net { id: interface.iface_id.clone(), limits: device.limits() };
+        devices.push(Made { device: Box::new(device), handle });
     }
     if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
         let guest_connect = match files.guest_connections {

@@ -4,8 +4,8 @@ use crate::api::control::{Reply, Request};
 use crate::api::status::ExitReason;
 use crate::control::{Command, ReplyTo};
 use crate::end::{EndSignal, Ending};
+use crate::handles::HandleError;
 use crate::machine::Machine;
-use crate::media::MediaError;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use std::fs::File;
@@ -151,11 +151,20 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
             state
         }
         (Request::Insert { drive_id, files: said }, state) => {
-            media(machine, &state, &reply, machine.media.insert(&drive_id, said, files));
+            changed(machine, &state, &reply, machine.handles.insert(&drive_id, said, files));
             state
         }
         (Request::Eject { drive_id }, state) => {
-            media(machine, &state, &reply, machine.media.eject(&drive_id));
+            changed(machine, &state, &reply, machine.handles.eject(&drive_id));
+            state
+        }
+        (Request::UpdateDrive { drive_id, rate_limiter }, state) => {
+            changed(machine, &state, &reply, machine.handles.limit_drive(&drive_id, &rate_limiter));
+            state
+        }
+        (Request::UpdateInterface { iface_id, rx_rate_limiter: rx, tx_rate_limiter: tx }, state) => {
+            let result = machine.handles.limit_interface(&iface_id, rx.as_ref(), tx.as_ref());
+            changed(machine, &state, &reply, result);
             state
         }
         (Request::Pause | Request::Info, state) => {
@@ -165,7 +174,7 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
     }
 }
 
-fn media(machine: &Machine, state: &State, reply: &ReplyTo, result: Result<(), MediaError>) {
+fn changed(machine: &Machine, state: &State, reply: &ReplyTo, result: Result<(), HandleError>) {
     match result {
         Ok(()) => reply.send(&info(machine, name(state))),
         Err(error) => reply.refuse(crate::chain(&error)),

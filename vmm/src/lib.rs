@@ -17,9 +17,9 @@ pub mod devices;
 pub mod end;
 pub mod event_loop;
 pub mod files;
+pub mod handles;
 pub mod kernel;
 pub mod machine;
-pub mod media;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod platform;

@@ -5,11 +5,11 @@ use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, boot, layout};
 use crate::bus::{BadRange, Bus};
-use crate::devices::{self, Handle, Made, MakeError};
+use crate::devices::{self, Made, MakeError};
 use crate::end::EndSignal;
 use crate::files::Files;
+use crate::handles::Handles;
 use crate::kernel::{LoadError, Loader, Source};
-use crate::media::Media;
 use crate::memory::{self, MemoryError};
 use crate::platform;
 use crate::seccomp::{Filter, SeccompError, Thread};
@@ -102,8 +102,8 @@ fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
 pub struct Machine {
     /// Its vCPUs.
     pub vcpus: Vcpus,
-    /// Its removable drives.
-    pub media: Media,
+    /// What of its devices may be changed.
+    pub handles: Handles,
     power_button: EventFd,
     /// In the order in which the guest finds them.
     transports: Vec<Arc<Mutex<dyn Transport>>>,
@@ -179,15 +179,12 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
     let surroundings = surroundings(&memory, workers, &end);
-    let (mut places, mut media) = (Places::default(), Media::default());
+    let (mut places, mut handles) = (Places::default(), Handles::default());
     for Made { device, handle } in devices::make(config, &id, &mut files)? {
         let place = places.allocate()?;
         let transport = MmioTransport::with_line(surroundings.clone(), device, bus.line(&vm, place.gsi)?)
             .map_err(resource("a device's events"))?;
-        match handle {
-            Handle::None => {}
-            Handle::Drive(tray) => media.add(tray, transport.core().signals()),
-        }
+        handles.add(handle, transport.core().signals());
         bus.attach(&vm, transport, place)?;
     }
     let vcpus = make_vcpus(&kvm, &vm, config.machine_config.vcpu_count)?;
@@ -212,7 +209,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let Buses { ports, mmio, transports, .. } = bus;
     let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
-    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, media, power_button, transports, _vm: vm })
+    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, handles, power_button, transports, _vm: vm })
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.

@@ -181,13 +181,13 @@ pub fn block(bytes: &[u8]) {
     file.set_len(64 << 10).unwrap();
     let read_only = bytes.first().is_some_and(|first| first & 1 == 1);
     let files = if read_only { vec![file.try_clone().unwrap(), file] } else { vec![file] };
-    let device = Block::new(BlockConfig { id: "fuzzed".into(), files, read_only }).unwrap();
+    let device = Block::new(BlockConfig::new("fuzzed", files, read_only)).unwrap();
     Guest::new(Box::new(device)).play(bytes.get(1..).unwrap_or_default(), |_, _| {});
 }
 
 /// What the guest does at whatever time changes nothing of a medium that is out, nor its size while it is in.
 fn removable(bytes: &[u8]) {
-    let (device, tray) = Block::removable("fuzzed", bytes[0] & 1 == 1);
+    let (device, tray) = Block::removable("fuzzed", bytes[0] & 1 == 1, None);
     let guest = Guest::new(Box::new(device));
     let interrupt = guest.transport.core().signals();
     let (mut inside, mut outside) = (None::<File>, Vec::new());

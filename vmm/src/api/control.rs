@@ -2,6 +2,7 @@
 //!
 //! A listener instead of a connected pair, because the daemon that made the VM may be gone when the next one wants to stop it.
 
+use crate::api::config::RateLimiter;
 use serde::{Deserialize, Serialize};
 
 /// Upper bound of a request line in bytes.
@@ -38,6 +39,25 @@ pub enum Request {
     Eject {
         /// Which drive.
         drive_id: String,
+    },
+    /// Changes a drive's rate limiter, as in a PATCH of Firecracker's: buckets that are left out stay as they are, one of size 0 limits
+    /// nothing, others start full.
+    UpdateDrive {
+        /// Which drive.
+        drive_id: String,
+        /// The new buckets.
+        rate_limiter: RateLimiter,
+    },
+    /// The same for an interface.
+    UpdateInterface {
+        /// Which interface.
+        iface_id: String,
+        /// What the guest receives.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rx_rate_limiter: Option<RateLimiter>,
+        /// What the guest sends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tx_rate_limiter: Option<RateLimiter>,
     },
 }
 

@@ -10,7 +10,7 @@ pub use command_line::command_line;
 pub use mac::mac;
 pub use sources::sources;
 
-use crate::api::config::VmConfig;
+use crate::api::config::{RateLimiter, VmConfig};
 use crate::arch::places::Places;
 use sources::check_sources;
 use std::collections::HashSet;
@@ -23,6 +23,8 @@ pub const MAX_VCPUS: u8 = 32;
 pub const MIN_MEMORY_MIB: u64 = 32;
 /// Memory of a VM at most: a TiB.
 pub const MAX_MEMORY_MIB: u64 = 1 << 20;
+/// Milliseconds in which a rate limiter's bucket gets full at most: seven weeks.
+pub const MAX_REFILL_MS: u64 = u32::MAX as u64;
 /// Names of drives and interfaces at most, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -65,6 +67,9 @@ pub enum ConfigError {
         "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"
     )]
     Removable(String),
+    /// A rate limiter.
+    #[error("{0}.refill_time is {1} ms; give up to 4294967295, or 0 for no limit")]
+    RefillTime(String, u64),
     /// Two root devices.
     #[error("more than one drive is_root_device; the kernel mounts one")]
     Roots,
@@ -121,11 +126,17 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::DriveFiles(drive.drive_id.clone()));
         }
     }
+    for drive in &config.drives {
+        rate_limiter(&format!("drive {:?}: rate_limiter", drive.drive_id), drive.rate_limiter.as_ref())?;
+    }
     if config.drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
         return Err(ConfigError::Roots);
     }
     for net in &config.network_interfaces {
         mac(net, "")?;
+        let name = |which| format!("interface {:?}: {which}_rate_limiter", net.iface_id);
+        rate_limiter(&name("rx"), net.rx_rate_limiter.as_ref())?;
+        rate_limiter(&name("tx"), net.tx_rate_limiter.as_ref())?;
     }
     if let Some(vsock) = &config.vsock {
         if !(3..u32::MAX).contains(&vsock.guest_cid) {
@@ -142,6 +153,20 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     check_sources(config)?;
     command_line(config).map(drop)
+}
+
+/// Checks a rate limiter; `field` is its name for a message.
+///
+/// # Errors
+/// [`ConfigError::RefillTime`].
+pub fn rate_limiter(field: &str, limiter: Option<&RateLimiter>) -> Result<(), ConfigError> {
+    let Some(RateLimiter { bandwidth, ops }) = limiter else { return Ok(()) };
+    for (bucket, name) in [(bandwidth, "bandwidth"), (ops, "ops")] {
+        if let Some(bucket) = bucket.filter(|bucket| bucket.refill_time > MAX_REFILL_MS) {
+            return Err(ConfigError::RefillTime(format!("{field}.{name}"), bucket.refill_time));
+        }
+    }
+    Ok(())
 }
 
 /// How many virtio devices a document asks for.

@@ -41,6 +41,11 @@ fn each_mistake_has_its_own_message() {
             json!([{"drive_id": "a", "path_on_host": "/x"}, {"drive_id": "a", "path_on_host": "/y"}]),
             "\"a\" is used twice",
         ),
+        (
+            "drives",
+            json!([{"drive_id": "a", "path_on_host": "/x", "rate_limiter": {"ops": {"size": 1, "refill_time": 4294967296u64}}}]),
+            "drive \"a\": rate_limiter.ops.refill_time is 4294967296 ms",
+        ),
         ("vsock", json!({"guest_cid": 2, "uds_path": "/x"}), "guest_cid is 2"),
         ("vial", json!({"profile": "pod"}), "kernel_image_path is a path"),
         ("vial", json!({"control": {"fd": 1}}), "descriptor 1"),

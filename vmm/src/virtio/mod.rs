@@ -16,6 +16,7 @@ mod chain_tests;
 pub mod console;
 #[allow(unsafe_code)]
 mod io;
+pub mod limiter;
 pub mod mmio;
 pub mod net;
 mod queue;

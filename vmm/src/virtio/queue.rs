@@ -213,6 +213,22 @@ pub fn drain(
     memory: &GuestMemory,
     interrupt: &dyn Interrupt,
     chain: &mut Chain,
+    serve: impl FnMut(&Chain) -> Result<u32, RingError>,
+) -> Result<(), RingError> {
+    drain_while(queue, memory, interrupt, chain, |_| true, serve)
+}
+
+/// The same, until `admit` holds a request back: it stays in the ring, and whoever held it back has to see to it that the worker
+/// comes again, since the driver has been asked not to kick.
+///
+/// # Errors
+/// As [`drain`].
+pub fn drain_while(
+    queue: &mut DeviceQueue,
+    memory: &GuestMemory,
+    interrupt: &dyn Interrupt,
+    chain: &mut Chain,
+    mut admit: impl FnMut(&Chain) -> bool,
     mut serve: impl FnMut(&Chain) -> Result<u32, RingError>,
 ) -> Result<(), RingError> {
     queue.clear_event();
@@ -220,6 +236,10 @@ pub fn drain(
     let mut budget = queue.size();
     loop {
         while budget > 0 && queue.pop(memory, chain)? {
+            if !admit(chain) {
+                queue.undo_pop();
+                return queue.signal(memory, interrupt);
+            }
             budget -= 1;
             let written = serve(chain)?;
             queue.complete(memory, chain.head(), written)?;

@@ -220,6 +220,13 @@ impl Guest {
         panic!("the event loop does not come to rest");
     }
 
+    /// Lets the device work until `done`, however long what it waits for takes.
+    pub fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
+        while !done(self) {
+            self.manager.run().unwrap();
+        }
+    }
+
     /// A buffer that the device gave back: its head and how much was written.
     pub fn used(&mut self, queue: usize) -> Option<(u16, u32)> {
         let ring = &mut self.rings[queue];

@@ -169,3 +169,32 @@ fn a_killed_vmm_leaves_no_exit_record() {
     child.0.wait().unwrap();
     assert!(matches!(vm.records().last(), Some(Record::Milestone { step: Step::FirstRun, .. })));
 }
+
+#[test]
+fn limits_can_be_changed_and_nonsense_is_refused() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    vm.config["drives"] = json!([{
+        "drive_id": "data", "path_on_host": vm.path("disk"),
+        "rate_limiter": {"bandwidth": {"size": 1000, "one_time_burst": 10, "refill_time": 100}},
+    }]);
+    let (_child, mut client) = spawn_listening(&mut vm);
+    let mut change = |drive: &str, refill_time: u64| {
+        client.ask_with(
+            &json!({"action": "update_drive", "drive_id": drive, "rate_limiter": {"ops": {"size": 1, "refill_time": refill_time}}}),
+            &[],
+        )
+    };
+    assert_eq!(change("data", 10)["state"], "running");
+    for (drive, refill_time, expected) in
+        [("other", 10, "no drive \"other\""), ("data", 1 << 32, "ops.refill_time is 4294967296 ms")]
+    {
+        let answer = change(drive, refill_time);
+        assert!(answer["fault_message"].as_str().unwrap().contains(expected), "{answer}");
+    }
+    let answer = client.ask_with(&json!({"action": "update_interface", "iface_id": "eth0"}), &[]);
+    assert!(answer["fault_message"].as_str().unwrap().contains("no interface \"eth0\""), "{answer}");
+}

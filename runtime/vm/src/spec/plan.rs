@@ -146,6 +146,7 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             is_removable: matches!(disk.source, DiskSource::Removable { .. }),
             is_read_only: disk.read_only,
             is_root_device: disk.root,
+            rate_limiter: None,
         }
     });
     let drives = drives.collect();
@@ -156,6 +157,8 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             TapSource::Open(_) => Opening::OpenTap(index),
         }),
         guest_mac: net.mac.clone(),
+        rx_rate_limiter: None,
+        tx_rate_limiter: None,
     });
     let network_interfaces = nets.collect();
     let config = VmConfig {

@@ -1,6 +1,6 @@
 //! `/drives/{drive_id}`: block devices.
 
-use super::FileSource;
+use super::{FileSource, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 /// A block device.
@@ -25,4 +25,7 @@ pub struct Drive {
     /// Adds `root=/dev/vda` (of the matching letter) and `ro` or `rw` to the command line.
     #[serde(default)]
     pub is_root_device: bool,
+    /// How much the guest may read and write, and how often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }

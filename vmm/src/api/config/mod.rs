@@ -9,6 +9,7 @@ mod entropy;
 mod extensions;
 mod machine;
 mod network;
+mod rate_limiter;
 mod vsock;
 
 pub use boot::{BootProtocol, BootSource, KernelLoad};
@@ -17,6 +18,7 @@ pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile};
 pub use machine::MachineConfig;
 pub use network::NetworkInterface;
+pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use vsock::{HostPort, Vsock};
 
 use serde::{Deserialize, Serialize};

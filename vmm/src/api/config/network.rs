@@ -1,6 +1,6 @@
 //! `/network-interfaces/{iface_id}`: network devices.
 
-use super::FileSource;
+use super::{FileSource, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 /// A network device.
@@ -14,4 +14,10 @@ pub struct NetworkInterface {
     /// `aa:bb:cc:dd:ee:ff`; absent: a locally administered one derived from the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_mac: Option<String>,
+    /// How much the guest may receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// How much the guest may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }

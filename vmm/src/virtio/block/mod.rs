@@ -11,12 +11,14 @@ mod tray;
 
 pub use tray::Tray;
 
-use super::queue::drain;
+use super::limiter::{Meter, Throttle};
+use super::queue::drain_while;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
     VirtioDevice,
 };
+use crate::api::config::RateLimiter;
 use crate::api::control::MAX_FILES;
 use disk::Disk;
 use request::Limits;
@@ -36,6 +38,7 @@ pub const SECTOR: u64 = 512;
 const SERIAL_LEN: usize = 20;
 const QUEUE_SIZES: [u16; 1] = [128];
 const QUEUE: u32 = 0;
+const TIMER: u32 = 1;
 
 /// What a block device is made of.
 #[derive(Debug)]
@@ -46,6 +49,15 @@ pub struct BlockConfig {
     pub files: Vec<File>,
     /// Whether the guest may not write. Needed when there is more than one file.
     pub read_only: bool,
+    /// How much the guest may read and write.
+    pub limit: Option<RateLimiter>,
+}
+
+impl BlockConfig {
+    /// A disk without limits.
+    pub fn new(id: impl Into<String>, files: Vec<File>, read_only: bool) -> Self {
+        Self { id: id.into(), files, read_only, limit: None }
+    }
 }
 
 /// A disk that can't be one.
@@ -109,6 +121,7 @@ pub struct Block {
     slot: Arc<Slot>,
     read_only: bool,
     serial: [u8; SERIAL_LEN],
+    throttle: Arc<Throttle>,
     worker: WorkerSlot<BlockWorker>,
 }
 
@@ -118,7 +131,7 @@ impl Block {
     /// # Errors
     /// They don't make a disk.
     pub fn new(config: BlockConfig) -> Result<Self, BlockConfigError> {
-        let BlockConfig { id, files, read_only } = config;
+        let BlockConfig { id, files, read_only, limit } = config;
         if files.is_empty() {
             return Err(BlockConfigError::NoFiles(id));
         }
@@ -126,21 +139,27 @@ impl Block {
             return Err(BlockConfigError::ConcatWritable(id));
         }
         let disk = Disk::new(&id, files, read_only)?;
-        Ok(Self::with(&id, Slot::new(disk), read_only))
+        Ok(Self::with(&id, Slot::new(disk), read_only, limit.as_ref()))
     }
 
     /// A drive without a medium, and what puts one in.
-    pub fn removable(id: &str, read_only: bool) -> (Self, Tray) {
+    pub fn removable(id: &str, read_only: bool, limit: Option<&RateLimiter>) -> (Self, Tray) {
         let slot = Slot::new(Disk::without_medium(read_only));
         let tray = Tray::new(id.to_owned(), read_only, Arc::clone(&slot), MAX_FILES);
-        (Self::with(id, slot, read_only), tray)
+        (Self::with(id, slot, read_only, limit), tray)
     }
 
-    fn with(id: &str, slot: Arc<Slot>, read_only: bool) -> Self {
+    fn with(id: &str, slot: Arc<Slot>, read_only: bool, limit: Option<&RateLimiter>) -> Self {
         let mut serial = [0; SERIAL_LEN];
         let len = id.len().min(SERIAL_LEN);
         serial[..len].copy_from_slice(&id.as_bytes()[..len]);
-        Self { name: format!("block {id}"), slot, read_only, serial, worker: WorkerSlot::new() }
+        let throttle = Throttle::new(limit);
+        Self { name: format!("block {id}"), slot, read_only, serial, throttle, worker: WorkerSlot::new() }
+    }
+
+    /// Its limit, to be changed while it runs.
+    pub fn limit(&self) -> Arc<Throttle> {
+        Arc::clone(&self.throttle)
     }
 
     /// `struct virtio_blk_config`, section 5.2.4.
@@ -196,7 +215,8 @@ impl VirtioDevice for Block {
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
         let (slot, serial) = (Arc::clone(&self.slot), self.serial);
-        self.worker.start(&self.name, context, |context| BlockWorker::new(context, slot, serial))
+        let meter = Meter::new(self.limit(), 0, TIMER);
+        self.worker.start(&self.name, context, |context| Ok(BlockWorker::new(context, slot, serial, meter)))
     }
 
     fn reset(&mut self) {
@@ -230,15 +250,12 @@ struct BlockWorker {
     serial: [u8; SERIAL_LEN],
     // A driver that can't flush is promised that what it wrote is durable (section 5.2.6.2).
     write_through: bool,
+    meter: Meter,
 }
 
 impl BlockWorker {
-    fn new(
-        mut context: ActivateContext,
-        slot: Arc<Slot>,
-        serial: [u8; SERIAL_LEN],
-    ) -> Result<Self, DeviceError> {
-        Ok(Self {
+    fn new(mut context: ActivateContext, slot: Arc<Slot>, serial: [u8; SERIAL_LEN], meter: Meter) -> Self {
+        Self {
             queue: context.take_queue(),
             memory: context.memory,
             interrupt: context.interrupt,
@@ -246,19 +263,29 @@ impl BlockWorker {
             slot,
             serial,
             write_through: context.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-        })
+            meter,
+        }
     }
 }
 
 impl Worker for BlockWorker {
     fn sources(&self) -> Vec<Source> {
-        vec![Source::readable(self.queue.event(), QUEUE)]
+        let kick = Source::readable(self.queue.event(), QUEUE);
+        [kick].into_iter().chain(self.meter.source()).collect()
     }
 
-    fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, slot, serial, write_through } = self;
+    fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        let Self { memory, queue, interrupt, chain, slot, serial, write_through, meter } = self;
+        if token == TIMER {
+            meter.fired();
+        }
+        if meter.is_waiting() {
+            queue.clear_event();
+            return Ok(());
+        }
         let disk = slot.disk();
-        drain(queue, memory, interrupt.as_ref(), chain, |chain| {
+        let admit = |chain: &Chain| meter.admit(request::bytes(chain), interest);
+        drain_while(queue, memory, interrupt.as_ref(), chain, admit, |chain| {
             request::serve(memory, chain, &disk, serial, *write_through)
         })
     }

@@ -49,6 +49,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What a request counts for in a rate limiter: its data, whatever it is.
+pub(super) fn bytes(chain: &Chain) -> u64 {
+    let data = chain.readable_len().saturating_sub(HEADER as u32).max(chain.writable_len().saturating_sub(1));
+    data.into()
+}
+
 /// Does what a request says, writes its status, and returns how many bytes were written.
 ///
 /// # Errors

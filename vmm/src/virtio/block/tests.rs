@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
 use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
@@ -34,16 +35,12 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
 
 fn disk(content: &[u8]) -> (Guest, File) {
     let file = file(content);
-    let config = BlockConfig {
-        id: "a-rather-long-drive-name".into(),
-        files: vec![file.try_clone().unwrap()],
-        read_only: false,
-    };
+    let config = BlockConfig::new("a-rather-long-drive-name", vec![file.try_clone().unwrap()], false);
     (Guest::ready(Box::new(Block::new(config).unwrap()), VERSION_1 | FLUSH | EVENT_IDX | INDIRECT), file)
 }
 
 fn read_only(files: Vec<File>) -> Guest {
-    let config = BlockConfig { id: "ro".into(), files, read_only: true };
+    let config = BlockConfig::new("ro", files, true);
     Guest::ready(Box::new(Block::new(config).unwrap()), VERSION_1)
 }
 
@@ -86,7 +83,7 @@ fn the_configuration_says_what_there_is() {
 
 #[test]
 fn files_that_make_no_disk_are_refused() {
-    let new = |files, read_only| Block::new(BlockConfig { id: "x".into(), files, read_only });
+    let new = |files, read_only| Block::new(BlockConfig::new("x", files, read_only));
     assert!(matches!(new(vec![], true), Err(BlockConfigError::NoFiles(_))));
     assert!(matches!(new(vec![file(&[0; 513])], true), Err(BlockConfigError::Size { len: 513, .. })));
     assert!(matches!(new(vec![file(&[]), file(&[])], false), Err(BlockConfigError::ConcatWritable(_))));
@@ -195,14 +192,14 @@ fn rings_wrap_and_saved_disks_go_on() {
         let fill = vec![round as u8; 512];
         assert_eq!(request(&mut guest, VIRTIO_BLK_T_OUT, u64::from(round % 8), &fill, 0).0, OK);
     }
-    let config = BlockConfig { id: "a".into(), files: vec![under.try_clone().unwrap()], read_only: false };
+    let config = BlockConfig::new("a", vec![under.try_clone().unwrap()], false);
     let mut guest = guest.migrate(Box::new(Block::new(config).unwrap()));
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![47; 512]));
 }
 
 /// A removable drive, its slot from outside, and what of it tells the driver.
 fn removable(read_only: bool) -> (Guest, Tray) {
-    let (device, tray) = Block::removable("a", read_only);
+    let (device, tray) = Block::removable("a", read_only, None);
     (Guest::ready(Box::new(device), VERSION_1 | FLUSH), tray)
 }
 
@@ -334,7 +331,7 @@ fn media_that_can_not_be_are_refused_and_change_nothing() {
 
 #[test]
 fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
-    let (device, tray) = Block::removable("a", true);
+    let (device, tray) = Block::removable("a", true, None);
     let mut guest = Guest::cold(Box::new(device));
     insert(&guest, &tray, vec![file(&[1; 1024])]).unwrap();
     guest.negotiate(VERSION_1);
@@ -349,10 +346,34 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![2; 512]));
     // Another process's drive is empty until somebody puts the medium in.
-    let (device, tray) = Block::removable("a", true);
+    let (device, tray) = Block::removable("a", true, None);
     let mut guest = guest.migrate(Box::new(device));
     insert(&guest, &tray, vec![file(&[3; 1024])]).unwrap();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![3; 512]));
+}
+
+#[test]
+fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
+    let limit = |size, refill_time| RateLimiter {
+        bandwidth: Some(TokenBucket { size, one_time_burst: Some(512), refill_time }),
+        ops: None,
+    };
+    let under = file(&pattern(4096, 1));
+    let limited = Some(limit(1024, 3_600_000));
+    let config = BlockConfig { limit: limited, ..BlockConfig::new("a", vec![under], false) };
+    let device = Block::new(config).unwrap();
+    let throttle = device.limit();
+    let mut guest = Guest::ready(Box::new(device), VERSION_1 | FLUSH);
+    for sector in 0..3 {
+        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
+    }
+    let (header, data) = (guest.data(&header(VIRTIO_BLK_T_IN, 3)), guest.room(512, true));
+    let status = guest.room(1, true);
+    guest.send(0, &[header, data, status]);
+    assert_eq!((guest.used(0), throttle.throttled()), (None, 1));
+    throttle.update(&limit(512, 1));
+    guest.run_until(|guest| guest.used(0).is_some());
+    assert_eq!(guest.bytes(data, 512), pattern(4096, 1)[3 * 512..4 * 512]);
 }
 
 proptest! {

@@ -40,11 +40,6 @@ impl Tray {
         Self { id, read_only, slot, files: if read_only { files } else { 1 } }
     }
 
-    /// Name of the drive.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
     /// Puts a medium in and tells the driver through `interrupt`.
     ///
     /// # Errors

@@ -151,7 +151,7 @@ fn a_state_of_another_device_is_refused() {
     guest.transport.core_mut().pause();
     let state = guest.transport.save().unwrap();
     let file = tempfile::tempfile().unwrap();
-    let block = Block::new(BlockConfig { id: "a".into(), files: vec![file], read_only: false }).unwrap();
+    let block = Block::new(BlockConfig::new("a", vec![file], false)).unwrap();
     assert!(Guest::cold(Box::new(block)).transport.restore(&state).is_err());
     for spoil in [
         |state: &mut CoreState| state.device.queues[0].desc_table = MEMORY_SIZE,

@@ -9,8 +9,10 @@ mod tap;
 mod tests;
 mod worker;
 
+use super::limiter::Throttle;
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
+use crate::api::config::RateLimiter;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,19 @@ pub struct NetConfig {
     pub tap: File,
     /// The guest's address on it.
     pub mac: [u8; 6],
+    /// How much the guest may receive.
+    pub receive_limit: Option<RateLimiter>,
+    /// How much the guest may send.
+    pub transmit_limit: Option<RateLimiter>,
+}
+
+/// What limits a device, from outside: clones change the same device.
+#[derive(Clone)]
+pub struct Limits {
+    /// What the guest receives.
+    pub receive: Arc<Throttle>,
+    /// What the guest sends.
+    pub transmit: Arc<Throttle>,
 }
 
 /// The device.
@@ -40,6 +55,7 @@ pub struct Net {
     mac: [u8; 6],
     /// Until the TAP is deleted; no new one ever takes its place.
     link: Arc<AtomicBool>,
+    limits: Limits,
     worker: WorkerSlot<NetWorker>,
 }
 
@@ -49,14 +65,24 @@ impl Net {
     /// # Errors
     /// It is no TAP, or one without the header.
     pub fn new(config: NetConfig) -> Result<Self, TapError> {
-        Ok(Self::with_tap(Tap::new(config.tap)?, config.mac))
+        let NetConfig { tap, mac, receive_limit, transmit_limit } = config;
+        let limits = Limits {
+            receive: Throttle::new(receive_limit.as_ref()),
+            transmit: Throttle::new(transmit_limit.as_ref()),
+        };
+        Ok(Self::with_tap(Tap::new(tap)?, mac, limits))
     }
 
-    fn with_tap(tap: Tap, mac: [u8; 6]) -> Self {
+    fn with_tap(tap: Tap, mac: [u8; 6], limits: Limits) -> Self {
         let [a, b, c, d, e, f] = mac;
         let name = format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         let link = Arc::new(AtomicBool::new(true));
-        Self { name, tap: Arc::new(tap), mac, link, worker: WorkerSlot::new() }
+        Self { name, tap: Arc::new(tap), mac, link, limits, worker: WorkerSlot::new() }
+    }
+
+    /// Its limits, to be changed while it runs.
+    pub fn limits(&self) -> Limits {
+        self.limits.clone()
     }
 }
 
@@ -88,8 +114,8 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (tap, link) = (Arc::clone(&self.tap), Arc::clone(&self.link));
-        self.worker.start(&self.name, context, |context| Ok(NetWorker::new(context, tap, link)))
+        let (tap, link, limits) = (Arc::clone(&self.tap), Arc::clone(&self.link), &self.limits);
+        self.worker.start(&self.name, context, |context| Ok(NetWorker::new(context, tap, link, limits)))
     }
 
     fn reset(&mut self) {

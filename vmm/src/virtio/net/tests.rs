@@ -1,5 +1,7 @@
 use super::tap::{HEADER, Tap};
 use super::*;
+use crate::api::config::TokenBucket;
+use crate::virtio::Transport;
 use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::io::{Read, Write};
@@ -22,9 +24,13 @@ fn wire() -> (File, File) {
     (a, b)
 }
 
+fn unlimited() -> Limits {
+    Limits { receive: Throttle::new(None), transmit: Throttle::new(None) }
+}
+
 fn guest(features: u64) -> (Guest, File) {
     let (ours, theirs) = wire();
-    let net = Net::with_tap(Tap::pretend(ours), MAC);
+    let net = Net::with_tap(Tap::pretend(ours), MAC, unlimited());
     (Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX | features), theirs)
 }
 
@@ -60,7 +66,10 @@ fn the_address_can_be_read() {
 #[test]
 fn a_file_that_is_no_tap_is_refused() {
     let file = tempfile::tempfile().unwrap();
-    assert!(matches!(Net::new(NetConfig { tap: file, mac: MAC }), Err(TapError::NoTap(_))));
+    assert!(matches!(
+        Net::new(NetConfig { tap: file, mac: MAC, receive_limit: None, transmit_limit: None }),
+        Err(TapError::NoTap(_))
+    ));
 }
 
 #[test]
@@ -130,7 +139,7 @@ fn buffers_that_were_only_taken_survive_a_save() {
     let (mut guest, _wire) = guest(MERGE);
     let buffers: Vec<Buffer> = (0..QUEUE_SIZE).map(|_| give(&mut guest, 2000)).collect();
     let (ours, mut wire) = wire();
-    let mut guest = guest.migrate(Box::new(Net::with_tap(Tap::pretend(ours), MAC)));
+    let mut guest = guest.migrate(Box::new(Net::with_tap(Tap::pretend(ours), MAC, unlimited())));
     wire.write_all(&frame(5000)).unwrap();
     guest.run();
     assert_eq!(received(&mut guest, &buffers), Some(frame(5000)[HEADER..].to_vec()));
@@ -164,6 +173,72 @@ fn a_tap_that_is_deleted_takes_the_link_down_and_keeps_nobody_awake() {
     let buffer = give(&mut guest, 1526);
     assert_eq!(received(&mut guest, &[buffer]), None);
     assert!(guest.faults().is_empty());
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn ops(size: u64, refill_time: u64) -> RateLimiter {
+    RateLimiter { bandwidth: None, ops: Some(TokenBucket { size, one_time_burst: None, refill_time }) }
+}
+
+fn bytes(size: u64, refill_time: u64) -> RateLimiter {
+    RateLimiter { bandwidth: Some(TokenBucket { size, one_time_burst: None, refill_time }), ops: None }
+}
+
+#[test]
+fn limited_frames_wait_and_a_change_lets_them_pass() {
+    let limits = unlimited();
+    limits.receive.update(&bytes(150, HOUR_MS));
+    limits.transmit.update(&ops(2, HOUR_MS));
+    let (ours, mut wire) = wire();
+    let net = Net::with_tap(Tap::pretend(ours), MAC, limits.clone());
+    let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);
+    let data = guest.data(&frame(60));
+    for _ in 0..4 {
+        guest.send(1, &[data]);
+    }
+    assert_eq!([(); 3].map(|()| guest.used(1).is_some()), [true, true, false]);
+    let buffers = [(); 4].map(|()| give(&mut guest, 1526));
+    for _ in 0..4 {
+        wire.write_all(&frame(100)).unwrap();
+    }
+    guest.run();
+    // The second one finds a token, and leaves a debt.
+    for buffer in &buffers[..2] {
+        assert!(received(&mut guest, &[*buffer]).is_some());
+    }
+    assert_eq!(guest.used(0), None);
+    assert_eq!((limits.receive.throttled(), limits.transmit.throttled()), (1, 1));
+    // A worker that waits survives a pause.
+    guest.transport.core_mut().pause();
+    guest.transport.core_mut().resume().unwrap();
+    guest.run();
+    assert_eq!((guest.used(0), guest.used(1)), (None, None));
+    limits.receive.update(&bytes(0, 0));
+    limits.transmit.update(&ops(0, 0));
+    guest.run_until(|guest| guest.used(1).is_some());
+    guest.run_until(|guest| guest.used(1).is_some());
+    for buffer in &buffers[2..] {
+        guest.run_until(|guest| received(guest, &[*buffer]).is_some());
+    }
+    assert!(guest.faults().is_empty());
+}
+
+#[test]
+fn who_waits_is_called_when_there_is_enough_again() {
+    let limits = unlimited();
+    limits.transmit.update(&ops(1, 1));
+    let (ours, _wire) = wire();
+    let net = Net::with_tap(Tap::pretend(ours), MAC, limits);
+    let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);
+    let data = guest.data(&frame(60));
+    for _ in 0..8 {
+        guest.offer(1, &[data]);
+    }
+    guest.kick(1);
+    for _ in 0..8 {
+        guest.run_until(|guest| guest.used(1).is_some());
+    }
 }
 
 proptest! {

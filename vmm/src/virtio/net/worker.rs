@@ -1,8 +1,10 @@
 //! Frames in and out.
 
+use super::Limits;
 use super::tap::{HEADER, Received, Tap};
 use crate::virtio::io::writev;
-use crate::virtio::queue::drain;
+use crate::virtio::limiter::Meter;
+use crate::virtio::queue::drain_while;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use event_manager::EventSet;
@@ -14,6 +16,8 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;
 const TAP: u32 = 2;
+const RECEIVE_TIMER: u32 = 3;
+const TRANSMIT_TIMER: u32 = 4;
 
 /// The largest frame that a TAP hands out: a segmentation-offloaded packet with its Ethernet and offload headers.
 const MAX_FRAME: u32 = 65535 + 18 + HEADER as u32;
@@ -35,12 +39,19 @@ pub(super) struct NetWorker {
     room: u64,
     configured: bool,
     watching: bool,
+    receive_meter: Meter,
+    transmit_meter: Meter,
     // Shared with the device, whose configuration space shows it.
     link: Arc<AtomicBool>,
 }
 
 impl NetWorker {
-    pub(super) fn new(mut context: ActivateContext, tap: Arc<Tap>, link: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        mut context: ActivateContext,
+        tap: Arc<Tap>,
+        link: Arc<AtomicBool>,
+        limits: &Limits,
+    ) -> Self {
         Self {
             receive: context.take_queue(),
             transmit: context.take_queue(),
@@ -55,6 +66,8 @@ impl NetWorker {
             configured: false,
             // What is gone would be ready for ever.
             watching: link.load(Ordering::Relaxed),
+            receive_meter: Meter::new(Arc::clone(&limits.receive), 0, RECEIVE_TIMER),
+            transmit_meter: Meter::new(Arc::clone(&limits.transmit), 0, TRANSMIT_TIMER),
             link,
         }
     }
@@ -87,7 +100,7 @@ impl NetWorker {
 
     /// Moves frames from the TAP into the guest: a queueful at most; the TAP stays readable if there are more.
     fn receive_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        if !self.link.load(Ordering::Relaxed) {
+        if !self.link.load(Ordering::Relaxed) || self.receive_meter.is_waiting() {
             return Ok(());
         }
         let mut budget = self.receive.size();
@@ -102,8 +115,13 @@ impl NetWorker {
                 starved = true;
                 break;
             }
+            // How long a frame is shows when it is here: any token lets it pass, and the next one waits for what it took.
+            if !self.receive_meter.is_ready(1, interest) {
+                starved = true;
+                break;
+            }
             match self.receive_frame()? {
-                Received::Frame(_) => {}
+                Received::Frame(len) => self.receive_meter.take((len - HEADER) as u64),
                 Received::Nothing => break,
                 Received::Gone => {
                     self.link.store(false, Ordering::Relaxed);
@@ -160,9 +178,15 @@ impl NetWorker {
         Ok(received)
     }
 
-    fn transmit_frames(&mut self) -> Result<(), RingError> {
-        let Self { memory, transmit, interrupt, chain, tap, .. } = self;
-        drain(transmit, memory, interrupt.as_ref(), chain, |chain| {
+    fn transmit_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        let Self { memory, transmit, interrupt, chain, tap, transmit_meter: meter, .. } = self;
+        if meter.is_waiting() {
+            transmit.clear_event();
+            return Ok(());
+        }
+        let admit =
+            |chain: &Chain| meter.admit(chain.readable_len().saturating_sub(HEADER as u32).into(), interest);
+        drain_while(transmit, memory, interrupt.as_ref(), chain, admit, |chain| {
             if chain.readable_len() < HEADER as u32 {
                 return Err(RingError::Malformed("is shorter than a frame's header"));
             }
@@ -185,6 +209,7 @@ impl Worker for NetWorker {
         if self.watching {
             sources.push(Source::readable(self.tap.file(), TAP));
         }
+        sources.extend([&self.receive_meter, &self.transmit_meter].into_iter().filter_map(Meter::source));
         sources
     }
 
@@ -195,7 +220,15 @@ impl Worker for NetWorker {
             let _ = self.tap.set_offloads(self.features);
         }
         match token {
-            TRANSMIT => self.transmit_frames(),
+            TRANSMIT => self.transmit_frames(interest),
+            TRANSMIT_TIMER => {
+                self.transmit_meter.fired();
+                self.transmit_frames(interest)
+            }
+            RECEIVE_TIMER => {
+                self.receive_meter.fired();
+                self.receive_frames(interest)
+            }
             RECEIVE => {
                 self.receive.clear_event();
                 self.receive_frames(interest)

@@ -1,0 +1,214 @@
+//! Token buckets as pure state machines: time comes in as nanoseconds of any clock that does not go back.
+
+use crate::api::config::{RateLimiter, TokenBucket};
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// A bucket that fills without steps.
+///
+/// What is in it is kept as tokens × refill time, so that a nanosecond adds exactly `size` and nothing is ever rounded. It may fall
+/// below nothing: a request larger than the bucket, or a frame whose length was not known before, is paid off afterwards.
+#[derive(Debug, Clone)]
+struct Bucket {
+    size: i128,
+    refill: i128,
+    level: i128,
+    burst: u64,
+    at: u64,
+}
+
+impl Bucket {
+    /// A full one; none if it would limit nothing.
+    fn new(bucket: &TokenBucket, now: u64) -> Option<Self> {
+        if bucket.size == 0 || bucket.refill_time == 0 {
+            return None;
+        }
+        // Longer times than the document may name can't come here; cut off they still overflow nothing.
+        let refill = bucket.refill_time.min(crate::validate::MAX_REFILL_MS) * NS_PER_MS;
+        let (size, refill) = (i128::from(bucket.size), i128::from(refill));
+        let burst = bucket.one_time_burst.unwrap_or(0);
+        Some(Self { size, refill, level: size * refill, burst, at: now })
+    }
+
+    fn advance(&mut self, now: u64) {
+        let elapsed = i128::from(now.saturating_sub(self.at));
+        self.at = self.at.max(now);
+        let gained = elapsed.saturating_mul(self.size);
+        self.level = self.level.saturating_add(gained).min(self.size * self.refill);
+    }
+
+    /// Nanoseconds until so many tokens are there, or the bucket is full if it never holds so many; 0 if they are.
+    fn wait(&self, tokens: u64) -> u64 {
+        let needed = i128::from(tokens).min(self.size) * self.refill;
+        let there = self.level.saturating_add(i128::from(self.burst) * self.refill);
+        let lacking = needed.saturating_sub(there);
+        if lacking <= 0 {
+            return 0;
+        }
+        let rounded_up = lacking.saturating_add(self.size - 1) / self.size;
+        u64::try_from(rounded_up).unwrap_or(u64::MAX)
+    }
+
+    fn take(&mut self, tokens: u64) {
+        let once = tokens.min(self.burst);
+        self.burst -= once;
+        self.level = self.level.saturating_sub(i128::from(tokens - once) * self.refill);
+    }
+}
+
+/// A bucket of bytes and one of operations.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Limiter {
+    bandwidth: Option<Bucket>,
+    ops: Option<Bucket>,
+}
+
+impl Limiter {
+    pub(super) fn new(config: &RateLimiter, now: u64) -> Self {
+        let mut limiter = Self::default();
+        limiter.update(config, now);
+        limiter
+    }
+
+    /// Replaces the buckets that `config` has; those that it leaves out stay as they are.
+    pub(super) fn update(&mut self, config: &RateLimiter, now: u64) {
+        if let Some(bucket) = &config.bandwidth {
+            self.bandwidth = Bucket::new(bucket, now);
+        }
+        if let Some(bucket) = &config.ops {
+            self.ops = Bucket::new(bucket, now);
+        }
+    }
+
+    pub(super) fn limits(&self) -> bool {
+        self.bandwidth.is_some() || self.ops.is_some()
+    }
+
+    /// Nanoseconds until an operation of so many bytes may pass; 0 if it may now.
+    pub(super) fn wait(&mut self, bytes: u64, now: u64) -> u64 {
+        let wait = |bucket: &mut Option<Bucket>, tokens| {
+            bucket.as_mut().map_or(0, |bucket| {
+                bucket.advance(now);
+                bucket.wait(tokens)
+            })
+        };
+        wait(&mut self.bandwidth, bytes).max(wait(&mut self.ops, 1))
+    }
+
+    /// Counts an operation of so many bytes, which passes or has passed.
+    pub(super) fn take(&mut self, bytes: u64) {
+        if let Some(bandwidth) = &mut self.bandwidth {
+            bandwidth.take(bytes);
+        }
+        if let Some(ops) = &mut self.ops {
+            ops.take(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bucket(size: u64, burst: u64, refill_time: u64) -> TokenBucket {
+        TokenBucket { size, one_time_burst: Some(burst), refill_time }
+    }
+
+    impl Limiter {
+        fn admit(&mut self, bytes: u64, now: u64) -> Result<(), u64> {
+            let wait = self.wait(bytes, now);
+            if wait > 0 {
+                return Err(wait);
+            }
+            self.take(bytes);
+            Ok(())
+        }
+    }
+
+    fn bandwidth(size: u64, burst: u64, refill_time: u64) -> Limiter {
+        Limiter::new(&RateLimiter { bandwidth: Some(bucket(size, burst, refill_time)), ops: None }, 0)
+    }
+
+    #[test]
+    fn a_full_bucket_is_spent_at_once_and_fills_evenly() {
+        let mut limiter = bandwidth(1000, 0, 1000);
+        assert_eq!(limiter.admit(1000, 0), Ok(()));
+        // A token a millisecond.
+        assert_eq!(limiter.admit(1, 0), Err(NS_PER_MS));
+        assert_eq!(limiter.admit(10, NS_PER_MS), Err(9 * NS_PER_MS));
+        assert_eq!(limiter.admit(10, 10 * NS_PER_MS - 1), Err(1));
+        assert_eq!(limiter.admit(10, 10 * NS_PER_MS), Ok(()));
+    }
+
+    #[test]
+    fn the_burst_is_there_once() {
+        let mut limiter = bandwidth(10, 5, 10);
+        assert_eq!(limiter.admit(10, 0), Ok(()));
+        assert_eq!(limiter.admit(5, 0), Ok(()));
+        assert_eq!(limiter.admit(1, 0), Err(NS_PER_MS));
+        let full = 1000 * NS_PER_MS;
+        assert_eq!(limiter.admit(10, full), Ok(()));
+        assert_eq!(limiter.admit(5, full), Err(5 * NS_PER_MS));
+    }
+
+    #[test]
+    fn a_request_larger_than_the_bucket_passes_when_it_is_full_and_is_paid_off() {
+        let mut limiter = bandwidth(10, 0, 10);
+        assert_eq!(limiter.admit(35, 0), Ok(()));
+        assert_eq!(limiter.admit(1, 0), Err(26 * NS_PER_MS));
+    }
+
+    #[test]
+    fn the_slower_bucket_counts_and_one_that_limits_nothing_is_none() {
+        let config = RateLimiter { bandwidth: Some(bucket(10, 0, 10)), ops: Some(bucket(1, 0, 100)) };
+        let mut limiter = Limiter::new(&config, 0);
+        assert_eq!(limiter.admit(1, 0), Ok(()));
+        assert_eq!(limiter.admit(1, 0), Err(100 * NS_PER_MS));
+        for nothing in [bucket(0, 7, 10), bucket(10, 7, 0)] {
+            limiter.update(&RateLimiter { bandwidth: None, ops: Some(nothing) }, 0);
+            assert!(limiter.limits());
+            assert_eq!(limiter.admit(1, 0), Ok(()));
+        }
+        limiter.update(&RateLimiter { bandwidth: Some(bucket(0, 0, 0)), ops: None }, 0);
+        assert!(!limiter.limits());
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_passes_than_the_rate_allows_and_nobody_starves(
+            size in 1..10_000u64, burst in 0..10_000u64, refill_time in 1..2_000u64,
+            steps in proptest::collection::vec((0..50_000_000u64, 0..20_000u64), 1..200),
+        ) {
+            let mut limiter = bandwidth(size, burst, refill_time);
+            let (mut now, mut passed, mut largest) = (0, 0u128, 0);
+            for (pause, bytes) in steps {
+                now += pause;
+                largest = largest.max(bytes);
+                if let Err(wait) = limiter.admit(bytes, now) {
+                    // Not before, and surely then.
+                    prop_assert!(limiter.admit(bytes, now + wait - 1).is_err());
+                    now += wait;
+                    prop_assert_eq!(limiter.admit(bytes, now), Ok(()));
+                }
+                passed += u128::from(bytes);
+                let earned = u128::from(now) * u128::from(size) / (u128::from(refill_time) * 1_000_000);
+                let most = u128::from(size + burst) + earned + u128::from(largest);
+                prop_assert!(passed <= most, "{} > {}", passed, most);
+            }
+        }
+
+        #[test]
+        fn no_numbers_overflow(
+            size: u64, burst: u64, refill_time: u64,
+            steps in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..20),
+        ) {
+            let mut limiter = bandwidth(size, burst, refill_time);
+            for (bytes, now) in steps {
+                if limiter.admit(bytes, now).is_ok() {
+                    limiter.take(bytes);
+                }
+            }
+        }
+    }
+}
