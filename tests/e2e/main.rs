@@ -13,6 +13,7 @@ mod kills;
 mod life;
 mod lists;
 mod network;
+mod platform;
 mod pods;
 mod recovery;
 mod registry;

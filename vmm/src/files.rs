@@ -119,6 +119,8 @@ pub struct Files {
     pub vsock: Option<VsockFiles>,
     /// Input and output of the console.
     pub console: Option<(Option<File>, Option<File>)>,
+    /// Input and output of the serial port.
+    pub serial: Option<(Option<File>, File)>,
     /// Where control requests come in.
     pub control: Option<UnixListener>,
 }
@@ -244,6 +246,7 @@ impl Files {
                 )),
                 None => None,
             },
+            serial: config.serial.as_ref().map(serial).transpose()?,
             control: config
                 .vial
                 .control
@@ -260,6 +263,18 @@ fn optional(
     options: &OpenOptions,
 ) -> Result<Option<File>, FileError> {
     source.map(|source| open(what, source, options)).transpose()
+}
+
+fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), FileError> {
+    let output = match &config.serial_out_path {
+        Some(source) => open("the serial port's output", source, &append())?,
+        None => sys::standard_output().map_err(|source| FileError::NotOpen {
+            what: "the serial port's output".into(),
+            fd: 1,
+            source,
+        })?,
+    };
+    Ok((optional("the serial port's input", config.input.as_ref(), &read_only())?, output))
 }
 
 fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> {

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod platform;
 pub mod process;
 pub mod seccomp;
+pub mod serial;
 pub mod status;
 #[allow(unsafe_code)]
 pub mod sys;

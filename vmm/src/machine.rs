@@ -3,7 +3,7 @@
 use crate::api::config::VmConfig;
 use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
-use crate::arch::{self, ArchError, boot, layout};
+use crate::arch::{self, ArchError, acpi, boot, layout};
 use crate::bus::{BadRange, Bus};
 use crate::devices::{self, Made, MakeError};
 use crate::end::EndSignal;
@@ -13,6 +13,7 @@ use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
 use crate::platform;
 use crate::seccomp::{Filter, SeccompError, Thread};
+use crate::serial;
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
@@ -21,6 +22,7 @@ use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, Transport
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -178,7 +180,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     platform::insert(&mut bus.ports, &end)?;
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
-    let surroundings = surroundings(&memory, workers, &end);
+    let surroundings = surroundings(&memory, workers.clone(), &end);
     let (mut places, mut handles) = (Places::default(), Handles::default());
     for Made { device, handle } in devices::make(config, &id, &mut files)? {
         let place = places.allocate()?;
@@ -186,6 +188,9 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
             .map_err(resource("a device's events"))?;
         handles.add(handle, transport.core().signals());
         bus.attach(&vm, transport, place)?;
+    }
+    if let Some(files) = files.serial.take() {
+        bus.attach_serial(&vm, files, &workers)?;
     }
     let vcpus = make_vcpus(&kvm, &vm, config.machine_config.vcpu_count)?;
     status.milestone(Step::VmBuilt);
@@ -198,6 +203,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
         header: None,
         vcpus: config.machine_config.vcpu_count,
         devices: &bus.places,
+        extras: acpi::Extras { serial: config.serial.is_some() },
     };
     boot::write_tables(&memory, &description)?;
     let loaded = loader.finish(&memory)?;
@@ -302,6 +308,23 @@ impl Buses {
         vm.register_irqfd(&line, gsi).map_err(kvm_step("wire a device's interrupt"))?;
         self.lines.insert(gsi, Arc::clone(&line));
         Ok(line)
+    }
+
+    /// Wires the serial port.
+    fn attach_serial(
+        &mut self,
+        vm: &VmFd,
+        (input, output): (Option<File>, File),
+        workers: &WorkerLoop,
+    ) -> Result<(), BuildError> {
+        let line = self.line(vm, layout::SERIAL_GSI)?;
+        let (port, worker) = serial::new(input, output, line).map_err(resource("the serial port"))?;
+        self.ports.insert(layout::PORT_SERIAL.into(), serial::PORTS, Box::new(port))?;
+        workers
+            .fire(move |ops| {
+                let _ = ops.add_subscriber(Box::new(worker));
+            })
+            .map_err(|error| resource("the serial port's place in the event loop")(io::Error::other(error)))
     }
 
     /// Wires a transport: its window, and a kick for each queue that never leaves the kernel.

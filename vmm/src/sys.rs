@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 /// CLOCK_MONOTONIC in microseconds: comparable between processes of one host.
@@ -30,6 +30,11 @@ pub unsafe fn take_descriptor(fd: RawFd) -> io::Result<File> {
     check_open(fd)?;
     // SAFETY: it is open, and the caller says that it is nobody else's.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// The standard output once more, so that a device may own it.
+pub fn standard_output() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 /// Blocks `signals` in this thread and those that it starts, and gives a descriptor to read them from.

@@ -25,6 +25,10 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
             add(format!("vsock.host_ports {}", host.port), Some(&FileSource::Fd { fd: host.fd }));
         }
     }
+    if let Some(serial) = &config.serial {
+        add("serial.serial_out_path".into(), serial.serial_out_path.as_ref());
+        add("serial.input".into(), serial.input.as_ref());
+    }
     let vial = &config.vial;
     if let Some(console) = &vial.console {
         add("vial.console.input".into(), console.input.as_ref());

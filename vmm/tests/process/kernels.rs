@@ -36,6 +36,21 @@ fn a_bzimage_is_entered_in_long_mode_with_its_own_header_in_the_zero_page() {
 }
 
 #[test]
+fn the_serial_port_is_there_only_when_asked_for_and_writes_all_before_the_end() {
+    if !kvm() {
+        return;
+    }
+    let code = [&out(0x3f8, b'o'), out(0x3f8, b'k').as_slice(), &out(0x600, 0x34), HANG].concat();
+    let mut vm = Vm::new(&code);
+    assert_eq!(String::from_utf8(vm.run().stdout).unwrap(), "");
+    vm.config["serial"] = json!({});
+    assert_eq!(String::from_utf8(vm.run().stdout).unwrap(), "ok");
+    vm.config["serial"] = json!({"serial_out_path": vm.path("serial")});
+    assert_eq!(vm.end(), ExitReason::GuestShutdown);
+    assert_eq!(std::fs::read_to_string(vm.path("serial")).unwrap(), "ok");
+}
+
+#[test]
 fn both_entries_of_a_vmlinux_work() {
     if !kvm() {
         return;

@@ -161,14 +161,15 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         tx_rate_limiter: None,
     });
     let network_interfaces = nets.collect();
+    let machine_config = MachineConfig { vcpu_count: spec.cpus, mem_size_mib: spec.memory_mib };
     let config = VmConfig {
-        boot_source,
-        machine_config: MachineConfig { vcpu_count: spec.cpus, mem_size_mib: spec.memory_mib },
+        machine_config,
         drives,
         network_interfaces,
         vsock,
         entropy: Some(Entropy {}),
         vial: Extensions { profile: Profile::Pod, console, control: Some(control), status: Some(status) },
+        ..VmConfig::booting(boot_source)
     };
     if table.0.len() > MAX_TABLE {
         return Err(Error::Spec(format!(

@@ -10,6 +10,7 @@ mod extensions;
 mod machine;
 mod network;
 mod rate_limiter;
+mod serial;
 mod vsock;
 
 pub use boot::{BootProtocol, BootSource, KernelLoad};
@@ -19,6 +20,7 @@ pub use extensions::{Console, Extensions, Profile};
 pub use machine::MachineConfig;
 pub use network::NetworkInterface;
 pub use rate_limiter::{RateLimiter, TokenBucket};
+pub use serial::Serial;
 pub use vsock::{HostPort, Vsock};
 
 use serde::{Deserialize, Serialize};
@@ -46,9 +48,28 @@ pub struct VmConfig {
     /// Entropy device; the empty object asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
+    /// Serial port; the empty object asks for one on the standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Serial>,
     /// *(Vial)* Console, control, status, profile.
     #[serde(default)]
     pub vial: Extensions,
+}
+
+impl VmConfig {
+    /// A machine of the default size with nothing but a kernel.
+    pub fn booting(boot_source: BootSource) -> Self {
+        Self {
+            boot_source,
+            machine_config: MachineConfig::default(),
+            drives: Vec::new(),
+            network_interfaces: Vec::new(),
+            vsock: None,
+            entropy: None,
+            serial: None,
+            vial: Extensions::default(),
+        }
+    }
 }
 
 /// Where bytes come from or go to: a path, or a descriptor that the process inherited *(Vial)*.

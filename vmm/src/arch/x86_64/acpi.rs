@@ -19,8 +19,15 @@ const HEADER: u32 = 36;
 /// DSDT revision 2: integers have 64 bits (5.2.11.1).
 const DSDT_REVISION: u8 = 2;
 
+/// What the DSDT describes besides virtio devices and what every machine has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// A serial port at [`layout::PORT_SERIAL`].
+    pub serial: bool,
+}
+
 /// All tables as they lie from [`layout::ACPI_START`] on, the RSDP first.
-pub fn tables(vcpus: u8, devices: &[Place]) -> Vec<u8> {
+pub fn tables(vcpus: u8, devices: &[Place], extras: Extras) -> Vec<u8> {
     // The RSDP has to be at a known place but names the XSDT, which names the others: so they are laid out backwards
     // in meaning, forwards in memory, with room for the RSDP kept free at the start.
     let mut image = vec![0; Rsdp::len().next_multiple_of(64)];
@@ -30,7 +37,7 @@ pub fn tables(vcpus: u8, devices: &[Place]) -> Vec<u8> {
         image.resize(image.len().next_multiple_of(16), 0);
         address
     };
-    let dsdt = place(&dsdt_table(devices));
+    let dsdt = place(&dsdt_table(devices, extras));
     let fadt = place(&bytes(&fadt(dsdt)));
     let madt = place(&bytes(&madt(vcpus)));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -48,9 +55,9 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-fn dsdt_table(devices: &[Place]) -> Vec<u8> {
+fn dsdt_table(devices: &[Place], extras: Extras) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", HEADER, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    table.append_slice(&dsdt::definitions(devices));
+    table.append_slice(&dsdt::definitions(devices, extras));
     table.as_slice().to_vec()
 }
 
@@ -113,7 +120,7 @@ mod tests {
     #[test]
     fn all_tables_are_reachable_and_their_checksums_hold() {
         let place = Place { base: 0xd000_0000, size: 0x1000, gsi: 6 };
-        let image = tables(32, &[place; 64]);
+        let image = tables(32, &[place; 64], Extras { serial: true });
         assert!(image.len() as u64 <= layout::ACPI_END - layout::ACPI_START);
         let tables = walk(&image);
         let names: Vec<_> = tables.iter().map(|(name, _)| name.as_str()).collect();

@@ -39,6 +39,8 @@ pub struct Description<'a> {
     pub vcpus: u8,
     /// The virtio devices, in the order in which they are probed.
     pub devices: &'a [Place],
+    /// What else there is.
+    pub extras: acpi::Extras,
 }
 
 /// Writes command line and ACPI tables; needs no kernel, so it runs while one is being read.
@@ -52,7 +54,7 @@ pub fn write_tables(memory: &GuestMemoryMmap, description: &Description<'_>) -> 
     }
     put(memory, "the command line", layout::CMDLINE, line.as_bytes())?;
     put(memory, "the command line", layout::CMDLINE + line.len() as u64, &[0])?;
-    let tables = acpi::tables(description.vcpus, description.devices);
+    let tables = acpi::tables(description.vcpus, description.devices, description.extras);
     if tables.len() as u64 > layout::ACPI_END - layout::ACPI_START {
         return Err(ArchError::TablesTooBig(tables.len()));
     }
@@ -99,6 +101,7 @@ mod tests {
             header: None,
             vcpus: 2,
             devices: &[],
+            extras: acpi::Extras::default(),
         }
     }
 

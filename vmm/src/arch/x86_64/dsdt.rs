@@ -1,6 +1,6 @@
 //! The definition block of the DSDT: devices, soft-off, power button, pvpanic.
 
-use super::{layout, places::Place};
+use super::{acpi::Extras, layout, places::Place};
 use acpi_tables::{
     Aml,
     aml::{
@@ -13,7 +13,7 @@ use acpi_tables::{
 const BUTTON_PRESSED: u8 = 0x80;
 
 /// The byte code that follows the table's header.
-pub(super) fn definitions(devices: &[Place]) -> Vec<u8> {
+pub(super) fn definitions(devices: &[Place], extras: Extras) -> Vec<u8> {
     let mut code = Vec::new();
     soft_off().into_iter().for_each(|byte| code.push(byte));
     for (index, place) in devices.iter().enumerate() {
@@ -22,6 +22,9 @@ pub(super) fn definitions(devices: &[Place]) -> Vec<u8> {
     }
     power_button(&mut code);
     pvpanic(&mut code);
+    if extras.serial {
+        serial(&mut code);
+    }
     code
 }
 
@@ -106,6 +109,24 @@ fn pvpanic(code: &mut Vec<u8>) {
     .to_aml_bytes(code);
 }
 
+/// COM1 (`PNP0501`: a 16550A).
+fn serial(code: &mut Vec<u8>) {
+    let ports = IO::new(layout::PORT_SERIAL, layout::PORT_SERIAL, 1, 8);
+    let interrupt = Interrupt::new(true, true, false, false, layout::SERIAL_GSI);
+    Scope::new(
+        Path::new("_SB_"),
+        vec![&Device::new(
+            Path::new("COM1"),
+            vec![
+                &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
+                &Name::new(Path::new("_UID"), &ZERO),
+                &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&ports, &interrupt])),
+            ],
+        )],
+    )
+    .to_aml_bytes(code);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,12 +145,16 @@ mod tests {
     fn an_interrupt_is_shared_only_where_it_is() {
         let mut places = Places::default();
         let places: Vec<_> = (0..20).map(|_| places.allocate().unwrap()).collect();
-        let found = interrupts(&definitions(&places));
+        let found = interrupts(&definitions(&places, Extras::default()));
         assert_eq!(found.len(), 20);
         for (gsi, flags) in found {
             // Consumer, edge, active high; and bit 3 for two of the eighteen.
             assert_eq!(flags, if gsi < 8 { 0b1011 } else { 0b11 }, "{gsi}");
         }
-        assert!(interrupts(&definitions(&places[..18])).iter().all(|(_, flags)| *flags == 0b11));
+        assert!(
+            interrupts(&definitions(&places[..18], Extras::default()))
+                .iter()
+                .all(|(_, flags)| *flags == 0b11)
+        );
     }
 }

@@ -60,6 +60,8 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages for KVM's task state segment (Intel without unrestricted guest).
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
+/// Interrupt of the serial port, as of old.
+pub const SERIAL_GSI: u32 = 4;
 /// Interrupt of the generic event device (the power button).
 pub const GED_GSI: u32 = 5;
 /// First interrupt for virtio devices.
@@ -79,6 +81,8 @@ pub const RESET_VALUE: u8 = 1;
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// pvpanic (QEMU docs/specs/pvpanic.rst).
 pub const PORT_PVPANIC: u16 = 0x505;
+/// COM1: where kernels look for it even without being told.
+pub const PORT_SERIAL: u16 = 0x3f8;
 /// i8042 command and status; only its reset command is understood, for kernels booted with `reboot=k`.
 pub const PORT_I8042: u16 = 0x64;
 

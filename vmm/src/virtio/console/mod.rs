@@ -3,24 +3,24 @@
 //! The guest's driver waits for its output in a spin loop, so output that nobody reads must not hold it up, and the event loop
 //! even less. What does not fit into a bounded buffer is dropped, and the reader is told how much it was.
 
+mod output;
 #[cfg(test)]
 mod tests;
+
+pub use output::OUTPUT_BUFFER;
+pub(crate) use output::{Input, Output, OutputBuffer};
 
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
-    VirtioDevice, io,
+    VirtioDevice,
 };
 use event_manager::EventSet;
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
 
 const QUEUE_SIZES: [u16; 2] = [64, 64];
 const RECEIVE: u32 = 0;
@@ -28,38 +28,11 @@ const TRANSMIT: u32 = 1;
 const INPUT: u32 = 2;
 const OUTPUT: u32 = 3;
 
-/// Bytes of output that may wait for their reader.
-pub const OUTPUT_BUFFER: usize = 256 << 10;
-/// Bytes that go to a terminal at once: it is shared with others, so it is not made non-blocking, and when it says that it is
-/// writable it has room for about this much.
-const TERMINAL_CHUNK: usize = 256;
-
 /// The device.
 pub struct Console {
     input: Option<Arc<Input>>,
     output: Option<Arc<Output>>,
     worker: WorkerSlot<ConsoleWorker>,
-}
-
-struct Input {
-    file: File,
-    // Regular files and /dev/null can't be watched: they are always ready.
-    watched: bool,
-}
-
-struct Output {
-    file: File,
-    kind: OutputKind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum OutputKind {
-    /// Regular files: writing never waits for a reader.
-    Always,
-    /// Pipes and sockets, which are this process's own.
-    NonBlocking,
-    /// Terminals.
-    Polled,
 }
 
 impl Console {
@@ -74,34 +47,6 @@ impl Console {
             output: output.map(Output::new).transpose()?.map(Arc::new),
             worker: WorkerSlot::new(),
         })
-    }
-}
-
-impl Input {
-    fn new(file: File) -> std::io::Result<Self> {
-        Ok(Self { watched: can_be_watched(&file)?, file })
-    }
-}
-
-impl Output {
-    fn new(file: File) -> std::io::Result<Self> {
-        let kind = if !can_be_watched(&file)? {
-            OutputKind::Always
-        } else if file.metadata()?.file_type().is_char_device() {
-            OutputKind::Polled
-        } else {
-            io::set_nonblocking(&file)?;
-            OutputKind::NonBlocking
-        };
-        Ok(Self { file, kind })
-    }
-}
-
-fn can_be_watched(file: &File) -> std::io::Result<bool> {
-    match Epoll::new()?.ctl(ControlOperation::Add, file.as_raw_fd(), EpollEvent::default()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -136,9 +81,7 @@ impl VirtioDevice for Console {
                 chain: Chain::default(),
                 reading: input.as_ref().is_some_and(|input| input.watched),
                 input,
-                output,
-                waiting: VecDeque::new(),
-                dropped: 0,
+                output: OutputBuffer::new(output),
                 writing: false,
             })
         })
@@ -147,7 +90,7 @@ impl VirtioDevice for Console {
     fn reset(&mut self) {
         if let Some(worker) = self.worker.stop() {
             // What ended stays ended: a terminal that hung up does not come back with the next driver.
-            (self.input, self.output) = (worker.input, worker.output);
+            (self.input, self.output) = (worker.input, worker.output.output);
         }
     }
 
@@ -176,9 +119,7 @@ struct ConsoleWorker {
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
     input: Option<Arc<Input>>,
-    output: Option<Arc<Output>>,
-    waiting: VecDeque<u8>,
-    dropped: u64,
+    output: OutputBuffer,
     // Whether the loop watches the input, and the output.
     reading: bool,
     writing: bool,
@@ -237,17 +178,14 @@ impl ConsoleWorker {
     }
 
     fn transmit_output(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, transmit, interrupt, chain, waiting, dropped, output, .. } = self;
+        let Self { memory, transmit, interrupt, chain, output, .. } = self;
         drain(transmit, memory, interrupt.as_ref(), chain, |chain| {
-            let room = OUTPUT_BUFFER - waiting.len().min(OUTPUT_BUFFER);
-            let taken =
-                if output.is_some() && *dropped == 0 { room.min(chain.readable_len() as usize) } else { 0 };
+            let taken = output.admit(chain.readable_len() as usize);
             for slice in chain.readable_slices(memory, 0, taken as u32) {
                 let mut bytes = vec![0; slice.len()];
                 slice.copy_to(&mut bytes[..]);
-                waiting.extend(bytes);
+                output.push(bytes);
             }
-            *dropped += u64::from(chain.readable_len()) - taken as u64;
             Ok(0)
         })?;
         self.write_output(false, interest);
@@ -256,35 +194,11 @@ impl ConsoleWorker {
 
     /// Writes what the output takes. `ready`: the loop says that it is writable.
     fn write_output(&mut self, ready: bool, interest: &mut Interest<'_, '_>) {
-        let Some(output) = self.output.clone() else {
-            self.waiting = VecDeque::new();
-            self.dropped = 0;
+        let Some(output) = self.output.output.clone() else {
+            self.output.write(ready);
             return;
         };
-        let polled = output.kind == OutputKind::Polled;
-        while !self.waiting.is_empty() && (!polled || ready) {
-            let (first, _) = self.waiting.as_slices();
-            let len = first.len().min(if polled { TERMINAL_CHUNK } else { OUTPUT_BUFFER });
-            match (&output.file).write(&first[..len]) {
-                Ok(written) => drop(self.waiting.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // Nobody will ever read it, or the disk is full: the guest must not suffer for that.
-                Err(_) if output.kind != OutputKind::Always => {
-                    self.output = None;
-                    self.waiting.clear();
-                }
-                Err(_) => self.waiting.clear(),
-            }
-            if self.waiting.is_empty() && self.dropped > 0 {
-                let lost = std::mem::take(&mut self.dropped);
-                self.waiting.extend(format!("\r\n[{lost} bytes of console output lost]\r\n").into_bytes());
-            }
-            if polled {
-                break;
-            }
-        }
-        let watch = !self.waiting.is_empty() && self.output.is_some();
+        let watch = self.output.write(ready);
         match (self.writing, watch) {
             (true, false) => interest.ignore(&output.file),
             (false, true) => interest.watch(&output.file, OUTPUT, EventSet::OUT),
@@ -303,7 +217,7 @@ impl Worker for ConsoleWorker {
         if let Some(input) = self.input.as_ref().filter(|_| self.reading) {
             sources.push(Source::readable(&input.file, INPUT));
         }
-        if let Some(output) = self.output.as_ref().filter(|_| self.writing) {
+        if let Some(output) = self.output.output.as_ref().filter(|_| self.writing) {
             sources.push(Source::writable(&output.file, OUTPUT));
         }
         sources

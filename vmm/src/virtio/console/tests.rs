@@ -1,5 +1,6 @@
 use super::*;
 use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, VERSION_1};
+use std::io::Write;
 use std::io::{Seek, pipe};
 use std::os::fd::OwnedFd;
 
@@ -44,7 +45,7 @@ fn output_that_nobody_reads_is_bounded_and_its_loss_is_told() {
         guest.send(1, &[buffer]);
         assert!(guest.used(1).is_some());
     }
-    io::set_nonblocking(&reader).unwrap();
+    crate::virtio::io::set_nonblocking(&reader).unwrap();
     let mut output = Vec::new();
     loop {
         let mut bytes = [0; 65536];
