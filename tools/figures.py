@@ -102,7 +102,7 @@ class Agent:
             json.dump(config, file)
         open(f"{self.folder}/status", "w").close()
         started = time.monotonic()
-        self.process = subprocess.Popen([vmm, "--config-file", f"{self.folder}/config.json"], stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen([vmm, "--no-api", "--config-file", f"{self.folder}/config.json"], stdin=subprocess.DEVNULL)
         listener.settimeout(60)
         self.ready = listener.accept()[0]
         length, = struct.unpack("<I", self.ready.recv(4, socket.MSG_WAITALL))

@@ -1,5 +1,8 @@
-//! The command line of `vial-vmm`: five options, by hand, since a parser library would be half of the binary.
+//! The command line of `vial-vmm`: Firecracker's options and a few of ours, by hand, since a parser library would be a quarter of the
+//! binary.
 
+use crate::api::config::{FileSource, LogLevel, Logger};
+use crate::http::MAX_BODY;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -9,18 +12,36 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 vial-vmm: runs one microVM and ends with it
 
-Usage: vial-vmm --config-file PATH | --config-fd N [--kvm-fd N] [--id NAME]
+Usage: vial-vmm [--api-sock PATH] [--config-file PATH [--no-api]]
+       vial-vmm --config-fd N [--kvm-fd N] [--id NAME]
 
-  --config-file PATH  configuration document (JSON; docs/vmm.md describes it)
+  --api-sock PATH     serve the HTTP API there; the default, unless --no-api or --config-fd is given,
+                      is /run/firecracker.socket
+  --api-fd N          the same on an inherited listening socket
+  --config-file PATH  configuration document (JSON; docs/vmm.md describes it): the VM starts at once
   --config-fd N       the same, read from inherited descriptor N
+  --no-api            no API; needs a configuration
   --kvm-fd N          /dev/kvm as an inherited descriptor; otherwise it is opened
   --id NAME           name of the VM in messages and in derived MAC addresses
+  --metadata FILE     JSON document for the metadata service
+  --mmds-size-limit N, --http-api-max-payload-size N
+                      bytes of that document, and of a request's body (51200)
+  --log-path PATH, --level LEVEL, --show-level, --show-log-origin, --module PATH
+                      log there, from this level on (Info), with level, with file and line, of these modules
+  --metrics-path PATH a line of metrics every minute, and when a request or the end wants one
+  --boot-timer        log when the guest writes 123 to the boot timer
+  --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N
+                      when the process was started, for the metrics
   --version           version of the program
+  --snapshot-version  version of the snapshots that it reads: none yet
   --help              this text
 
 Exit codes: 0 the guest powered off or rebooted, 1 the VMM or KVM failed, 2 bad configuration or arguments,
 10 the guest's kernel panicked, 11 it crashed, 12 it broke a device, 13 stopped by signal or request.
 ";
+
+/// Firecracker's default.
+const DEFAULT_SOCKET: &str = "/run/firecracker.socket";
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,25 +62,54 @@ impl fmt::Display for ConfigSource {
 }
 
 /// How to run a VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Where its configuration is.
-    pub config: ConfigSource,
+    /// Where its configuration is; without one there is an API.
+    pub config: Option<ConfigSource>,
+    /// Where the API is served.
+    pub api: Option<FileSource>,
     /// /dev/kvm, if it is inherited.
     pub kvm_fd: Option<RawFd>,
     /// Its name.
     pub id: String,
+    /// Document of the metadata service.
+    pub metadata: Option<PathBuf>,
+    /// Bytes of a request's body at most.
+    pub body_limit: usize,
+    /// Bytes of the metadata document at most.
+    pub mmds_limit: usize,
+    /// What is logged.
+    pub logger: Logger,
+    /// Where metrics go.
+    pub metrics: Option<PathBuf>,
+    /// Whether the guest has a boot timer.
+    pub boot_timer: bool,
+    /// When and at which cost the process was started, if its parent says.
+    pub started: Started,
+}
+
+/// What the parent says of the start, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Started {
+    /// CLOCK_MONOTONIC at the start.
+    pub wall_us: Option<u64>,
+    /// CLOCK_PROCESS_CPUTIME_ID at the start.
+    pub cpu_us: Option<u64>,
+    /// CPU time of the parent until then.
+    pub parent_cpu_us: Option<u64>,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Run a VM.
-    Run(Options),
+    Run(Box<Options>),
     /// Print [`HELP`].
     Help,
     /// Print the version.
     Version,
+    /// Print the version of snapshots.
+    SnapshotVersion,
 }
 
 /// Arguments that make no sense; the message says what to give instead.
@@ -67,34 +117,132 @@ pub enum Action {
 #[error("{0}; try --help")]
 pub struct BadArguments(String);
 
+fn bad<T>(message: impl Into<String>) -> Result<T, BadArguments> {
+    Err(BadArguments(message.into()))
+}
+
 /// Parses arguments, without the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, BadArguments> {
     let mut arguments = arguments.into_iter();
-    let (mut config, mut kvm_fd, mut id) = (None, None, None);
+    let mut given = Given::default();
     while let Some(argument) = arguments.next() {
         let name = argument.to_string_lossy().into_owned();
-        let mut value = || arguments.next().ok_or_else(|| BadArguments(format!("{name} needs a value")));
-        let twice = match name.as_str() {
+        match name.as_str() {
             "--help" | "-h" => return Ok(Action::Help),
             "--version" | "-V" => return Ok(Action::Version),
-            "--config-file" => config.replace(ConfigSource::Path(value()?.into())).is_some(),
-            "--config-fd" => config.replace(ConfigSource::Fd(descriptor(&name, value()?)?)).is_some(),
-            "--kvm-fd" => kvm_fd.replace(descriptor(&name, value()?)?).is_some(),
-            "--id" => id.replace(value()?.to_string_lossy().into_owned()).is_some(),
-            _ => return Err(BadArguments(format!("unknown argument {argument:?}"))),
-        };
-        if twice {
-            return Err(BadArguments(format!("{name} contradicts an earlier argument")));
+            "--snapshot-version" => return Ok(Action::SnapshotVersion),
+            _ => {}
+        }
+        let mut value = || arguments.next().ok_or_else(|| BadArguments(format!("{name} needs a value")));
+        if given.take(&name, &mut value)? {
+            return bad(format!("{name} contradicts an earlier argument"));
         }
     }
-    let config = config
-        .ok_or_else(|| BadArguments("a configuration is needed: --config-file or --config-fd".into()))?;
-    if let (ConfigSource::Fd(one), Some(other)) = (&config, kvm_fd)
-        && *one == other
-    {
-        return Err(BadArguments(format!("--config-fd and --kvm-fd are both {one}")));
+    given.options().map(Box::new).map(Action::Run)
+}
+
+/// What was given so far.
+#[derive(Default)]
+struct Given {
+    options: Options,
+    socket: Option<FileSource>,
+    no_api: Option<()>,
+    id: Option<String>,
+    body_limit: Option<usize>,
+    mmds_limit: Option<usize>,
+    boot_timer: Option<()>,
+}
+
+impl Given {
+    /// Takes one argument; whether it was there before.
+    fn take(
+        &mut self,
+        name: &str,
+        value: &mut dyn FnMut() -> Result<OsString, BadArguments>,
+    ) -> Result<bool, BadArguments> {
+        let options = &mut self.options;
+        Ok(match name {
+            "--config-file" => options.config.replace(ConfigSource::Path(value()?.into())).is_some(),
+            "--config-fd" => options.config.replace(ConfigSource::Fd(descriptor(name, value()?)?)).is_some(),
+            "--kvm-fd" => options.kvm_fd.replace(descriptor(name, value()?)?).is_some(),
+            "--api-sock" => self.socket.replace(FileSource::Path(value()?.into())).is_some(),
+            "--api-fd" => self.socket.replace(FileSource::Fd { fd: descriptor(name, value()?)? }).is_some(),
+            "--no-api" => self.no_api.replace(()).is_some(),
+            "--id" => self.id.replace(text(name, value()?)?).is_some(),
+            "--metadata" => options.metadata.replace(value()?.into()).is_some(),
+            "--mmds-size-limit" => self.mmds_limit.replace(number(name, value()?)?).is_some(),
+            "--http-api-max-payload-size" => self.body_limit.replace(number(name, value()?)?).is_some(),
+            "--log-path" => options.logger.log_path.replace(value()?.into()).is_some(),
+            "--level" => {
+                let level: LogLevel = text(name, value()?)?.parse().map_err(BadArguments)?;
+                options.logger.level.replace(level).is_some()
+            }
+            "--show-level" => options.logger.show_level.replace(true).is_some(),
+            "--show-log-origin" => options.logger.show_log_origin.replace(true).is_some(),
+            "--module" => options.logger.module.replace(text(name, value()?)?).is_some(),
+            "--metrics-path" => options.metrics.replace(value()?.into()).is_some(),
+            "--boot-timer" => self.boot_timer.replace(()).is_some(),
+            "--start-time-us" => options.started.wall_us.replace(number(name, value()?)?).is_some(),
+            "--start-time-cpu-us" => options.started.cpu_us.replace(number(name, value()?)?).is_some(),
+            "--parent-cpu-time-us" => {
+                options.started.parent_cpu_us.replace(number(name, value()?)?).is_some()
+            }
+            "--no-seccomp" => {
+                return bad("--no-seccomp is not offered: this VMM does not run without its filters");
+            }
+            "--seccomp-filter" => {
+                return bad("--seccomp-filter is not offered: the filters are part of the program");
+            }
+            "--describe-snapshot" => return bad("--describe-snapshot: this VMM has no snapshots yet"),
+            _ => return bad(format!("unknown argument {name:?}")),
+        })
     }
-    Ok(Action::Run(Options { config, kvm_fd, id: id.unwrap_or_default() }))
+
+    /// Checks that the arguments go together.
+    fn options(self) -> Result<Options, BadArguments> {
+        let Self { mut options, socket, no_api, id, body_limit, mmds_limit, boot_timer } = self;
+        let inherited = matches!(options.config, Some(ConfigSource::Fd(_)));
+        let config = if let Some(ConfigSource::Fd(fd)) = options.config { Some(fd) } else { None };
+        let api = if let Some(FileSource::Fd { fd }) = socket { Some(fd) } else { None };
+        for (one, other, names) in [
+            (config, options.kvm_fd, "--config-fd and --kvm-fd"),
+            (config, api, "--config-fd and --api-fd"),
+            (api, options.kvm_fd, "--api-fd and --kvm-fd"),
+        ] {
+            if let Some(fd) = one.filter(|_| one == other) {
+                return bad(format!("{names} are both {fd}"));
+            }
+        }
+        options.api = match (socket, no_api) {
+            (Some(_), Some(())) => return bad("--no-api contradicts --api-sock and --api-fd"),
+            (Some(socket), None) => Some(socket),
+            (None, Some(())) => None,
+            (None, None) if inherited => None,
+            (None, None) => Some(FileSource::Path(DEFAULT_SOCKET.into())),
+        };
+        if options.config.is_none() && options.api.is_none() {
+            return bad("--no-api needs a configuration: --config-file or --config-fd");
+        }
+        if let Some(id) = id {
+            options.id = id;
+        }
+        options.body_limit = body_limit.unwrap_or(MAX_BODY);
+        options.mmds_limit = mmds_limit.unwrap_or(options.body_limit);
+        options.boot_timer = boot_timer.is_some();
+        if options.logger != Logger::default() || options.metrics.is_some() || options.boot_timer {
+            return bad("logs, metrics and the boot timer are not there yet: leave their options away");
+        }
+        Ok(options)
+    }
+}
+
+fn text(name: &str, value: OsString) -> Result<String, BadArguments> {
+    value.into_string().map_err(|value| BadArguments(format!("{name} {value:?} is not UTF-8")))
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: OsString) -> Result<T, BadArguments> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| BadArguments(format!("{name} needs a number, and {value:?} is none")))
 }
 
 fn descriptor(name: &str, value: OsString) -> Result<RawFd, BadArguments> {
@@ -112,23 +260,64 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
+    fn options(line: &str) -> Options {
+        match parse_text(line) {
+            Ok(Action::Run(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
     #[test]
-    fn a_configuration_is_all_that_is_needed() {
-        let options = Options { config: ConfigSource::Fd(5), kvm_fd: Some(6), id: "one".into() };
-        assert_eq!(parse_text("--config-fd 5 --kvm-fd 6 --id one"), Ok(Action::Run(options)));
-        assert!(matches!(parse_text("--config-file /x"), Ok(Action::Run(_))));
+    fn an_inherited_configuration_needs_and_brings_nothing_else() {
+        let expected = Options {
+            config: Some(ConfigSource::Fd(5)),
+            kvm_fd: Some(6),
+            id: "one".into(),
+            body_limit: 51200,
+            mmds_limit: 51200,
+            ..Options::default()
+        };
+        assert_eq!(options("--config-fd 5 --kvm-fd 6 --id one"), expected);
         assert_eq!(parse_text("--help"), Ok(Action::Help));
+    }
+
+    #[test]
+    fn the_api_is_where_firecracker_has_it() {
+        let socket = |line| options(line).api;
+        let default = || Some(FileSource::Path(DEFAULT_SOCKET.into()));
+        assert_eq!(socket(""), default());
+        assert_eq!(socket("--config-file /x"), default());
+        assert_eq!(socket("--config-file /x --no-api"), None);
+        assert_eq!(socket("--config-fd 5"), None);
+        assert_eq!(socket("--config-fd 5 --api-sock /s"), Some(FileSource::Path("/s".into())));
+        assert_eq!(socket("--api-fd 7"), Some(FileSource::Fd { fd: 7 }));
+    }
+
+    #[test]
+    fn firecrackers_options_are_understood() {
+        let given = options(
+            "--api-sock /s --id a --http-api-max-payload-size 1000 --metadata /d --start-time-us 1 --start-time-cpu-us 2 \
+             --parent-cpu-time-us 3",
+        );
+        assert_eq!((given.body_limit, given.mmds_limit), (1000, 1000));
+        assert_eq!(given.started.parent_cpu_us, Some(3));
+        assert_eq!(options("--mmds-size-limit 7").mmds_limit, 7);
     }
 
     #[test]
     fn mistakes_are_named() {
         for (line, expected) in [
-            ("", "a configuration is needed"),
+            ("--no-api", "needs a configuration"),
+            ("--no-api --api-sock /s --config-file /x", "contradicts --api-sock"),
             ("--config-fd", "--config-fd needs a value"),
             ("--config-fd x", "number of an inherited descriptor"),
             ("--config-fd 1", "3 or above"),
             ("--config-fd 4 --kvm-fd 4", "both 4"),
+            ("--config-fd 4 --api-fd 4", "both 4"),
             ("--config-fd 4 --config-file /x", "contradicts"),
+            ("--level loud", "not a level"),
+            ("--mmds-size-limit -1", "needs a number"),
+            ("--no-seccomp", "not offered"),
             ("--frob", "unknown argument \"--frob\""),
         ] {
             let message = parse_text(line).unwrap_err().to_string();

@@ -7,6 +7,7 @@
 //! request is complete that wants none.
 
 use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
+use crate::http::{Answer, Fault, Outcome};
 use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use std::collections::HashMap;
@@ -30,18 +31,25 @@ pub struct Command {
     pub reply: ReplyTo,
 }
 
-/// A connection that waits for a reply.
+/// Who waits for a reply.
 #[derive(Debug)]
-pub struct ReplyTo(UnixStream);
+pub enum ReplyTo {
+    /// A connection to the control socket.
+    Stream(UnixStream),
+    /// A request through the HTTP API.
+    Api(Sender<Outcome>),
+}
 
 impl ReplyTo {
     /// Sends the reply. One who does not read his replies loses them: the VMM waits for nobody.
     pub fn send(&self, reply: &Reply) {
-        let mut line = serde_json::to_vec(reply).expect("replies have only strings and numbers");
-        line.push(b'\n');
-        if (&self.0).write_all(&line).is_err() {
-            // Gone, or not reading; either way it sees the end of the connection and not half a line.
-            let _ = self.0.shutdown(std::net::Shutdown::Both);
+        match self {
+            Self::Stream(stream) => send_line(stream, reply),
+            // The other side waits unless its thread has died, and then nobody can be told.
+            Self::Api(sender) => drop(sender.send(match reply {
+                Reply::Ok { .. } => Ok(Answer::Empty),
+                Reply::Fault { fault_message } => Err(Fault::bad(fault_message.clone())),
+            })),
         }
     }
 
@@ -49,6 +57,19 @@ impl ReplyTo {
     pub fn refuse(&self, why: impl Into<String>) {
         self.send(&Reply::Fault { fault_message: why.into() });
     }
+}
+
+fn send_line(mut stream: &UnixStream, reply: &Reply) {
+    let mut line = serde_json::to_vec(reply).expect("replies have only strings and numbers");
+    line.push(b'\n');
+    if stream.write_all(&line).is_err() {
+        // Gone, or not reading; either way it sees the end of the connection and not half a line.
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn refuse(stream: &UnixStream, why: String) {
+    send_line(stream, &Reply::Fault { fault_message: why });
 }
 
 /// Collects bytes to lines of bounded length.
@@ -126,21 +147,21 @@ impl Control {
                 return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             }
         };
-        let Ok(clone) = connection.stream.try_clone() else { return false };
-        let reply = ReplyTo(clone);
+        let Ok(stream) = connection.stream.try_clone() else { return false };
         connection.files.extend(received.files);
         if received.lost || connection.files.len() > MAX_FILES {
-            reply.refuse(format!(
+            let why = format!(
                 "a request brought more than {MAX_FILES} descriptors, or more than this process may have"
-            ));
+            );
+            refuse(&stream, why);
             return false;
         }
         let Ok(lines) = connection.lines.push(&buffer[..received.bytes]) else {
-            reply.refuse(format!("a request is longer than {MAX_LINE} bytes"));
+            refuse(&stream, format!("a request is longer than {MAX_LINE} bytes"));
             return false;
         };
         let mut files = std::mem::take(&mut connection.files);
-        if lines.iter().all(|line| request(&self.commands, line, &mut files, &reply)) {
+        if lines.iter().all(|line| request(&self.commands, line, &mut files, &stream)) {
             if connection.lines.is_under_way() {
                 connection.files = files;
             }
@@ -152,18 +173,18 @@ impl Control {
 }
 
 /// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
-fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, reply: &ReplyTo) -> bool {
+fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &UnixStream) -> bool {
     match serde_json::from_slice(line) {
         Ok(request) => {
-            let Ok(clone) = reply.0.try_clone() else { return false };
             let files = match request {
                 Request::Insert { .. } => std::mem::take(files),
                 _ => Vec::new(),
             };
-            commands.send(Command { request, files, reply: ReplyTo(clone) }).is_ok()
+            let Ok(clone) = stream.try_clone() else { return false };
+            commands.send(Command { request, files, reply: ReplyTo::Stream(clone) }).is_ok()
         }
         Err(error) => {
-            reply.refuse(format!("not a request: {error}"));
+            refuse(stream, format!("not a request: {error}"));
             true
         }
     }

@@ -5,6 +5,7 @@ use crate::api::status::ExitReason;
 use crate::control::{Command, ReplyTo};
 use crate::end::{EndSignal, Ending};
 use crate::handles::HandleError;
+use crate::http::after::After;
 use crate::machine::Machine;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
@@ -81,11 +82,19 @@ enum State {
     Paused,
 }
 
+/// Where requests come from.
+pub struct Requests {
+    /// The control socket.
+    pub commands: Receiver<Command>,
+    /// The HTTP API, if there is one.
+    pub api: Option<After>,
+}
+
 /// Runs until the VM has ended.
 pub fn run(
     machine: &Machine,
     manager: &mut EventManager<Subscriber>,
-    commands: &Receiver<Command>,
+    requests: &mut Requests,
     end: &EndSignal,
 ) -> Ending {
     let mut state = State::Running;
@@ -96,8 +105,13 @@ pub fn run(
         if let Err(error) = manager.run() {
             break Ending { reason: ExitReason::InternalError, detail: format!("the event loop: {error}") };
         }
-        while let Ok(command) = commands.try_recv() {
+        while let Ok(command) = requests.commands.try_recv() {
             state = answer(machine, state, command, end);
+        }
+        if let Some(api) = &mut requests.api {
+            while let Some(command) = api.next(machine, matches!(state, State::Paused)) {
+                state = answer(machine, state, command, end);
+            }
         }
         if let State::Pausing(waiting) = &state
             && machine.vcpus.all_parked()

@@ -1,6 +1,6 @@
 //! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
 
-use crate::api::config::{FileSource, VmConfig};
+use crate::api::config::{BootSource, FileSource, VmConfig};
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
@@ -224,14 +224,10 @@ fn open_kvm() -> Result<File, FileError> {
 impl Files {
     /// Opens all of it.
     pub fn open(config: &VmConfig) -> Result<Self, FileError> {
-        let boot = &config.boot_source;
+        let (kernel, initrd) = boot(&config.boot_source)?;
         Ok(Self {
-            kernel: open_data("the kernel", &boot.kernel_image_path, &read_only())?,
-            initrd: boot
-                .initrd_path
-                .as_ref()
-                .map(|source| open_data("the initrd", source, &read_only()))
-                .transpose()?,
+            kernel,
+            initrd,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
             taps: config
                 .network_interfaces
@@ -277,14 +273,23 @@ fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), F
     Ok((optional("the serial port's input", config.input.as_ref(), &read_only())?, output))
 }
 
-fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> {
+/// Kernel and initrd.
+pub fn boot(boot: &BootSource) -> Result<(File, Option<File>), FileError> {
+    let kernel = open_data("the kernel", &boot.kernel_image_path, &read_only())?;
+    let initrd = boot.initrd_path.as_ref().map(|source| open_data("the initrd", source, &read_only()));
+    Ok((kernel, initrd.transpose()?))
+}
+
+/// The files behind a drive.
+pub fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> {
     let what = format!("drive {:?}", drive.drive_id);
     let mut options = read_only();
     options.write(!drive.is_read_only && drive.concat.is_empty());
     drive.path_on_host.iter().chain(&drive.concat).map(|source| open_data(&what, source, &options)).collect()
 }
 
-fn tap(source: &FileSource) -> Result<File, FileError> {
+/// A TAP, attached to.
+pub fn tap(source: &FileSource) -> Result<File, FileError> {
     let FileSource::Path(name) = source else {
         return open("a TAP", source, &read_only());
     };
@@ -298,7 +303,7 @@ fn tap(source: &FileSource) -> Result<File, FileError> {
 }
 
 /// A listening socket that does not wait.
-fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
+pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
     let failed = |source| FileError::Listen { what: what.into(), source };
     let listener = match source {
         FileSource::Fd { fd } => UnixListener::from(OwnedFd::from(inherited(what, *fd)?)),

@@ -18,10 +18,12 @@ pub mod end;
 pub mod event_loop;
 pub mod files;
 pub mod handles;
+pub mod http;
 pub mod kernel;
 pub mod machine;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod mmds;
 pub mod platform;
 pub mod process;
 pub mod seccomp;

@@ -10,8 +10,12 @@ fn main() {
             0
         }
         Ok(Action::Version) => {
-            println!("vial-vmm {}", env!("CARGO_PKG_VERSION"));
+            println!("vial-vmm {} (Firecracker API v{})", env!("CARGO_PKG_VERSION"), vmm::http::API_VERSION);
             0
+        }
+        Ok(Action::SnapshotVersion) => {
+            eprintln!("vial-vmm: this version has no snapshots");
+            vmm::api::status::ExitReason::BadConfig.code()
         }
         Err(error) => {
             eprintln!("vial-vmm: error: {error}");

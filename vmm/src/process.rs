@@ -1,23 +1,30 @@
 //! The life of a `vial-vmm` process: from its arguments to its exit code.
 
-use crate::api::config::VmConfig;
+use crate::api::config::{FileSource, Profile, VmConfig};
 use crate::api::status::{ExitReason, Step};
 use crate::args::{ConfigSource, Options};
-use crate::control::Control;
+use crate::control::{Command, Control};
 use crate::end::{EndSignal, Ending};
-use crate::event_loop::{self, Signals, Wake};
+use crate::event_loop::{self, Requests, Signals, Wake};
 use crate::files::{self, FileError, Files};
-use crate::machine::{self, BuildError, Parts};
+use crate::http::after::After;
+use crate::http::before::Service;
+use crate::http::waiting::{self, Start, Waited};
+use crate::http::{Answer, Fault, Front, ServeError};
+use crate::machine::{self, BuildError, Machine, Parts};
+use crate::mmds::{Store, StoreError};
+use crate::seccomp::{Filter, Thread};
 use crate::status::Status;
 use crate::validate::{self, ConfigError, MAX_DOCUMENT};
 use crate::vcpu::Gate;
 use crate::virtio::Subscriber;
 use crate::{chain, sys};
 use event_manager::{EventManager, SubscriberOps};
+use kvm_ioctls::Kvm;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Why there is no running VM.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +41,14 @@ enum StartError {
     File(#[from] FileError),
     #[error("could not build the VM")]
     Build(#[from] BuildError),
+    #[error("the pod profile has no API; leave --api-sock away, or the profile")]
+    PodApi,
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("the metadata (--metadata) is not JSON")]
+    Metadata(#[source] serde_json::Error),
+    #[error("the metadata (--metadata) does not fit into --mmds-size-limit")]
+    MetadataSize(#[source] StoreError),
     #[error("could not set up {what}")]
     Setup {
         what: &'static str,
@@ -45,10 +60,15 @@ enum StartError {
 impl StartError {
     fn reason(&self) -> ExitReason {
         match self {
-            Self::File(FileError::Kvm { .. } | FileError::NotKvm(_)) | Self::Setup { .. } => {
-                ExitReason::InternalError
-            }
-            Self::ReadConfig { .. } | Self::Config(_) | Self::File(_) => ExitReason::BadConfig,
+            Self::File(FileError::Kvm { .. } | FileError::NotKvm(_))
+            | Self::Setup { .. }
+            | Self::Serve(_) => ExitReason::InternalError,
+            Self::ReadConfig { .. }
+            | Self::Config(_)
+            | Self::File(_)
+            | Self::PodApi
+            | Self::Metadata(_)
+            | Self::MetadataSize(_) => ExitReason::BadConfig,
             Self::Build(error) => error.reason(),
         }
     }
@@ -75,57 +95,165 @@ pub fn run(options: &Options) -> i32 {
 }
 
 fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending, StartError> {
-    let config = read_config(&options.config)?;
-    let inherited = files::check_inherited(&config, options.kvm_fd);
-    *status = Status::new(files::status(&config)?);
+    let config = options.config.as_ref().map(|source| read_config(source, options)).transpose()?;
+    let inherited = config.as_ref().map_or(Ok(()), |config| files::check_inherited(config, options.kvm_fd));
+    *status = Status::new(config.as_ref().map_or(Ok(None), files::status)?);
     status.record_panics();
     status.milestone_at(Step::ProcessStart, started);
-    validate::check(&config)?;
+    config.as_ref().map_or(Ok(()), validate::check)?;
     inherited?;
-    status.milestone(Step::Configured);
-
-    // Before any thread is made, so that all of them have these signals blocked. As PID 1 of a namespace the process would
-    // not even get them otherwise.
-    let signals =
-        sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(setup("signals"))?;
-    let kvm = files::kvm(options.kvm_fd)?;
-    let mut files = Files::open(&config)?;
-    let end = EndSignal::new().map_err(setup("events"))?;
-    let gate = Arc::new(Gate::new().map_err(setup("events"))?);
-    let mut manager = EventManager::<Subscriber>::new()
-        .map_err(|error| setup("the event loop")(io::Error::other(error)))?;
-    let (commands, requests) = channel();
-    let wake = |event| Wake::new(event).map_err(setup("events"));
-    manager.add_subscriber(Box::new(wake(end.event())?));
-    manager.add_subscriber(Box::new(wake(gate.parked_event())?));
-    manager.add_subscriber(Box::new(Signals::new(signals, end.clone())));
-    if let Some(listener) = files.control.take() {
-        manager.add_subscriber(Box::new(Control::new(listener, commands)));
+    if config.is_some() {
+        status.milestone(Step::Configured);
     }
-    let parts = Parts {
-        kvm,
-        files,
-        id: options.id.clone(),
-        workers: manager.remote_endpoint(),
-        end: end.clone(),
-        gate,
-        status: status.clone(),
-    };
-    let machine = machine::start(&config, parts)?;
-    Ok(event_loop::run(&machine, &mut manager, &requests, &end))
+    let mut host = Host::new(options)?;
+    let api = options.api.as_ref().map(|socket| serve(socket, options, &mut host)).transpose()?;
+    match (api, config) {
+        (api, Some(config)) => {
+            let files = Files::open(&config)?;
+            let running = host.start(&config, files, options, status)?;
+            Ok(running.run(api.map(|(front, service)| After { front, service, config })))
+        }
+        (Some((front, service)), None) => run_on_request(front, service, host, options, status),
+        (None, None) => unreachable!("the arguments were checked: without a configuration there is an API"),
+    }
 }
 
-fn read_config(source: &ConfigSource) -> Result<VmConfig, StartError> {
-    let file = match source {
-        ConfigSource::Fd(fd) => files::inherited("the configuration (--config-fd)", *fd)?,
-        ConfigSource::Path(path) => {
-            File::open(path).map_err(|source| StartError::ReadConfig { from: format!("{path:?}"), source })?
-        }
+/// Waits for the request that starts the VM, and answers it when the VM runs.
+fn run_on_request(
+    front: Front,
+    mut service: Service,
+    mut host: Host,
+    options: &Options,
+    status: &Status,
+) -> Result<Ending, StartError> {
+    let start = match waiting::wait(&front, &mut service, &mut host.manager, &host.end) {
+        Waited::Start(start) => start,
+        Waited::End(ending) => return Ok(ending),
+        Waited::Broken(error) => return Err(setup("the event loop")(io::Error::other(error))),
     };
+    let Start { call, config, files, status: records } = *start;
+    status.redirect(records);
+    status.milestone(Step::Configured);
+    match host.start(&config, files, options, status) {
+        Ok(running) => {
+            call.answer(Ok(Answer::Empty));
+            Ok(running.run(Some(After { front, service, config })))
+        }
+        Err(error) => {
+            // The filters are on, so this process can't begin again: it ends, after the client has read why.
+            call.answer(Err(Fault::bad(format!("Start microvm error: {}", chain(&error)))));
+            Err(error)
+        }
+    }
+}
+
+/// Serves the API at `socket`.
+fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Front, Service), StartError> {
+    let listener = files::listener("the API's socket (--api-sock, --api-fd)", socket)?;
+    let filter = Filter::new(Thread::Api, Profile::Api).map_err(ServeError::from)?;
+    let front = Front::serve(listener, options.body_limit, filter)?;
+    host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
+    let mut mmds = Store::new(options.mmds_limit);
+    if let Some(path) = &options.metadata {
+        let document = read(File::open(path), &format!("{path:?}"))?;
+        let document = serde_json::from_slice(&document).map_err(StartError::Metadata)?;
+        mmds.put(document).map_err(StartError::MetadataSize)?;
+    }
+    Ok((front, Service { id: options.id.clone(), mmds }))
+}
+
+/// What a VM needs besides its configuration and files.
+struct Host {
+    kvm: Kvm,
+    end: EndSignal,
+    gate: Arc<Gate>,
+    manager: EventManager<Subscriber>,
+    commands: Sender<Command>,
+    requests: Receiver<Command>,
+}
+
+impl Host {
+    fn new(options: &Options) -> Result<Self, StartError> {
+        // Before any thread is made, so that all of them have these signals blocked. As PID 1 of a namespace the process would
+        // not even get them otherwise.
+        let signals =
+            sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(setup("signals"))?;
+        let kvm = files::kvm(options.kvm_fd)?;
+        let end = EndSignal::new().map_err(setup("events"))?;
+        let gate = Arc::new(Gate::new().map_err(setup("events"))?);
+        let mut manager = EventManager::<Subscriber>::new()
+            .map_err(|error| setup("the event loop")(io::Error::other(error)))?;
+        let wake = |event| Wake::new(event).map_err(setup("events"));
+        manager.add_subscriber(Box::new(wake(end.event())?));
+        manager.add_subscriber(Box::new(wake(gate.parked_event())?));
+        manager.add_subscriber(Box::new(Signals::new(signals, end.clone())));
+        let (commands, requests) = channel();
+        Ok(Self { kvm, end, gate, manager, commands, requests })
+    }
+
+    /// Builds the machine and lets it run.
+    fn start(
+        mut self,
+        config: &VmConfig,
+        mut files: Files,
+        options: &Options,
+        status: &Status,
+    ) -> Result<Running, StartError> {
+        if let Some(listener) = files.control.take() {
+            self.manager.add_subscriber(Box::new(Control::new(listener, self.commands)));
+        }
+        let parts = Parts {
+            kvm: self.kvm,
+            files,
+            id: options.id.clone(),
+            workers: self.manager.remote_endpoint(),
+            end: self.end.clone(),
+            gate: self.gate,
+            status: status.clone(),
+        };
+        let machine = machine::start(config, parts)?;
+        Ok(Running { machine, manager: self.manager, requests: self.requests, end: self.end })
+    }
+}
+
+/// A VM that runs.
+struct Running {
+    machine: Machine,
+    manager: EventManager<Subscriber>,
+    requests: Receiver<Command>,
+    end: EndSignal,
+}
+
+impl Running {
+    fn run(mut self, api: Option<After>) -> Ending {
+        let mut requests = Requests { commands: self.requests, api };
+        event_loop::run(&self.machine, &mut self.manager, &mut requests, &self.end)
+    }
+}
+
+fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, StartError> {
+    let document = match source {
+        ConfigSource::Fd(fd) => {
+            read(Ok(files::inherited("the configuration (--config-fd)", *fd)?), &source.to_string())?
+        }
+        ConfigSource::Path(path) => read(File::open(path), &format!("{path:?}"))?,
+    };
+    let mut config = validate::parse(&document)?;
+    match (&options.api, config.vial.profile) {
+        (Some(_), Profile::Pod) => Err(StartError::PodApi),
+        (Some(_), _) => {
+            config.vial.profile = Profile::Api;
+            Ok(config)
+        }
+        (None, _) => Ok(config),
+    }
+}
+
+/// A whole document.
+fn read(file: io::Result<File>, from: &str) -> Result<Vec<u8>, StartError> {
     let mut document = Vec::new();
     // One byte more than allowed, so that a longer document is noticed and not cut.
-    file.take(MAX_DOCUMENT + 1)
-        .read_to_end(&mut document)
-        .map_err(|error| StartError::ReadConfig { from: source.to_string(), source: error })?;
-    Ok(validate::parse(&document)?)
+    file.and_then(|file| file.take(MAX_DOCUMENT + 1).read_to_end(&mut document))
+        .map_err(|source| StartError::ReadConfig { from: from.to_owned(), source })?;
+    Ok(document)
 }

@@ -33,6 +33,8 @@ pub enum Thread {
     Vcpu,
     /// Reads kernel and initrd, then ends.
     Loader,
+    /// Speaks HTTP with clients of the API, and asks the VMM thread.
+    Api,
 }
 
 /// A compiled filter.
@@ -133,6 +135,21 @@ const VMM: [i64; 30] = [
 /// What the loader needs besides: the files, and to end.
 const LOADER: [i64; 4] = [libc::SYS_pread64, libc::SYS_fstat, libc::SYS_set_robust_list, libc::SYS_rseq];
 
+/// What the HTTP thread needs besides: its connections. It waits in `futex` for the VMM thread.
+const API: [i64; 10] = [
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    // The end of a thread of the standard library.
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_getsockopt,
+];
+
 fn rules(thread: Thread, profile: Profile) -> RulesResult {
     let mut rules: Rules = COMMON.iter().map(|call| (*call, Vec::new())).collect();
     let mut allow = |calls: &[i64]| rules.extend(calls.iter().map(|call| (*call, Vec::new())));
@@ -140,6 +157,7 @@ fn rules(thread: Thread, profile: Profile) -> RulesResult {
         Thread::Vmm => allow(&VMM),
         Thread::Loader => allow(&LOADER),
         Thread::Vcpu => allow(&[libc::SYS_eventfd2]),
+        Thread::Api => allow(&API),
     }
     rules.insert(libc::SYS_mmap, vec![without_bits(2, libc::PROT_EXEC)?]);
     rules.insert(libc::SYS_mprotect, vec![without_bits(2, libc::PROT_EXEC)?]);
@@ -154,7 +172,14 @@ fn rules(thread: Thread, profile: Profile) -> RulesResult {
     if let Some(calls) = ioctls::of(thread) {
         rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().copied())?);
     }
-    if thread == Thread::Vmm && profile == Profile::Open {
+    if thread == Thread::Vmm && profile == Profile::Api {
+        // A client names another file for a drive while the VM runs. Only what is there already: nothing is made.
+        rules.insert(
+            libc::SYS_openat,
+            vec![without_bits(2, libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY)?],
+        );
+    }
+    if thread == Thread::Vmm && profile != Profile::Pod {
         // Guest connections to host ports: Unix sockets next to the socket device's own.
         rules.insert(libc::SYS_socket, any_of(0, [libc::AF_UNIX])?);
         rules.insert(libc::SYS_connect, Vec::new());
@@ -241,8 +266,12 @@ mod ioctls {
         0x8008_1272u32.cast_signed(), // BLKGETSIZE64: the size of a block device
     ];
 
+    /// FIONBIO: sockets that don't wait.
+    const API: [i32; 1] = [0x5421];
+
     pub(super) fn of(thread: Thread) -> Option<&'static [i32]> {
         match thread {
+            Thread::Api => Some(&API),
             Thread::Vmm => Some(&VMM),
             Thread::Vcpu => Some(&VCPU),
             Thread::Loader => None,
@@ -264,6 +293,7 @@ mod tests {
         let thread = match thread {
             "vmm" => Thread::Vmm,
             "vcpu" => Thread::Vcpu,
+            "api" => Thread::Api,
             _ => Thread::Loader,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
@@ -309,7 +339,7 @@ mod tests {
             let child = child.args(["--exact", name, "--nocapture"]).env(TRY, format!("{thread} {call}"));
             child.output().unwrap().status
         };
-        for thread in ["vmm", "vcpu", "loader"] {
+        for thread in ["vmm", "vcpu", "loader", "api"] {
             assert_eq!(run(thread, "nothing").code(), Some(0), "{thread}");
             for call in ["open", "spawn", "execute", "socket", "connect", "stat", "ioctl"] {
                 assert_eq!(run(thread, call).signal(), Some(libc::SIGSYS), "{thread} {call}");
@@ -319,8 +349,8 @@ mod tests {
 
     #[test]
     fn every_list_compiles() {
-        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader] {
-            for profile in [Profile::Pod, Profile::Open] {
+        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Api] {
+            for profile in [Profile::Pod, Profile::Open, Profile::Api] {
                 Filter::new(thread, profile).unwrap();
             }
         }
@@ -343,7 +373,7 @@ mod tests {
             libc::SYS_unshare,
             libc::SYS_process_vm_writev,
         ];
-        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader] {
+        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Api] {
             let rules = rules(thread, Profile::Open).unwrap();
             assert!(never.iter().all(|call| !rules.contains_key(call)));
         }
@@ -355,8 +385,23 @@ mod tests {
             (Thread::Vmm, Profile::Open, true),
             (Thread::Vmm, Profile::Pod, false),
             (Thread::Vcpu, Profile::Open, false),
+            (Thread::Vmm, Profile::Api, true),
+            (Thread::Api, Profile::Api, false),
         ] {
             assert_eq!(rules(thread, profile).unwrap().contains_key(&libc::SYS_connect), allowed);
+        }
+    }
+
+    #[test]
+    fn only_the_vmm_thread_of_the_api_profile_opens() {
+        for (thread, profile, allowed) in [
+            (Thread::Vmm, Profile::Api, true),
+            (Thread::Vmm, Profile::Open, false),
+            (Thread::Vcpu, Profile::Api, false),
+            (Thread::Loader, Profile::Api, false),
+            (Thread::Api, Profile::Api, false),
+        ] {
+            assert_eq!(rules(thread, profile).unwrap().contains_key(&libc::SYS_openat), allowed);
         }
     }
 }

@@ -22,6 +22,11 @@ impl Status {
         Self(Arc::new(Mutex::new(Inner { file, ended: false })))
     }
 
+    /// From now on records go to `file`: clients of the API name it when the process lives already.
+    pub fn redirect(&self, file: Option<File>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).file = file;
+    }
+
     /// Says that `step` was reached now.
     pub fn milestone(&self, step: Step) {
         self.milestone_at(step, monotonic_us());

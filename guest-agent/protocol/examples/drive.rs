@@ -245,7 +245,8 @@ fn main() {
     let _ = std::fs::remove_file(format!("{socket}_{READY_PORT}"));
     let ready = UnixListener::bind(format!("{socket}_{READY_PORT}")).unwrap();
     let began = Instant::now();
-    let mut vm = Command::new(vmm).args(["--config-file", config]).stdin(Stdio::null()).spawn().unwrap();
+    let mut vm =
+        Command::new(vmm).args(["--no-api", "--config-file", config]).stdin(Stdio::null()).spawn().unwrap();
     let mut agent = ready.accept().unwrap().0;
     let introduction: Ready = receive(&mut agent);
     println!("ready after {:?}: {introduction:?}", began.elapsed());

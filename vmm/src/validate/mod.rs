@@ -2,15 +2,17 @@
 
 mod command_line;
 mod mac;
+mod mmds;
 mod sources;
 #[cfg(test)]
 mod tests;
 
 pub use command_line::command_line;
 pub use mac::mac;
+pub use mmds::mmds;
 pub use sources::sources;
 
-use crate::api::config::{RateLimiter, VmConfig};
+use crate::api::config::{CpuTemplate, HugePages, MachineConfig, RateLimiter, VmConfig};
 use crate::arch::places::Places;
 use sources::check_sources;
 use std::collections::HashSet;
@@ -43,6 +45,9 @@ pub enum ConfigError {
     /// Memory.
     #[error("machine-config.mem_size_mib is {0}; give {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]
     Memory(u64),
+    /// Firecracker has it, this machine does not.
+    #[error("{0} is not supported; leave it away")]
+    Unsupported(&'static str),
     /// A name is empty, too long or unprintable.
     #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
     Name {
@@ -93,6 +98,12 @@ pub enum ConfigError {
         /// The number.
         fd: i32,
     },
+    /// A descriptor's number from a client, to whom this process's descriptors are nothing.
+    #[error("{0} is a descriptor, which can't be named through the API; give a path")]
+    DescriptorInApi(String),
+    /// The metadata service.
+    #[error("{0}")]
+    Mmds(&'static str),
     /// The command line.
     #[error("boot_args can't be used: {0}")]
     CommandLine(String),
@@ -115,6 +126,7 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&machine.mem_size_mib) {
         return Err(ConfigError::Memory(machine.mem_size_mib));
     }
+    check_machine(machine)?;
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     for drive in &config.drives {
@@ -147,6 +159,15 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::Duplicate { field: "vsock.host_ports", name: twice.port.to_string() });
         }
     }
+    for (asked, what) in [
+        (config.mmds_config.is_some(), "mmds-config"),
+        (config.logger.is_some(), "logger"),
+        (config.metrics.is_some(), "metrics"),
+    ] {
+        if asked {
+            return Err(ConfigError::Unsupported(what));
+        }
+    }
     let devices = device_count(config);
     if devices > Places::MAX as usize {
         return Err(ConfigError::Devices(devices));
@@ -164,6 +185,21 @@ pub fn rate_limiter(field: &str, limiter: Option<&RateLimiter>) -> Result<(), Co
     for (bucket, name) in [(bandwidth, "bandwidth"), (ops, "ops")] {
         if let Some(bucket) = bucket.filter(|bucket| bucket.refill_time > MAX_REFILL_MS) {
             return Err(ConfigError::RefillTime(format!("{field}.{name}"), bucket.refill_time));
+        }
+    }
+    Ok(())
+}
+
+/// What this machine can't be yet is refused by name, so that nobody believes to have it.
+fn check_machine(machine: &MachineConfig) -> Result<(), ConfigError> {
+    for (asked, what) in [
+        (machine.smt, "machine-config.smt"),
+        (machine.cpu_template != CpuTemplate::None, "machine-config.cpu_template"),
+        (machine.track_dirty_pages, "machine-config.track_dirty_pages"),
+        (machine.huge_pages == HugePages::TwoMiB, "machine-config.huge_pages 2M"),
+    ] {
+        if asked {
+            return Err(ConfigError::Unsupported(what));
         }
     }
     Ok(())

@@ -96,7 +96,7 @@ impl Vm {
     fn command(&self) -> Command {
         std::fs::write(self.path("config"), self.config.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_vial-vmm"));
-        command.arg("--config-file").arg(self.path("config")).stderr(Stdio::piped());
+        command.args(["--no-api", "--config-file"]).arg(self.path("config")).stderr(Stdio::piped());
         command
     }
 

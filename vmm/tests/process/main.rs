@@ -3,10 +3,12 @@
 // A test's helper that fails has nothing better to do than to say where.
 #![allow(clippy::unwrap_used)]
 
+mod api;
 mod client;
 mod common;
 mod control;
 mod endings;
+mod http;
 mod kernels;
 mod media;
 mod refusals;

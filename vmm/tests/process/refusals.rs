@@ -61,7 +61,7 @@ fn a_wrong_number_never_finds_a_file_of_the_vmm_itself() {
     // The lowest free number, which the next file that is opened gets. Closed by the shell, since tests beside this one may
     // be passing theirs on.
     let output = Command::new("sh")
-        .args(["-c", "exec \"$0\" --config-file \"$1\" 3<&-", env!("CARGO_BIN_EXE_vial-vmm")])
+        .args(["-c", "exec \"$0\" --no-api --config-file \"$1\" 3<&-", env!("CARGO_BIN_EXE_vial-vmm")])
         .arg(vm.path("config"))
         .output()
         .unwrap();
@@ -109,16 +109,16 @@ fn arguments_and_documents_that_make_no_sense_are_refused() {
         let output = Command::new(env!("CARGO_BIN_EXE_vial-vmm")).args(arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, message) = run(&[]);
+    let (code, message) = run(&["--no-api"]);
     assert_eq!((code, message.contains("--config-file")), (Some(2), true));
-    let (code, message) = run(&["--config-file", "/does/not/exist"]);
+    let (code, message) = run(&["--no-api", "--config-file", "/does/not/exist"]);
     assert_eq!((code, message.contains("No such file")), (Some(2), true), "{message}");
     let (code, message) = run(&["--config-fd", "77"]);
     assert_eq!((code, message.contains("descriptor 77")), (Some(2), true), "{message}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config");
     std::fs::write(&path, "{\"boot-source\": 3}").unwrap();
-    let (code, message) = run(&["--config-file", path.to_str().unwrap()]);
+    let (code, message) = run(&["--no-api", "--config-file", path.to_str().unwrap()]);
     assert_eq!((code, message.contains("not a VM document")), (Some(2), true), "{message}");
 }
 

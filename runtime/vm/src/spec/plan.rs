@@ -124,6 +124,7 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         }),
     };
     let vsock = spec.agent.then(|| Vsock {
+        vsock_id: None,
         guest_cid: GUEST_CID,
         uds_path: table.add(Opening::Vsock),
         host_ports: vec![HostPort { port: READY_PORT, fd: table.add_raw(Opening::Ready) }],
@@ -161,7 +162,8 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         tx_rate_limiter: None,
     });
     let network_interfaces = nets.collect();
-    let machine_config = MachineConfig { vcpu_count: spec.cpus, mem_size_mib: spec.memory_mib };
+    let machine_config =
+        MachineConfig { vcpu_count: spec.cpus, mem_size_mib: spec.memory_mib, ..MachineConfig::default() };
     let config = VmConfig {
         machine_config,
         drives,

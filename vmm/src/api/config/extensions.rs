@@ -42,4 +42,7 @@ pub enum Profile {
     /// Paths may be opened during set-up; afterwards as `Pod`, plus `connect` for vsock.
     #[default]
     Open,
+    /// As `Open`, and the main thread may open files that are there while the VM runs: clients of the HTTP API name other ones for its
+    /// drives. What `--api-sock` brings.
+    Api,
 }

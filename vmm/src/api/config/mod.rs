@@ -8,19 +8,25 @@ mod drive;
 mod entropy;
 mod extensions;
 mod machine;
+mod mmds;
 mod network;
+mod observe;
 mod rate_limiter;
 mod serial;
+mod update;
 mod vsock;
 
 pub use boot::{BootProtocol, BootSource, KernelLoad};
 pub use drive::Drive;
 pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile};
-pub use machine::MachineConfig;
+pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate};
+pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network::NetworkInterface;
+pub use observe::{LogLevel, Logger, Metrics};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
+pub use update::{PartialDrive, PartialNetworkInterface};
 pub use vsock::{HostPort, Vsock};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +57,15 @@ pub struct VmConfig {
     /// Serial port; the empty object asks for one on the standard output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<Serial>,
+    /// Metadata service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mmds_config: Option<MmdsConfig>,
+    /// What is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logger: Option<Logger>,
+    /// Where metrics go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
     /// *(Vial)* Console, control, status, profile.
     #[serde(default)]
     pub vial: Extensions,
@@ -67,6 +82,9 @@ impl VmConfig {
             vsock: None,
             entropy: None,
             serial: None,
+            mmds_config: None,
+            logger: None,
+            metrics: None,
             vial: Extensions::default(),
         }
     }

@@ -8,6 +8,9 @@ use std::os::fd::RawFd;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vsock {
+    /// Deprecated in Firecracker, and without meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock_id: Option<String>,
     /// 3 to 2³²−2.
     pub guest_cid: u32,
     /// Path of the Unix socket on which the host connects to guest ports (`CONNECT <port>\n` → `OK <host port>\n`; a refusal closes);

@@ -1,0 +1,99 @@
+//! Requests while the VM runs.
+
+use super::Front;
+use super::action::{Action, Answer, Call, Fault, InstanceAction, Outcome, VialAction, VmState};
+use super::before::{Service, machine};
+use super::draft::document;
+use crate::api::config::{Drive, FileSource, PartialDrive, PartialNetworkInterface, VmConfig};
+use crate::api::control::Request;
+use crate::control::{Command, ReplyTo};
+use crate::files;
+use crate::handles::HandleError;
+use crate::machine::Machine;
+use crate::validate;
+
+/// The API of a running VM.
+pub struct After {
+    /// Where calls come in.
+    pub front: Front,
+    /// What is the same before and after the start.
+    pub service: Service,
+    /// What was started.
+    pub config: VmConfig,
+}
+
+impl After {
+    /// Answers calls up to the first that is a request to the machine, as one that came through the control socket.
+    pub fn next(&mut self, machine: &Machine, paused: bool) -> Option<Command> {
+        while let Some(Call { action, reply }) = self.front.next() {
+            if let Err(fault) = action.check(true) {
+                Call { action, reply }.answer(Err(fault));
+                continue;
+            }
+            if let Some(request) = request(&action) {
+                return Some(Command { request, files: Vec::new(), reply: ReplyTo::Api(reply) });
+            }
+            let outcome = self.handle(machine, paused, action);
+            // The other side waits unless its thread has died, and then nobody can be told.
+            let _ = reply.send(outcome);
+        }
+        None
+    }
+
+    fn handle(&mut self, vm: &Machine, paused: bool, action: Action) -> Outcome {
+        match action {
+            Action::VmConfig => Ok(Answer::Json(document(&self.config))),
+            Action::GetMachineConfig => Ok(Answer::Json(machine(&self.config.machine_config))),
+            Action::PatchDrive(update) => self.patch_drive(vm, &update),
+            Action::PatchNetwork(update) => patch_network(vm, &update),
+            other => self.service.handle(other, if paused { "Paused" } else { "Running" }),
+        }
+    }
+
+    /// Another file, other limits, or both: the file first, since only that can fail once the limits are checked.
+    fn patch_drive(&self, vm: &Machine, update: &PartialDrive) -> Outcome {
+        let failed = |error: &dyn std::error::Error| {
+            Fault::bad(format!("Drive config error: {}", crate::chain(error)))
+        };
+        let id = &update.drive_id;
+        let drive = self.config.drives.iter().find(|drive| drive.drive_id == *id);
+        let drive = drive.ok_or_else(|| failed(&HandleError::NoDrive(id.clone())))?;
+        validate::rate_limiter("rate_limiter", update.rate_limiter.as_ref())
+            .map_err(|error| failed(&error))?;
+        if let Some(path) = &update.path_on_host {
+            if !drive.is_removable {
+                return Err(failed(&HandleError::NotRemovable(id.clone())));
+            }
+            let source = FileSource::Path(path.clone());
+            let changed = Drive { path_on_host: Some(source), concat: Vec::new(), ..drive.clone() };
+            let files = files::drive(&changed).map_err(|error| failed(&error))?;
+            vm.handles.eject(id).map_err(|error| failed(&error))?;
+            vm.handles.insert(id, 1, files).map_err(|error| failed(&error))?;
+        }
+        if let Some(limiter) = &update.rate_limiter {
+            vm.handles.limit_drive(id, limiter).map_err(|error| failed(&error))?;
+        }
+        Ok(Answer::Empty)
+    }
+}
+
+fn patch_network(vm: &Machine, update: &PartialNetworkInterface) -> Outcome {
+    let PartialNetworkInterface { iface_id, rx_rate_limiter, tx_rate_limiter } = update;
+    vm.handles
+        .limit_interface(iface_id, rx_rate_limiter.as_ref(), tx_rate_limiter.as_ref())
+        .map(|()| Answer::Empty)
+        .map_err(|error| Fault::bad(format!("Network config error: {}", crate::chain(&error))))
+}
+
+/// What the event loop does for the control socket too.
+fn request(action: &Action) -> Option<Request> {
+    match action {
+        Action::PatchVm(VmState::Paused) => Some(Request::Pause),
+        Action::PatchVm(VmState::Resumed) => Some(Request::Resume),
+        Action::Act(InstanceAction::SendCtrlAltDel) | Action::Vial(VialAction::PowerButton) => {
+            Some(Request::PowerButton)
+        }
+        Action::Vial(VialAction::Stop) => Some(Request::Stop),
+        _ => None,
+    }
+}

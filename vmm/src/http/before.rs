@@ -1,0 +1,87 @@
+//! Requests before the start: documents for the draft, and what is true of any VM.
+
+use super::action::{Action, Answer, Configure, Fault, Outcome};
+use super::{API_VERSION, Draft};
+use crate::files;
+use crate::mmds::{Store, StoreError};
+use serde_json::{Value, json};
+
+/// What requests find whether the VM runs or not.
+pub struct Service {
+    /// Name of the VM.
+    pub id: String,
+    /// The metadata service's document.
+    pub mmds: Store,
+}
+
+/// Answers `action`; InstanceStart is not for here, since it takes the draft away.
+///
+/// # Errors
+/// A [`Fault`] for the client; nothing has changed then.
+pub fn handle(draft: &mut Draft, service: &mut Service, action: Action) -> Outcome {
+    action.check(false)?;
+    match action {
+        Action::Configure(document) => {
+            let mut next = draft.clone();
+            next.apply((*document).clone())?;
+            probe(&document)?;
+            *draft = next;
+            Ok(Answer::Empty)
+        }
+        Action::VmConfig => Ok(Answer::Json(draft.document())),
+        Action::GetMachineConfig => Ok(Answer::Json(machine(draft.machine_config()))),
+        other => service.handle(other, "Not started"),
+    }
+}
+
+/// What `GET /machine-config` shows.
+pub fn machine(config: &crate::api::config::MachineConfig) -> Value {
+    serde_json::to_value(config).expect("it has only numbers, flags and names")
+}
+
+/// Opens what a document names and closes it again, so that the client hears of a missing file when he names it and not at the
+/// start.
+fn probe(document: &Configure) -> Result<(), Fault> {
+    let checked = match document {
+        Configure::BootSource(boot) => files::boot(boot).map(drop).map_err(|error| ("Boot source", error)),
+        Configure::Drive(drive) => files::drive(drive).map(drop).map_err(|error| ("Drive config", error)),
+        Configure::Network(net) => {
+            files::tap(&net.host_dev_name).map(drop).map_err(|error| ("Network config", error))
+        }
+        _ => Ok(()),
+    };
+    checked.map_err(|(kind, error)| Fault::bad(format!("{kind} error: {}", crate::chain(&error))))
+}
+
+impl Service {
+    /// Answers what has nothing to do with devices; `state` is Firecracker's word for what the VM does.
+    ///
+    /// # Errors
+    /// A [`Fault`] for the client.
+    pub fn handle(&mut self, action: Action, state: &str) -> Outcome {
+        let empty = |()| Answer::Empty;
+        match action {
+            Action::DescribeInstance => Ok(Answer::Json(json!({
+                "id": self.id,
+                "state": state,
+                "vmm_version": env!("CARGO_PKG_VERSION"),
+                "app_name": "Vial",
+            }))),
+            Action::Version => Ok(Answer::Json(json!({ "firecracker_version": API_VERSION }))),
+            Action::GetMmds => Ok(Answer::Json(self.mmds.document())),
+            Action::PutMmds(document) => self.mmds.put(document).map(empty).map_err(mmds_fault),
+            Action::PatchMmds(patch) => self.mmds.patch(&patch).map(empty).map_err(mmds_fault),
+            Action::Lacking(what) => {
+                Err(Fault::bad(format!("The requested operation is not supported: this VMM has no {what}")))
+            }
+            other => Err(Fault::bad(format!("The requested operation is not supported: {other:?}"))),
+        }
+    }
+}
+
+fn mmds_fault(error: StoreError) -> Fault {
+    match error {
+        StoreError::TooBig => Fault::too_big(format!("MMDS limit exceeded error: {error}")),
+        other => Fault::bad(format!("MMDS error: {other}")),
+    }
+}

@@ -1,0 +1,123 @@
+//! Firecracker's HTTP API over a Unix socket, in a thread that exists only if it is asked for.
+//!
+//! The HTTP thread reads and understands requests ([`route`]), one after the other; it owns nothing but its connections. Each request
+//! goes as a typed [`Action`] to the VMM thread, which owns everything: before the start a [`Draft`] ([`before`]), afterwards the
+//! machine ([`after`]). The HTTP thread waits for the answer, so an answer tells that the thing is done.
+
+pub mod action;
+pub mod after;
+pub mod before;
+pub mod draft;
+mod io;
+pub mod route;
+mod server;
+pub mod waiting;
+
+pub use action::{Action, Answer, Call, Fault, Outcome};
+pub use draft::Draft;
+pub use server::{MAX_CONNECTIONS, Server};
+
+use crate::seccomp::{Filter, SeccompError};
+use std::io as std_io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Bytes of a body at most, unless told otherwise; Firecracker's default.
+pub const MAX_BODY: usize = 51200;
+
+/// Version of Firecracker's API that this one follows.
+pub const API_VERSION: &str = "1.17.0";
+
+/// Why there is no HTTP thread.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A descriptor or a thread.
+    #[error("could not serve the API")]
+    Io(#[from] std_io::Error),
+    /// Its filter.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+}
+
+/// The VMM thread's end of the API.
+pub struct Front {
+    calls: Receiver<Call>,
+    bell: Arc<EventFd>,
+    stop: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    /// Starts the HTTP thread under `filter`, with bodies of `limit` bytes at most.
+    ///
+    /// # Errors
+    /// No thread, no descriptors, no filter.
+    pub fn serve(listener: UnixListener, limit: usize, filter: Filter) -> Result<Self, ServeError> {
+        let (sender, calls) = channel();
+        let bell = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let server = Server::new(listener, &stop, limit)?;
+        let desk = Desk { calls: sender, bell: Arc::clone(&bell) };
+        let (report, reports) = channel();
+        let serve = move || {
+            let result = filter.apply();
+            let confined = result.is_ok();
+            // Nobody listens any more only if the VMM thread has given up.
+            let _ = report.send(result);
+            if confined {
+                server.run(desk);
+            }
+        };
+        let thread = std::thread::Builder::new().name("api".into()).spawn(serve)?;
+        // Not one byte of a client's is read before it is confined.
+        reports.recv().map_err(|_| std_io::Error::other("the API's thread died"))??;
+        Ok(Self { calls, bell, stop, thread: Some(thread) })
+    }
+
+    /// Becomes readable when there may be a call.
+    pub fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// The next call, if there is one.
+    pub fn next(&self) -> Option<Call> {
+        self.calls.try_recv().ok()
+    }
+}
+
+impl Drop for Front {
+    /// Answers whoever still waits that the VM has ended, lets answers out and ends the thread.
+    fn drop(&mut self) {
+        // With the receiver every call that was not looked at goes, and with it the sender that its asker waits at.
+        drop(std::mem::replace(&mut self.calls, channel().1));
+        // Fails only when nobody has read 2⁶⁴ − 2 of them.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            // It never waits for a client, so this takes no longer than a write.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the HTTP thread asks.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    calls: Sender<Call>,
+    bell: Arc<EventFd>,
+}
+
+impl Desk {
+    /// Hands `action` over and waits for the answer.
+    pub fn ask(&self, action: Action) -> Outcome {
+        let (reply, answer) = channel();
+        if self.calls.send(Call { action, reply }).is_err() {
+            return Err(Fault::ended());
+        }
+        // Fails only when nobody has read 2⁶⁴ − 2 of them: then the reader is awake anyway.
+        let _ = self.bell.write(1);
+        answer.recv().unwrap_or_else(|_| Err(Fault::ended()))
+    }
+}

@@ -1,0 +1,229 @@
+//! From method, path and body to an [`Action`]: a pure function, fed with whatever comes in through the socket.
+
+use super::action::{Action, Configure, Fault, VmState};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Body of `PUT /actions` and `PUT /vial/actions`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActionInfo<T> {
+    action_type: T,
+}
+
+/// Body of `PATCH /vm`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vm {
+    state: VmState,
+}
+
+/// Understands a request.
+///
+/// # Errors
+/// [`Fault`]s of status 400 in Firecracker's words: no such path, no or too much of a body, a body of another shape, ids that
+/// differ.
+pub fn route(method: &str, path: &str, body: &[u8]) -> Result<Action, Fault> {
+    let path = path.split('?').next().unwrap_or_default();
+    let mut parts = path.trim_start_matches('/').split_terminator('/');
+    let parts: [&str; 4] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    match method {
+        "GET" if !body.is_empty() => Err(Fault::bad("GET request cannot have a body.")),
+        "GET" => get(parts),
+        "PUT" if body.is_empty() => Err(Fault::bad("Empty PUT request.")),
+        "PUT" => put(parts, body),
+        // The one whose body is optional.
+        "PATCH" if body.is_empty() && parts[0] != "balloon" => Err(Fault::bad("Empty PATCH request.")),
+        "PATCH" => patch(parts, body),
+        _ => Err(unknown(method, parts[0])),
+    }
+}
+
+fn unknown(method: &str, first: &str) -> Fault {
+    Fault::bad(format!("Invalid request method and/or path: {method} {first}."))
+}
+
+fn get(parts: [&str; 4]) -> Result<Action, Fault> {
+    Ok(match parts {
+        ["", ..] => Action::DescribeInstance,
+        ["version", "", ..] => Action::Version,
+        ["vm", "config", "", _] => Action::VmConfig,
+        ["machine-config", "", ..] => Action::GetMachineConfig,
+        ["mmds", "", ..] => Action::GetMmds,
+        ["balloon", ..] => Action::Lacking("balloon"),
+        ["hotplug", "memory", "", _] => Action::Lacking("memory hotplug"),
+        ["vial", "devices", "", _] => Action::Devices,
+        ["vial", "metrics", "", _] => Action::Prometheus,
+        [first, ..] => return Err(unknown("GET", first)),
+    })
+}
+
+fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
+    let configure = |what| Ok(Action::Configure(Box::new(what)));
+    match parts {
+        ["actions", "", ..] => json(body).map(|info: ActionInfo<_>| Action::Act(info.action_type)),
+        ["boot-source", "", ..] => configure(Configure::BootSource(json(body)?)),
+        ["machine-config", "", ..] => configure(Configure::Machine(json(body)?)),
+        ["drives", id, "", _] => {
+            checked(id)?;
+            let drive: crate::api::config::Drive = json(body)?;
+            same(id, &drive.drive_id)?;
+            configure(Configure::Drive(drive))
+        }
+        ["network-interfaces", id, "", _] => {
+            checked(id)?;
+            let net: crate::api::config::NetworkInterface = json(body)?;
+            same(id, &net.iface_id)?;
+            configure(Configure::Network(net))
+        }
+        ["vsock", "", ..] => configure(Configure::Vsock(json(body)?)),
+        ["entropy", "", ..] => configure(Configure::Entropy(json(body)?)),
+        ["logger", "", ..] => json(body).map(Action::Logger),
+        ["metrics", "", ..] => json(body).map(Action::Metrics),
+        ["mmds", "", ..] => json(body).map(Action::PutMmds),
+        ["mmds", "config", "", _] => configure(Configure::Mmds(json(body)?)),
+        ["balloon", "", ..] => Ok(Action::Lacking("balloon")),
+        ["cpu-config", "", ..] => Ok(Action::Lacking("custom CPU templates")),
+        ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
+        ["serial", "", ..] => configure(Configure::Serial(json(body)?)),
+        ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),
+        ["snapshot", "create" | "load", "", _] => Ok(Action::Lacking("snapshots")),
+        ["vial", "", ..] => configure(Configure::Extensions(json(body)?)),
+        ["vial", "actions", "", _] => json(body).map(|info: ActionInfo<_>| Action::Vial(info.action_type)),
+        [first, ..] => Err(unknown("PUT", first)),
+    }
+}
+
+fn patch(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
+    match parts {
+        ["machine-config", "", ..] => {
+            let update: crate::api::config::MachineConfigUpdate = json(body)?;
+            if update == crate::api::config::MachineConfigUpdate::default() {
+                return Err(Fault::bad("Empty PATCH request."));
+            }
+            Ok(Action::Configure(Box::new(Configure::MachineUpdate(update))))
+        }
+        ["drives", id, "", _] => {
+            checked(id)?;
+            let drive: crate::api::config::PartialDrive = json(body)?;
+            same(id, &drive.drive_id)?;
+            Ok(Action::PatchDrive(drive))
+        }
+        ["network-interfaces", id, "", _] => {
+            checked(id)?;
+            let net: crate::api::config::PartialNetworkInterface = json(body)?;
+            same(id, &net.iface_id)?;
+            Ok(Action::PatchNetwork(net))
+        }
+        ["mmds", "", ..] => json(body).map(Action::PatchMmds),
+        ["vm", "", ..] => json(body).map(|vm: Vm| Action::PatchVm(vm.state)),
+        ["balloon", ..] => Ok(Action::Lacking("balloon")),
+        ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
+        ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),
+        [first, ..] => Err(unknown("PATCH", first)),
+    }
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| {
+        Fault::bad(format!("An error occurred when deserializing the json body of a request: {error}."))
+    })
+}
+
+fn checked(id: &str) -> Result<(), Fault> {
+    if id.is_empty() {
+        return Err(Fault::bad("The ID cannot be empty."));
+    }
+    if !id.chars().all(|letter| letter == '_' || letter.is_alphanumeric()) {
+        let message = "API Resource IDs can only contain alphanumeric characters and underscores.";
+        return Err(Fault::bad(message));
+    }
+    Ok(())
+}
+
+fn same(path: &str, body: &str) -> Result<(), Fault> {
+    if path == body {
+        return Ok(());
+    }
+    Err(Fault::bad("The id from the path does not match the id from the body!"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::action::{InstanceAction, VmState};
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_path_has_its_action() {
+        for (method, path, body, expected) in [
+            ("GET", "/", "", Action::DescribeInstance),
+            ("GET", "/version", "", Action::Version),
+            ("GET", "/vm/config", "", Action::VmConfig),
+            ("GET", "/machine-config/", "", Action::GetMachineConfig),
+            (
+                "PUT",
+                "/actions",
+                r#"{"action_type":"InstanceStart"}"#,
+                Action::Act(InstanceAction::InstanceStart),
+            ),
+            ("PATCH", "/vm", r#"{"state":"Paused"}"#, Action::PatchVm(VmState::Paused)),
+            ("PUT", "/snapshot/load", "{}", Action::Lacking("snapshots")),
+        ] {
+            assert_eq!(route(method, path, body.as_bytes()), Ok(expected), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn mistakes_have_the_words_that_clients_compare() {
+        for (method, path, body, expected) in [
+            ("GET", "/", "{}", "GET request cannot have a body."),
+            ("PUT", "/drives/a", "", "Empty PUT request."),
+            ("PATCH", "/vm", "", "Empty PATCH request."),
+            ("PATCH", "/machine-config", "{}", "Empty PATCH request."),
+            ("GET", "/drives", "", "Invalid request method and/or path: GET drives."),
+            ("PUT", "/machine-config/x", "{}", "Invalid request method and/or path: PUT machine-config."),
+            ("DELETE", "/drives/a", "", "Invalid request method and/or path: DELETE drives."),
+            ("PUT", "/drives", "{}", "The ID cannot be empty."),
+            (
+                "PUT",
+                "/drives/a-b",
+                "{}",
+                "API Resource IDs can only contain alphanumeric characters and underscores.",
+            ),
+            (
+                "PUT",
+                "/drives/a",
+                r#"{"drive_id":"b"}"#,
+                "The id from the path does not match the id from the body!",
+            ),
+            (
+                "PUT",
+                "/actions",
+                r#"{"action_type":"Dance"}"#,
+                "An error occurred when deserializing the json body of a request: unknown variant `Dance`",
+            ),
+            (
+                "PUT",
+                "/machine-config",
+                r#"{"vcpu_count":1,"mem_size_mib":128,"frob":1}"#,
+                "An error occurred when deserializing the json body of a request: unknown field `frob`",
+            ),
+        ] {
+            let fault = route(method, path, body.as_bytes()).unwrap_err();
+            assert_eq!(fault.status, 400);
+            assert!(fault.message.starts_with(expected), "{method} {path}: {}", fault.message);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_an_action_or_a_fault(
+            method in "GET|PUT|PATCH|DELETE",
+            path in "(/(drives|vm|mmds|machine-config|network-interfaces|balloon|vial|\\PC{0,4})){0,5}/?",
+            body in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let _ = route(&method, &path, &body);
+        }
+    }
+}

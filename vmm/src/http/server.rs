@@ -1,0 +1,203 @@
+//! Connections, and a loop that polls each when its stream changes. hyper does HTTP/1.1.
+
+use super::Desk;
+use super::action::{Action, Answer, Fault, Outcome};
+use super::io::Stream;
+use super::route::route;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Connections at a time, Firecracker's number; one more is told so and closed.
+pub const MAX_CONNECTIONS: usize = 10;
+/// Bytes that a connection keeps of what came in: a request's head fits, or is refused with 431.
+const BUFFER: usize = 16 << 10;
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+const FIRST: u64 = 2;
+
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\n\
+content-length: 62\r\n\r\n{\"fault_message\":\"all connections of the API are in use now\"}\n";
+
+/// Remembers that a connection wants to be polled again.
+struct Again(AtomicBool);
+
+impl Wake for Again {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+type Serving = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+struct Connection {
+    serving: Serving,
+    again: Arc<Again>,
+}
+
+impl Connection {
+    /// Does what can be done now; `false` when the connection is over.
+    fn poll(&mut self) -> bool {
+        let waker = Waker::from(Arc::clone(&self.again));
+        loop {
+            self.again.0.store(false, Ordering::Relaxed);
+            match self.serving.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(_) => return false,
+                Poll::Pending if self.again.0.load(Ordering::Relaxed) => {}
+                Poll::Pending => return true,
+            }
+        }
+    }
+}
+
+/// A server that does not run yet.
+pub struct Server {
+    listener: UnixListener,
+    epoll: Epoll,
+    limit: usize,
+}
+
+impl Server {
+    /// For a listener that does not block. Ends soon after `stop` is written to.
+    ///
+    /// # Errors
+    /// Descriptors have run out.
+    pub fn new(listener: UnixListener, stop: &EventFd, limit: usize) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let watch = |fd, token| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token));
+        watch(listener.as_raw_fd(), LISTENER)?;
+        watch(stop.as_raw_fd(), STOP)?;
+        Ok(Self { listener, epoll, limit })
+    }
+
+    /// Serves until it is stopped.
+    pub fn run(self, desk: Desk) {
+        let mut connections: HashMap<u64, Connection> = HashMap::new();
+        let mut next = FIRST;
+        loop {
+            let mut events = [EpollEvent::default(); MAX_CONNECTIONS + 2];
+            let Ok(count) = self.epoll.wait(-1, &mut events) else { continue };
+            for event in &events[..count] {
+                match event.data() {
+                    STOP => {
+                        // A last time, for answers that have not gone out.
+                        connections.values_mut().for_each(|connection| {
+                            connection.poll();
+                        });
+                        return;
+                    }
+                    LISTENER => {
+                        if let Some(connection) = self.accept(&desk, connections.len(), next) {
+                            connections.insert(next, connection);
+                            next += 1;
+                        }
+                    }
+                    token => {
+                        if connections.get_mut(&token).is_some_and(|connection| !connection.poll()) {
+                            // The stream closes, and with that it leaves the epoll set.
+                            connections.remove(&token);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&self, desk: &Desk, open: usize, token: u64) -> Option<Connection> {
+        let (mut stream, _) = self.listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        if open >= MAX_CONNECTIONS {
+            // Fits into the socket's buffer; a client that is gone misses nothing.
+            let _ = stream.write_all(FULL);
+            return None;
+        }
+        // Edges are enough, since hyper reads and writes until it would block. The first comes at once.
+        let edges = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(edges, token)).ok()?;
+        Some(serve(stream, desk.clone(), self.limit))
+    }
+}
+
+fn serve(stream: UnixStream, desk: Desk, limit: usize) -> Connection {
+    let service = service_fn(move |request| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(handle(request, &desk, limit).await) }
+    });
+    let serving =
+        http1::Builder::new().max_buf_size(BUFFER).half_close(true).serve_connection(Stream(stream), service);
+    Connection { serving: Box::pin(serving), again: Arc::new(Again(AtomicBool::new(false))) }
+}
+
+async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    // What is announced is refused before it comes, what is not when it does.
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > limit as u64) {
+        return closing(too_long(announced, limit));
+    }
+    let body = match Limited::new(body, limit).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return closing(too_long(None, limit)),
+        Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
+    };
+    respond(answer(desk, head.method.as_str(), head.uri.path(), &body))
+}
+
+fn answer(desk: &Desk, method: &str, path: &str, body: &[u8]) -> Outcome {
+    let action: Action = route(method, path, body)?;
+    desk.ask(action)
+}
+
+fn too_long(length: Option<u64>, limit: usize) -> Fault {
+    let size = length.map(|length| format!(" with size {length}")).unwrap_or_default();
+    Fault::bad(format!(
+        "Request payload{size} is larger than the limit of {limit} allowed by server.\nAll previous unanswered requests will be \
+         dropped."
+    ))
+}
+
+/// The rest of the request is not read, so nothing can follow it.
+fn closing(fault: Fault) -> Response<Full<Bytes>> {
+    let mut response = respond(Err(fault));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn respond(outcome: Outcome) -> Response<Full<Bytes>> {
+    let json = HeaderValue::from_static("application/json");
+    let (status, kind, body) = match outcome {
+        Ok(Answer::Empty) => (StatusCode::NO_CONTENT, json, Bytes::new()),
+        Ok(Answer::Json(value)) => (StatusCode::OK, json, value.to_string().into()),
+        Ok(Answer::Text(text)) => {
+            (StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4"), text.into())
+        }
+        Err(Fault { status, message }) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, json, serde_json::json!({ "fault_message": message }).to_string().into())
+        }
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(SERVER, HeaderValue::from_static("Firecracker API"));
+    if status != StatusCode::NO_CONTENT {
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+    }
+    response
+}

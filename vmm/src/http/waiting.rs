@@ -1,0 +1,80 @@
+//! From the first request to the one that starts the VM.
+
+use super::action::{Action, Answer, Call, Fault, InstanceAction};
+use super::before::{self, Service};
+use super::{Draft, Front};
+use crate::api::config::{Profile, VmConfig};
+use crate::end::{EndSignal, Ending};
+use crate::files::Files;
+use crate::virtio::Subscriber;
+use crate::{chain, files};
+use event_manager::EventManager;
+use std::fs::File;
+
+/// How the time before the start ended.
+pub enum Waited {
+    /// A client starts this VM; everything that it names is open. The call is to be answered when it runs.
+    Start(Box<Start>),
+    /// The VM ends before it began.
+    End(Ending),
+    /// The event loop failed.
+    Broken(event_manager::Error),
+}
+
+/// What a client starts.
+pub struct Start {
+    /// InstanceStart.
+    pub call: Call,
+    /// The whole document.
+    pub config: VmConfig,
+    /// Everything that it names.
+    pub files: Files,
+    /// Where status records go.
+    pub status: Option<File>,
+}
+
+/// Serves requests until one starts the VM.
+pub fn wait(
+    front: &Front,
+    service: &mut Service,
+    manager: &mut EventManager<Subscriber>,
+    end: &EndSignal,
+) -> Waited {
+    let mut draft = Draft::default();
+    loop {
+        if let Some(ending) = end.ending() {
+            return Waited::End(ending);
+        }
+        if let Err(error) = manager.run() {
+            return Waited::Broken(error);
+        }
+        while let Some(call) = front.next() {
+            match call.action {
+                Action::Act(InstanceAction::InstanceStart) => match open(&draft) {
+                    Ok((config, files, status)) => {
+                        return Waited::Start(Box::new(Start { call, config, files, status }));
+                    }
+                    Err(fault) => call.answer(Err(fault)),
+                },
+                Action::Vial(super::action::VialAction::Stop) => {
+                    end.end(crate::api::status::ExitReason::Stopped, "by request");
+                    call.answer(Ok(Answer::Empty));
+                }
+                action => {
+                    let outcome = before::handle(&mut draft, service, action);
+                    // The other side waits unless its thread has died, and then nobody can be told.
+                    let _ = call.reply.send(outcome);
+                }
+            }
+        }
+    }
+}
+
+fn open(draft: &Draft) -> Result<(VmConfig, Files, Option<File>), Fault> {
+    let mut config = draft.config()?;
+    config.vial.profile = Profile::Api;
+    let failed = |error: files::FileError| Fault::bad(format!("Start microvm error: {}", chain(&error)));
+    let files = Files::open(&config).map_err(failed)?;
+    let status = files::status(&config).map_err(failed)?;
+    Ok((config, files, status))
+}

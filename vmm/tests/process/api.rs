@@ -1,0 +1,323 @@
+//! The HTTP API of the real process.
+
+use crate::common::{HANG, SPIN, Vm, kvm, out};
+use crate::http::{Http, spawn_api};
+use serde_json::{Value, json};
+use std::process::Command;
+use vmm::api::status::ExitReason;
+
+fn boot_source(vm: &Vm) -> Value {
+    json!({"kernel_image_path": vm.path("kernel")})
+}
+
+/// What every test of a running VM needs before InstanceStart.
+fn configure(vm: &Vm, http: &mut Http) {
+    http.ok("PUT", "/machine-config", &json!({"vcpu_count": 2, "mem_size_mib": 32}));
+    http.ok("PUT", "/boot-source", &boot_source(vm));
+    http.ok("PUT", "/vial", &json!({"status": vm.path("status")}));
+}
+
+fn start(http: &mut Http) {
+    http.ok("PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+}
+
+#[test]
+fn a_vm_is_configured_started_paused_resumed_and_stopped() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let (mut child, mut http) = spawn_api(&vm, &["--id", "one"]);
+    let info = http.get("/");
+    assert_eq!((info["id"].as_str(), info["state"].as_str()), (Some("one"), Some("Not started")));
+    assert_eq!(http.get("/machine-config")["mem_size_mib"], 128);
+    assert!(http.get("/version")["firecracker_version"].is_string());
+    configure(&vm, &mut http);
+    http.ok("PUT", "/entropy", &json!({}));
+    http.ok("PATCH", "/machine-config", &json!({"vcpu_count": 1}));
+    assert_eq!(http.get("/vm/config")["machine-config"]["vcpu_count"], 1);
+    start(&mut http);
+    assert_eq!(http.get("/")["state"], "Running");
+    for _ in 0..20 {
+        http.ok("PATCH", "/vm", &json!({"state": "Paused"}));
+        assert_eq!(http.get("/")["state"], "Paused");
+        http.ok("PATCH", "/vm", &json!({"state": "Resumed"}));
+    }
+    http.ok("PUT", "/actions", &json!({"action_type": "SendCtrlAltDel"}));
+    http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    assert_eq!(vm.reason(), (ExitReason::Stopped, "by request".into()));
+}
+
+#[test]
+fn each_request_has_its_time() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (_child, mut http) = spawn_api(&vm, &[]);
+    let early = "The requested operation is not supported before starting the microVM.";
+    let late = "The requested operation is not supported after starting the microVM.";
+    for (method, path, body) in [
+        ("PATCH", "/vm", json!({"state": "Paused"})),
+        ("PUT", "/actions", json!({"action_type": "SendCtrlAltDel"})),
+        ("PUT", "/actions", json!({"action_type": "FlushMetrics"})),
+        ("PATCH", "/drives/a", json!({"drive_id": "a"})),
+        ("PATCH", "/network-interfaces/a", json!({"iface_id": "a"})),
+    ] {
+        assert_eq!(http.refused(method, path, &body.to_string()), early, "{method} {path}");
+    }
+    let start_request = json!({"action_type": "InstanceStart"}).to_string();
+    assert!(http.refused("PUT", "/actions", &start_request).contains("without kernel configuration"));
+    configure(&vm, &mut http);
+    start(&mut http);
+    for (path, body) in [
+        ("/boot-source", boot_source(&vm)),
+        ("/machine-config", json!({"vcpu_count": 1, "mem_size_mib": 32})),
+        ("/drives/a", json!({"drive_id": "a", "path_on_host": vm.path("kernel")})),
+        ("/network-interfaces/a", json!({"iface_id": "a", "host_dev_name": "t"})),
+        ("/vsock", json!({"guest_cid": 3, "uds_path": vm.path("v")})),
+        ("/entropy", json!({})),
+        ("/actions", json!({"action_type": "InstanceStart"})),
+    ] {
+        assert_eq!(http.refused("PUT", path, &body.to_string()), late, "{path}");
+    }
+}
+
+#[test]
+fn bad_documents_are_refused_and_change_nothing() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (_child, mut http) = spawn_api(&vm, &[]);
+    let before = http.get("/vm/config");
+    let (pipe, folder) = (vm.path("pipe"), vm.path(""));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let none = vm.path("none");
+    let drive = |path: &Value| json!({"drive_id": "a", "path_on_host": path});
+    for (path, body, expected) in [
+        ("/boot-source", json!({}), "missing field `kernel_image_path`"),
+        ("/boot-source", json!([]), "deserializing"),
+        ("/boot-source", json!({"kernel_image_path": 3}), "deserializing"),
+        ("/boot-source", json!({"kernel_image_path": none}), "No such file"),
+        ("/boot-source", json!({"kernel_image_path": folder}), "regular file"),
+        ("/boot-source", json!({"kernel_image_path": pipe}), "regular file"),
+        ("/boot-source", json!({"kernel_image_path": {"fd": 4}}), "can't be named through the API"),
+        ("/boot-source", json!({"kernel_image_path": vm.path("kernel"), "initrd_path": none}), "the initrd"),
+        (
+            "/boot-source",
+            json!({"kernel_image_path": vm.path("kernel"), "boot_args": "x".repeat(3000)}),
+            "boot_args",
+        ),
+        ("/machine-config", json!({"vcpu_count": 0, "mem_size_mib": 64}), "give 1 to 32"),
+        ("/machine-config", json!({"vcpu_count": 300, "mem_size_mib": 64}), "deserializing"),
+        ("/machine-config", json!({"vcpu_count": -1, "mem_size_mib": 64}), "deserializing"),
+        ("/machine-config", json!({"vcpu_count": 1, "mem_size_mib": 1u64 << 60}), "mem_size_mib"),
+        ("/machine-config", json!({"vcpu_count": 1}), "missing field `mem_size_mib`"),
+        ("/drives/a", drive(&json!(none)), "No such file"),
+        ("/drives/a", drive(&json!(pipe)), "regular file"),
+        ("/drives/a", json!({"drive_id": "a", "concat": [none]}), "No such file"),
+        ("/drives/a", json!({"drive_id": "b", "path_on_host": "/x"}), "does not match"),
+        ("/drives/a", json!({"drive_id": "a", "path_on_host": "/x", "frob": 1}), "unknown field `frob`"),
+        ("/network-interfaces/a", json!({"iface_id": "a", "host_dev_name": ""}), "TAP"),
+        ("/network-interfaces/a", json!({"iface_id": "a", "host_dev_name": "a".repeat(99)}), "TAP"),
+        ("/vsock", json!({"guest_cid": 1, "uds_path": "/x"}), "guest_cid"),
+        (
+            "/vsock",
+            json!({"guest_cid": 3, "uds_path": "/x", "host_ports": [{"port": 1, "fd": 3}]}),
+            "through the API",
+        ),
+        ("/vial", json!({"control": {"fd": 3}}), "through the API"),
+        ("/entropy", json!({"frob": 1}), "unknown field"),
+        ("/snapshot/create", json!({"snapshot_path": "/x", "mem_file_path": "/y"}), "no snapshots"),
+        ("/nowhere", json!({}), "Invalid request method and/or path: PUT nowhere."),
+    ] {
+        let why = http.refused("PUT", path, &body.to_string());
+        assert!(why.contains(expected), "{path} {body}: {why}");
+    }
+    assert_eq!(http.get("/vm/config"), before);
+}
+
+#[test]
+fn bad_http_is_refused_or_cut_off_and_harms_nobody() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (_child, mut http) = spawn_api(&vm, &["--http-api-max-payload-size", "1000"]);
+    let another = || Http::connect(&vm.path("api"));
+    // As long as is allowed, and one byte more: announced, and in chunks that announce nothing.
+    let fits = format!("\"{}\"", "x".repeat(998));
+    assert_eq!(http.ask("PUT", "/mmds", &fits).status, 204);
+    let mut long = another();
+    assert!(
+        long.refused("PUT", "/mmds", &format!("{fits} "))
+            .contains("with size 1001 is larger than the limit of 1000")
+    );
+    assert!(long.answer().is_none());
+    let mut chunked = another();
+    chunked.send(b"PUT /mmds HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..3 {
+        chunked.send(format!("190\r\n{}\r\n", "x".repeat(400)).as_bytes());
+    }
+    assert!(chunked.answer().unwrap().fault().contains("larger than the limit"));
+    for rubbish in [
+        b"\r\n\r\n\x00\xff\r\n\r\n".to_vec(),
+        b"GET\r\n\r\n".to_vec(),
+        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n".to_vec(),
+        [b"GET / HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 40_000]].concat(),
+        b"PUT /mmds HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(),
+    ] {
+        let mut client = another();
+        // The server may have closed before all of it is out.
+        let _ = std::io::Write::write_all(client.0.get_mut(), &rubbish);
+        if let Some(answer) = client.answer() {
+            assert!((400..500).contains(&answer.status), "{answer:?}");
+        }
+    }
+    // Gone in the middle of a head, of a body, before the answer.
+    for piece in ["GET / HT", "PUT /mmds HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", "GET / HTTP/1.1\r\n\r\n"] {
+        another().send(piece.as_bytes());
+    }
+    // More connections than there are: one is told so, and when one ends there is room again.
+    let mut silent: Vec<_> = (0..9).map(|_| another()).collect();
+    assert_eq!(http.get("/")["state"], "Not started");
+    let mut one_more = another();
+    assert_eq!(one_more.answer().unwrap().status, 503);
+    drop(silent.pop());
+    assert_eq!(http.get("/")["state"], "Not started");
+    another().get("/");
+    // Two requests at once are answered in their order.
+    http.send(b"GET /version HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    assert!(http.answer().unwrap().json()["firecracker_version"].is_string());
+    assert!(http.answer().unwrap().json()["state"].is_string());
+}
+
+#[test]
+fn a_start_that_fails_is_told_and_can_be_tried_again_as_long_as_nothing_was_made() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (mut child, mut http) = spawn_api(&vm, &[]);
+    configure(&vm, &mut http);
+    let start_request = json!({"action_type": "InstanceStart"}).to_string();
+    std::fs::rename(vm.path("kernel"), vm.path("moved")).unwrap();
+    let why = http.refused("PUT", "/actions", &start_request);
+    assert!(why.starts_with("Start microvm error: could not open the kernel"), "{why}");
+    // A kernel that is none is found out when the process is confined already: it says why and ends.
+    std::fs::write(vm.path("kernel"), "#!/bin/sh\n").unwrap();
+    let why = http.refused("PUT", "/actions", &start_request);
+    assert!(why.contains("not an ELF file"), "{why}");
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::BadConfig.code()));
+    assert_eq!(vm.reason().0, ExitReason::BadConfig);
+}
+
+#[test]
+fn the_metadata_document_lives_before_and_after_the_start() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    std::fs::write(vm.path("metadata"), r#"{"a": {"b": 1}}"#).unwrap();
+    let metadata = vm.path("metadata");
+    let (_child, mut http) =
+        spawn_api(&vm, &["--metadata", metadata.to_str().unwrap(), "--mmds-size-limit", "40"]);
+    assert_eq!(http.get("/mmds"), json!({"a": {"b": 1}}));
+    http.ok("PATCH", "/mmds", &json!({"a": {"b": null, "c": 2}}));
+    assert_eq!(http.ask("PUT", "/mmds", &json!("x".repeat(40)).to_string()).status, 413);
+    configure(&vm, &mut http);
+    start(&mut http);
+    assert_eq!(http.get("/mmds"), json!({"a": {"c": 2}}));
+    http.ok("PUT", "/mmds", &json!({"d": 3}));
+    assert_eq!(http.get("/mmds"), json!({"d": 3}));
+}
+
+#[test]
+fn a_drive_gets_another_file_while_the_vm_runs() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    for name in ["one", "two"] {
+        std::fs::write(vm.path(name), [0; 4096]).unwrap();
+    }
+    let (_child, mut http) = spawn_api(&vm, &[]);
+    configure(&vm, &mut http);
+    http.ok("PUT", "/drives/a", &json!({"drive_id": "a", "is_removable": true}));
+    start(&mut http);
+    for name in ["one", "two"] {
+        http.ok("PATCH", "/drives/a", &json!({"drive_id": "a", "path_on_host": vm.path(name)}));
+    }
+    let limits = json!({"bandwidth": {"size": 1000, "refill_time": 100}, "ops": {"size": 10, "one_time_burst": 5, "refill_time": 1}});
+    http.ok("PATCH", "/drives/a", &json!({"drive_id": "a", "rate_limiter": limits}));
+    let wrong = json!({"drive_id": "a", "rate_limiter": {"ops": {"size": 1}}}).to_string();
+    assert!(http.refused("PATCH", "/drives/a", &wrong).contains("missing field `refill_time`"));
+    let stranger = json!({"iface_id": "e", "rx_rate_limiter": limits}).to_string();
+    assert!(http.refused("PATCH", "/network-interfaces/e", &stranger).contains("no interface \"e\""));
+    let patch = |id: &str, path| json!({"drive_id": id, "path_on_host": path}).to_string();
+    assert!(http.refused("PATCH", "/drives/a", &patch("a", vm.path("none"))).contains("No such file"));
+    assert!(http.refused("PATCH", "/drives/b", &patch("b", vm.path("one"))).contains("no drive \"b\""));
+}
+
+#[test]
+fn a_configuration_file_starts_at_once_and_the_api_serves_what_runs() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    std::fs::write(vm.path("config"), vm.config.to_string()).unwrap();
+    let config = vm.path("config");
+    let (mut child, mut http) = spawn_api(&vm, &["--config-file", config.to_str().unwrap()]);
+    assert_eq!(http.get("/")["state"], "Running");
+    assert_eq!(http.get("/vm/config")["vial"]["profile"], "api");
+    http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn the_end_of_the_guest_is_the_end_of_the_api() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(&out(0x600, 0x34));
+    let (mut child, mut http) = spawn_api(&vm, &[]);
+    configure(&vm, &mut http);
+    start(&mut http);
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    assert!(http.answer().is_none());
+    assert_eq!(vm.reason().0, ExitReason::GuestShutdown);
+}
+
+#[test]
+fn the_apis_threads_are_confined() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let (child, mut http) = spawn_api(&vm, &[]);
+    let modes = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.0.id())).unwrap();
+        let mut modes: Vec<(String, String)> = tasks
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok())
+            .map(|status| {
+                let field =
+                    |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+                (field("Name:"), field("Seccomp:"))
+            })
+            .filter(|(name, _)| name != "loader" && !name.starts_with("kvm-"))
+            .collect();
+        modes.sort();
+        modes
+    };
+    let list = |modes: &[(&str, &str)]| -> Vec<(String, String)> {
+        modes.iter().map(|(name, mode)| ((*name).to_owned(), (*mode).to_owned())).collect()
+    };
+    http.get("/");
+    assert_eq!(modes(), list(&[("api", "2"), ("vial-vmm", "0")]));
+    configure(&vm, &mut http);
+    start(&mut http);
+    assert_eq!(modes(), list(&[("api", "2"), ("vcpu0", "2"), ("vcpu1", "2"), ("vial-vmm", "2")]));
+}
