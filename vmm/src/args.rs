@@ -229,9 +229,6 @@ impl Given {
         options.body_limit = body_limit.unwrap_or(MAX_BODY);
         options.mmds_limit = mmds_limit.unwrap_or(options.body_limit);
         options.boot_timer = boot_timer.is_some();
-        if options.logger != Logger::default() || options.metrics.is_some() || options.boot_timer {
-            return bad("logs, metrics and the boot timer are not there yet: leave their options away");
-        }
         Ok(options)
     }
 }
@@ -296,10 +293,12 @@ mod tests {
     #[test]
     fn firecrackers_options_are_understood() {
         let given = options(
-            "--api-sock /s --id a --http-api-max-payload-size 1000 --metadata /d --start-time-us 1 --start-time-cpu-us 2 \
+            "--api-sock /s --id a --level warn --log-path /l --show-level --show-log-origin --module m --metrics-path /m \
+             --boot-timer --http-api-max-payload-size 1000 --metadata /d --start-time-us 1 --start-time-cpu-us 2 \
              --parent-cpu-time-us 3",
         );
-        assert_eq!((given.body_limit, given.mmds_limit), (1000, 1000));
+        assert_eq!((given.body_limit, given.mmds_limit, given.boot_timer), (1000, 1000, true));
+        assert_eq!(given.logger.level, Some(LogLevel::Warning));
         assert_eq!(given.started.parent_cpu_us, Some(3));
         assert_eq!(options("--mmds-size-limit 7").mmds_limit, 7);
     }

@@ -7,6 +7,7 @@ use crate::end::{EndSignal, Ending};
 use crate::handles::HandleError;
 use crate::http::after::After;
 use crate::machine::Machine;
+use crate::observe::Observer;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use std::fs::File;
@@ -88,6 +89,8 @@ pub struct Requests {
     pub commands: Receiver<Command>,
     /// The HTTP API, if there is one.
     pub api: Option<After>,
+    /// What is told of all this.
+    pub observer: Observer,
 }
 
 /// Runs until the VM has ended.
@@ -109,10 +112,12 @@ pub fn run(
             state = answer(machine, state, command, end);
         }
         if let Some(api) = &mut requests.api {
-            while let Some(command) = api.next(machine, matches!(state, State::Paused)) {
+            let paused = |state: &State| matches!(state, State::Paused);
+            while let Some(command) = api.next(machine, paused(&state), &mut requests.observer) {
                 state = answer(machine, state, command, end);
             }
         }
+        requests.observer.tick(machine);
         if let State::Pausing(waiting) = &state
             && machine.vcpus.all_parked()
         {
@@ -123,6 +128,7 @@ pub fn run(
         }
     };
     stop(machine, manager);
+    requests.observer.flush(machine);
     ending
 }
 

@@ -2,6 +2,7 @@
 
 use crate::api::config::RateLimiter;
 use crate::devices::Handle;
+use crate::metrics::{Figure, Figures};
 use crate::validate::{self, ConfigError};
 use crate::virtio::block::{BlockConfigError, Tray};
 use crate::virtio::limiter::Throttle;
@@ -62,6 +63,21 @@ impl Handles {
                 self.drives.push(DriveHandle { id, limit, tray, interrupt });
             }
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
+        }
+    }
+
+    /// What the devices have counted, under Firecracker's names.
+    pub fn figures(&self, figures: &mut Figures) {
+        for drive in &self.drives {
+            let throttled = Figure::Count(drive.limit.throttled());
+            figures.of("block", &drive.id, "rate_limiter_throttled_events", throttled);
+        }
+        for (id, limits) in &self.interfaces {
+            let throttled = [("rx", &limits.receive), ("tx", &limits.transmit)];
+            for (way, throttle) in throttled {
+                let name = format!("{way}_rate_limiter_throttled");
+                figures.of("net", id, name, Figure::Count(throttle.throttled()));
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod arch;
 pub mod args;
+pub mod boot_timer;
 pub mod bus;
 pub mod control;
 pub mod devices;
@@ -20,10 +21,13 @@ pub mod files;
 pub mod handles;
 pub mod http;
 pub mod kernel;
+pub mod log;
 pub mod machine;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod metrics;
 pub mod mmds;
+pub mod observe;
 pub mod platform;
 pub mod process;
 pub mod seccomp;

@@ -4,6 +4,7 @@ use crate::api::config::VmConfig;
 use crate::api::status::{ExitReason, Step};
 use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, acpi, boot, layout};
+use crate::boot_timer::BootTimer;
 use crate::bus::{BadRange, Bus};
 use crate::devices::{self, Made, MakeError};
 use crate::end::EndSignal;
@@ -154,6 +155,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// Where steps are recorded.
     pub status: Status,
+    /// Whether the guest has a boot timer.
+    pub boot_timer: bool,
 }
 
 /// Builds a machine and lets its vCPUs run.
@@ -161,7 +164,8 @@ pub struct Parts {
 /// The order matters: threads before filters (none can be made later), filters before the first byte from a kernel or a
 /// disk, the kernel read while KVM makes the VM, its entry point last.
 pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
-    let Parts { kvm, mut files, id, workers, end, gate, status } = parts;
+    let Parts { kvm, mut files, id, workers, end, gate, status, boot_timer } = parts;
+    let timer = boot_timer.then(BootTimer::start);
     let (loader, threads) = confine(config)?;
 
     let size = config.machine_config.mem_size_mib << 20;
@@ -178,6 +182,9 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let vm = make_vm(&kvm, &memory)?;
     let mut bus = Buses::default();
     platform::insert(&mut bus.ports, &end)?;
+    if let Some(timer) = timer {
+        bus.mmio.insert(layout::BOOT_TIMER, layout::BOOT_TIMER_SIZE, Box::new(timer))?;
+    }
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
     let surroundings = surroundings(&memory, workers.clone(), &end);

@@ -1,6 +1,6 @@
 //! The life of a `vial-vmm` process: from its arguments to its exit code.
 
-use crate::api::config::{FileSource, Profile, VmConfig};
+use crate::api::config::{FileSource, Logger, Profile, VmConfig};
 use crate::api::status::{ExitReason, Step};
 use crate::args::{ConfigSource, Options};
 use crate::control::{Command, Control};
@@ -11,8 +11,10 @@ use crate::http::after::After;
 use crate::http::before::Service;
 use crate::http::waiting::{self, Start, Waited};
 use crate::http::{Answer, Fault, Front, ServeError};
+use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
 use crate::mmds::{Store, StoreError};
+use crate::observe::{ObserveError, Observer};
 use crate::seccomp::{Filter, Thread};
 use crate::status::Status;
 use crate::validate::{self, ConfigError, MAX_DOCUMENT};
@@ -49,6 +51,8 @@ enum StartError {
     Metadata(#[source] serde_json::Error),
     #[error("the metadata (--metadata) does not fit into --mmds-size-limit")]
     MetadataSize(#[source] StoreError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     #[error("could not set up {what}")]
     Setup {
         what: &'static str,
@@ -67,6 +71,7 @@ impl StartError {
             | Self::Config(_)
             | Self::File(_)
             | Self::PodApi
+            | Self::Observe(_)
             | Self::Metadata(_)
             | Self::MetadataSize(_) => ExitReason::BadConfig,
             Self::Build(error) => error.reason(),
@@ -89,6 +94,7 @@ pub fn run(options: &Options) -> i32 {
             Ending { reason: error.reason(), detail: chain(&error) }
         }
     };
+    log!(Info, "The VM has ended: {:?} {}", ending.reason, ending.detail);
     // The record first, the end of the process second: whoever sees the end finds the record.
     status.exit(ending.reason, &ending.detail);
     ending.reason.code()
@@ -106,6 +112,7 @@ fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending
         status.milestone(Step::Configured);
     }
     let mut host = Host::new(options)?;
+    host.observe(options, config.as_ref())?;
     let api = options.api.as_ref().map(|socket| serve(socket, options, &mut host)).transpose()?;
     match (api, config) {
         (api, Some(config)) => {
@@ -126,7 +133,7 @@ fn run_on_request(
     options: &Options,
     status: &Status,
 ) -> Result<Ending, StartError> {
-    let start = match waiting::wait(&front, &mut service, &mut host.manager, &host.end) {
+    let start = match waiting::wait(&front, &mut service, &mut host.observer, &mut host.manager, &host.end) {
         Waited::Start(start) => start,
         Waited::End(ending) => return Ok(ending),
         Waited::Broken(error) => return Err(setup("the event loop")(io::Error::other(error))),
@@ -151,7 +158,7 @@ fn run_on_request(
 fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Front, Service), StartError> {
     let listener = files::listener("the API's socket (--api-sock, --api-fd)", socket)?;
     let filter = Filter::new(Thread::Api, Profile::Api).map_err(ServeError::from)?;
-    let front = Front::serve(listener, options.body_limit, filter)?;
+    let front = Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests))?;
     host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
     let mut mmds = Store::new(options.mmds_limit);
     if let Some(path) = &options.metadata {
@@ -170,6 +177,7 @@ struct Host {
     manager: EventManager<Subscriber>,
     commands: Sender<Command>,
     requests: Receiver<Command>,
+    observer: Observer,
 }
 
 impl Host {
@@ -188,7 +196,21 @@ impl Host {
         manager.add_subscriber(Box::new(wake(gate.parked_event())?));
         manager.add_subscriber(Box::new(Signals::new(signals, end.clone())));
         let (commands, requests) = channel();
-        Ok(Self { kvm, end, gate, manager, commands, requests })
+        Ok(Self { kvm, end, gate, manager, commands, requests, observer: Observer::default() })
+    }
+
+    /// Begins to log and measure, as the arguments and then the configuration say.
+    fn observe(&mut self, options: &Options, config: Option<&VmConfig>) -> Result<(), StartError> {
+        log::name(&options.id);
+        if options.logger != Logger::default() {
+            Observer::log(&options.logger)?;
+        }
+        log!(Info, "Running vial-vmm v{}", env!("CARGO_PKG_VERSION"));
+        self.observer.note_start(options.started);
+        if let Some(path) = &options.metrics {
+            self.observer.measure(path, &mut self.manager)?;
+        }
+        Ok(config.map_or(Ok(()), |config| self.observer.configure(config, &mut self.manager))?)
     }
 
     /// Builds the machine and lets it run.
@@ -210,9 +232,11 @@ impl Host {
             end: self.end.clone(),
             gate: self.gate,
             status: status.clone(),
+            boot_timer: options.boot_timer,
         };
         let machine = machine::start(config, parts)?;
-        Ok(Running { machine, manager: self.manager, requests: self.requests, end: self.end })
+        let Self { manager, requests, observer, end, .. } = self;
+        Ok(Running { machine, manager, requests, observer, end })
     }
 }
 
@@ -221,12 +245,13 @@ struct Running {
     machine: Machine,
     manager: EventManager<Subscriber>,
     requests: Receiver<Command>,
+    observer: Observer,
     end: EndSignal,
 }
 
 impl Running {
     fn run(mut self, api: Option<After>) -> Ending {
-        let mut requests = Requests { commands: self.requests, api };
+        let mut requests = Requests { commands: self.requests, api, observer: self.observer };
         event_loop::run(&self.machine, &mut self.manager, &mut requests, &self.end)
     }
 }

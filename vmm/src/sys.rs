@@ -16,6 +16,14 @@ pub fn monotonic_us() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000 + time.tv_nsec.cast_unsigned() / 1000
 }
 
+/// CPU time of this process in microseconds.
+pub fn cpu_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for the write; the call can't fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000 + time.tv_nsec.cast_unsigned() / 1000
+}
+
 /// Whether `fd` is an open descriptor of this process.
 pub fn check_open(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_GETFD takes no pointer.

@@ -10,6 +10,7 @@ use crate::control::{Command, ReplyTo};
 use crate::files;
 use crate::handles::HandleError;
 use crate::machine::Machine;
+use crate::observe::Observer;
 use crate::validate;
 
 /// The API of a running VM.
@@ -24,7 +25,7 @@ pub struct After {
 
 impl After {
     /// Answers calls up to the first that is a request to the machine, as one that came through the control socket.
-    pub fn next(&mut self, machine: &Machine, paused: bool) -> Option<Command> {
+    pub fn next(&mut self, machine: &Machine, paused: bool, observer: &mut Observer) -> Option<Command> {
         while let Some(Call { action, reply }) = self.front.next() {
             if let Err(fault) = action.check(true) {
                 Call { action, reply }.answer(Err(fault));
@@ -33,19 +34,24 @@ impl After {
             if let Some(request) = request(&action) {
                 return Some(Command { request, files: Vec::new(), reply: ReplyTo::Api(reply) });
             }
-            let outcome = self.handle(machine, paused, action);
+            let outcome = self.handle(machine, paused, observer, action);
             // The other side waits unless its thread has died, and then nobody can be told.
             let _ = reply.send(outcome);
         }
         None
     }
 
-    fn handle(&mut self, vm: &Machine, paused: bool, action: Action) -> Outcome {
+    fn handle(&mut self, vm: &Machine, paused: bool, observer: &mut Observer, action: Action) -> Outcome {
         match action {
             Action::VmConfig => Ok(Answer::Json(document(&self.config))),
             Action::GetMachineConfig => Ok(Answer::Json(machine(&self.config.machine_config))),
             Action::PatchDrive(update) => self.patch_drive(vm, &update),
             Action::PatchNetwork(update) => patch_network(vm, &update),
+            Action::Act(InstanceAction::FlushMetrics) if observer.flush(vm) => Ok(Answer::Empty),
+            Action::Act(InstanceAction::FlushMetrics) => Err(Fault::bad(
+                "Metrics error: nobody reads them, or there is no room: they come with the next line",
+            )),
+            Action::Prometheus => Ok(Answer::Text(observer.figures(Some(vm)).prometheus())),
             other => self.service.handle(other, if paused { "Paused" } else { "Running" }),
         }
     }

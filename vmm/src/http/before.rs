@@ -4,6 +4,9 @@ use super::action::{Action, Answer, Configure, Fault, Outcome};
 use super::{API_VERSION, Draft};
 use crate::files;
 use crate::mmds::{Store, StoreError};
+use crate::observe::Observer;
+use crate::virtio::Subscriber;
+use event_manager::EventManager;
 use serde_json::{Value, json};
 
 /// What requests find whether the VM runs or not.
@@ -18,7 +21,13 @@ pub struct Service {
 ///
 /// # Errors
 /// A [`Fault`] for the client; nothing has changed then.
-pub fn handle(draft: &mut Draft, service: &mut Service, action: Action) -> Outcome {
+pub fn handle(
+    draft: &mut Draft,
+    service: &mut Service,
+    observer: &mut Observer,
+    manager: &mut EventManager<Subscriber>,
+    action: Action,
+) -> Outcome {
     action.check(false)?;
     match action {
         Action::Configure(document) => {
@@ -30,6 +39,14 @@ pub fn handle(draft: &mut Draft, service: &mut Service, action: Action) -> Outco
         }
         Action::VmConfig => Ok(Answer::Json(draft.document())),
         Action::GetMachineConfig => Ok(Answer::Json(machine(draft.machine_config()))),
+        Action::Logger(logger) => Observer::log(&logger)
+            .map(|()| Answer::Empty)
+            .map_err(|error| Fault::bad(format!("Logger error: {}", crate::chain(&error)))),
+        Action::Metrics(metrics) => observer
+            .measure(&metrics.metrics_path, manager)
+            .map(|()| Answer::Empty)
+            .map_err(|error| Fault::bad(format!("Metrics error: {}", crate::chain(&error)))),
+        Action::Prometheus => Ok(Answer::Text(observer.figures(None).prometheus())),
         other => service.handle(other, "Not started"),
     }
 }

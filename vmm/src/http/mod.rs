@@ -17,6 +17,7 @@ pub use action::{Action, Answer, Call, Fault, Outcome};
 pub use draft::Draft;
 pub use server::{MAX_CONNECTIONS, Server};
 
+use crate::metrics::Requests;
 use crate::seccomp::{Filter, SeccompError};
 use std::io as std_io;
 use std::os::unix::net::UnixListener;
@@ -55,12 +56,17 @@ impl Front {
     ///
     /// # Errors
     /// No thread, no descriptors, no filter.
-    pub fn serve(listener: UnixListener, limit: usize, filter: Filter) -> Result<Self, ServeError> {
+    pub fn serve(
+        listener: UnixListener,
+        limit: usize,
+        filter: Filter,
+        requests: Arc<Requests>,
+    ) -> Result<Self, ServeError> {
         let (sender, calls) = channel();
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let server = Server::new(listener, &stop, limit)?;
-        let desk = Desk { calls: sender, bell: Arc::clone(&bell) };
+        let desk = Desk { calls: sender, bell: Arc::clone(&bell), requests };
         let (report, reports) = channel();
         let serve = move || {
             let result = filter.apply();
@@ -105,11 +111,35 @@ impl Drop for Front {
 /// Where the HTTP thread asks.
 #[derive(Debug, Clone)]
 pub struct Desk {
+    requests: Arc<Requests>,
     calls: Sender<Call>,
     bell: Arc<EventFd>,
 }
 
 impl Desk {
+    /// Understands a request, has it answered, counts it and tells the log.
+    fn serve(&self, method: &str, path: &str, body: &[u8]) -> Outcome {
+        // What the guest is to know may be secret.
+        if body.is_empty() || path.starts_with("/mmds") {
+            crate::log!(Info, "The API server received a {method} request on {path:?}.");
+        } else {
+            let body = String::from_utf8_lossy(body);
+            crate::log!(Info, "The API server received a {method} request on {path:?} with body {body:?}.");
+        }
+        let outcome = route::route(method, path, body).and_then(|action| self.ask(action));
+        match &outcome {
+            Ok(Answer::Empty) => {
+                crate::log!(Info, "The request was executed successfully. Status code: 204 No Content.");
+            }
+            Ok(_) => crate::log!(Info, "The request was executed successfully. Status code: 200 OK."),
+            Err(Fault { status, message }) => {
+                crate::log!(Error, "Received Error. Status code: {status}. Message: {message}");
+            }
+        }
+        self.requests.count(method, path, outcome.is_err());
+        outcome
+    }
+
     /// Hands `action` over and waits for the answer.
     pub fn ask(&self, action: Action) -> Outcome {
         let (reply, answer) = channel();

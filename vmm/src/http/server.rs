@@ -1,9 +1,8 @@
 //! Connections, and a loop that polls each when its stream changes. hyper does HTTP/1.1.
 
 use super::Desk;
-use super::action::{Action, Answer, Fault, Outcome};
+use super::action::{Answer, Fault, Outcome};
 use super::io::Stream;
-use super::route::route;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
@@ -157,12 +156,7 @@ async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Respon
         Err(error) if error.is::<LengthLimitError>() => return closing(too_long(None, limit)),
         Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
     };
-    respond(answer(desk, head.method.as_str(), head.uri.path(), &body))
-}
-
-fn answer(desk: &Desk, method: &str, path: &str, body: &[u8]) -> Outcome {
-    let action: Action = route(method, path, body)?;
-    desk.ask(action)
+    respond(desk.serve(head.method.as_str(), head.uri.path(), &body))
 }
 
 fn too_long(length: Option<u64>, limit: usize) -> Fault {

@@ -6,6 +6,7 @@ use super::{Draft, Front};
 use crate::api::config::{Profile, VmConfig};
 use crate::end::{EndSignal, Ending};
 use crate::files::Files;
+use crate::observe::Observer;
 use crate::virtio::Subscriber;
 use crate::{chain, files};
 use event_manager::EventManager;
@@ -37,6 +38,7 @@ pub struct Start {
 pub fn wait(
     front: &Front,
     service: &mut Service,
+    observer: &mut Observer,
     manager: &mut EventManager<Subscriber>,
     end: &EndSignal,
 ) -> Waited {
@@ -61,7 +63,7 @@ pub fn wait(
                     call.answer(Ok(Answer::Empty));
                 }
                 action => {
-                    let outcome = before::handle(&mut draft, service, action);
+                    let outcome = before::handle(&mut draft, service, observer, manager, action);
                     // The other side waits unless its thread has died, and then nobody can be told.
                     let _ = call.reply.send(outcome);
                 }

@@ -159,14 +159,8 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::Duplicate { field: "vsock.host_ports", name: twice.port.to_string() });
         }
     }
-    for (asked, what) in [
-        (config.mmds_config.is_some(), "mmds-config"),
-        (config.logger.is_some(), "logger"),
-        (config.metrics.is_some(), "metrics"),
-    ] {
-        if asked {
-            return Err(ConfigError::Unsupported(what));
-        }
+    if config.mmds_config.is_some() {
+        return Err(ConfigError::Unsupported("mmds-config"));
     }
     let devices = device_count(config);
     if devices > Places::MAX as usize {

@@ -29,6 +29,10 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
         add("serial.serial_out_path".into(), serial.serial_out_path.as_ref());
         add("serial.input".into(), serial.input.as_ref());
     }
+    let log = config.logger.as_ref().and_then(|logger| logger.log_path.clone()).map(FileSource::Path);
+    add("logger.log_path".into(), log.as_ref());
+    let metrics = config.metrics.as_ref().map(|metrics| FileSource::Path(metrics.metrics_path.clone()));
+    add("metrics.metrics_path".into(), metrics.as_ref());
     let vial = &config.vial;
     if let Some(console) = &vial.console {
         add("vial.console.input".into(), console.input.as_ref());

@@ -11,4 +11,5 @@ mod endings;
 mod http;
 mod kernels;
 mod media;
+mod observe;
 mod refusals;

@@ -4,7 +4,7 @@
 //! 0x0000_0500 GDT          0x0000_7000 PVH memory map, or zero page     0x0000_9000 page tables (linux64)
 //! 0x0000_6000 start_info   0x0002_0000 command line                     0x000e_0000 ACPI tables
 //! 0x0010_0000 kernel …     top of low RAM: initrd
-//! 0xc000_0000 … 4 GiB      no RAM: virtio-mmio at 0xd000_0000, IOAPIC 0xfec0_0000, local APIC 0xfee0_0000
+//! 0xc000_0000 … 4 GiB      no RAM: boot timer at 0xc000_0000, virtio-mmio at 0xd000_0000, IOAPIC 0xfec0_0000, local APIC 0xfee0_0000
 //! 0x1_0000_0000 …          the rest of RAM
 //! ```
 
@@ -45,6 +45,10 @@ pub const HOLE_START: u64 = 0xc000_0000;
 /// End of the hole.
 pub const FOUR_GIB: u64 = 1 << 32;
 
+/// Firecracker's boot timer, where its tools write to; there only if it is asked for.
+pub const BOOT_TIMER: u64 = HOLE_START;
+/// A page, as there.
+pub const BOOT_TIMER_SIZE: u64 = 0x1000;
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// Room for virtio-mmio windows.
