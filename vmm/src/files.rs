@@ -1,6 +1,7 @@
 //! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
 
-use crate::api::config::{BootSource, FileSource, VmConfig};
+use crate::api::config::{BootSource, FileSource, MachineConfig, MemoryBacking, VmConfig};
+use crate::memory::{Backing, MemoryError, Recipe};
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Something that the configuration names can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// A memory file.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// /dev/kvm.
     #[error("could not open /dev/kvm: {advice}")]
     Kvm {
@@ -111,6 +116,8 @@ pub struct Files {
     pub kernel: File,
     /// Initrd.
     pub initrd: Option<File>,
+    /// What guest memory is made of.
+    pub memory: Recipe,
     /// One list for each drive of the configuration.
     pub drives: Vec<Vec<File>>,
     /// One TAP for each interface of the configuration.
@@ -228,6 +235,7 @@ impl Files {
         Ok(Self {
             kernel,
             initrd,
+            memory: memory(&config.machine_config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
             taps: config
                 .network_interfaces
@@ -259,6 +267,18 @@ fn optional(
     options: &OpenOptions,
 ) -> Result<Option<File>, FileError> {
     source.map(|source| open(what, source, options)).transpose()
+}
+
+fn memory(config: &MachineConfig) -> Result<Recipe, FileError> {
+    let pages = config.huge_pages;
+    let backing = match &config.memory_backing {
+        MemoryBacking::Anonymous => Backing::Anonymous,
+        MemoryBacking::Shared => return Ok(Recipe::shared(config.mem_size_mib << 20, pages)?),
+        MemoryBacking::PrivateFile(source) => {
+            Backing::PrivateFile(Arc::new(open_data("the file for guest memory", source, &read_only())?))
+        }
+    };
+    Ok(Recipe { backing, pages })
 }
 
 fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), FileError> {

@@ -20,7 +20,7 @@ use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::collections::HashMap;
 use std::fs::File;
@@ -81,12 +81,18 @@ impl BuildError {
     /// Whose fault it is.
     pub fn reason(&self) -> ExitReason {
         match self {
-            Self::Config(_) | Self::Load(_) | Self::Device(_) => ExitReason::BadConfig,
+            Self::Config(_)
+            | Self::Load(_)
+            | Self::Device(_)
+            | Self::Memory(MemoryError::FileTooShort { .. }) => ExitReason::BadConfig,
             Self::Arch(
                 ArchError::CommandLineTooLong(_)
                 | ArchError::CommandLineNotAscii
                 | ArchError::TooManyDevices(_)
-                | ArchError::TablesTooBig(_),
+                | ArchError::TablesTooBig(_)
+                | ArchError::MissingByTemplate(_)
+                | ArchError::NoLeaf { .. }
+                | ArchError::Msr(_),
             ) => ExitReason::BadConfig,
             _ => ExitReason::InternalError,
         }
@@ -169,7 +175,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let (loader, threads) = confine(config)?;
 
     let size = config.machine_config.mem_size_mib << 20;
-    let memory = memory::allocate(size)?;
+    let memory = memory::allocate(size, &files.memory)?;
     let source = Source {
         kernel: files.kernel.try_clone().map_err(resource("a descriptor"))?,
         initrd: files.initrd.take(),
@@ -179,7 +185,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     };
     loader.start(source, memory.clone())?;
 
-    let vm = make_vm(&kvm, &memory)?;
+    let vm = make_vm(config, &kvm, &memory)?;
     let mut bus = Buses::default();
     platform::insert(&mut bus.ports, &end)?;
     if let Some(timer) = timer {
@@ -199,7 +205,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     if let Some(files) = files.serial.take() {
         bus.attach_serial(&vm, files, &workers)?;
     }
-    let vcpus = make_vcpus(&kvm, &vm, config.machine_config.vcpu_count)?;
+    let vcpus = make_vcpus(config, &kvm, &vm)?;
     status.milestone(Step::VmBuilt);
 
     let line = validate::command_line(config)?;
@@ -252,8 +258,9 @@ fn confine(config: &VmConfig) -> Result<(Loader, Threads), BuildError> {
     Ok((loader, threads))
 }
 
-fn make_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
-    arch::check_kvm(kvm)?;
+fn make_vm(config: &VmConfig, kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
+    arch::check_kvm(kvm, config.cpu_config.as_ref())?;
+    let flags = if config.machine_config.track_dirty_pages { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
     let vm = kvm.create_vm().map_err(kvm_step("create a VM"))?;
     arch::set_up_vm(&vm)?;
     for (slot, region) in (0..).zip(memory.iter()) {
@@ -263,7 +270,7 @@ fn make_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: host.expect("a region's own start lies in it") as u64,
-            flags: 0,
+            flags,
         };
         set_memory(&vm, slot).map_err(kvm_step("give the VM its memory"))?;
     }
@@ -276,12 +283,14 @@ fn set_memory(vm: &VmFd, slot: kvm_userspace_memory_region) -> Result<(), kvm_io
     unsafe { vm.set_user_memory_region(slot) }
 }
 
-fn make_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, BuildError> {
-    let supported = arch::supported_cpuid(kvm)?;
-    (0..count)
+fn make_vcpus(config: &VmConfig, kvm: &Kvm, vm: &VmFd) -> Result<Vec<VcpuFd>, BuildError> {
+    let template = config.cpu_config.as_ref();
+    let supported = arch::supported_cpuid(kvm, template)?;
+    let topology = arch::Topology::new(config.machine_config.vcpu_count, config.machine_config.smt);
+    (0..topology.vcpus)
         .map(|index| {
             let vcpu = vm.create_vcpu(index.into()).map_err(kvm_step("create a vCPU"))?;
-            arch::set_up_vcpu(&vcpu, index, count, &supported)?;
+            arch::set_up_vcpu(&vcpu, index, topology, &supported, template)?;
             Ok(vcpu)
         })
         .collect()

@@ -161,7 +161,14 @@ fn rules(thread: Thread, profile: Profile) -> RulesResult {
     }
     rules.insert(libc::SYS_mmap, vec![without_bits(2, libc::PROT_EXEC)?]);
     rules.insert(libc::SYS_mprotect, vec![without_bits(2, libc::PROT_EXEC)?]);
-    let advice = [libc::MADV_DONTNEED, libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP, libc::MADV_FREE];
+    let advice = [
+        libc::MADV_DONTNEED,
+        libc::MADV_HUGEPAGE,
+        libc::MADV_DONTDUMP,
+        libc::MADV_FREE,
+        // A balloon gives memory of a memory file back by it.
+        libc::MADV_REMOVE,
+    ];
     rules.insert(libc::SYS_madvise, any_of(2, advice)?);
     let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, any_of(1, commands)?);
@@ -238,7 +245,7 @@ mod ioctls {
 
     const VCPU: [i32; 5] = [RUN, GET_REGS, KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETVNETHDRSZ];
 
-    const VMM: [i32; 25] = [
+    const VMM: [i32; 26] = [
         ioc(NONE, 0x01, 0),                                         // KVM_CREATE_VM
         ioc(NONE, 0x03, 0),                                         // KVM_CHECK_EXTENSION
         ioc(NONE, 0x04, 0),                                         // KVM_GET_VCPU_MMAP_SIZE
@@ -254,10 +261,11 @@ mod ioctls {
         ioc(WRITE, 0x82, size_of::<kvm_regs>()),                    // KVM_SET_REGS
         ioc(READ, 0x83, size_of::<kvm_sregs>()),                    // KVM_GET_SREGS
         ioc(WRITE, 0x84, size_of::<kvm_sregs>()),                   // KVM_SET_SREGS
-        ioc(WRITE, 0x89, size_of::<kvm_msrs>()),                    // KVM_SET_MSRS
-        ioc(READ, 0x8e, size_of::<kvm_lapic_state>()),              // KVM_GET_LAPIC
-        ioc(WRITE, 0x8f, size_of::<kvm_lapic_state>()),             // KVM_SET_LAPIC
-        ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),                  // KVM_SET_CPUID2
+        ioc(READ | WRITE, 0x88, size_of::<kvm_msrs>()), // KVM_GET_MSRS: what a CPU template changes
+        ioc(WRITE, 0x89, size_of::<kvm_msrs>()),        // KVM_SET_MSRS
+        ioc(READ, 0x8e, size_of::<kvm_lapic_state>()),  // KVM_GET_LAPIC
+        ioc(WRITE, 0x8f, size_of::<kvm_lapic_state>()), // KVM_SET_LAPIC
+        ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),      // KVM_SET_CPUID2
         TUNGETIFF,
         TUNSETOFFLOAD,
         TUNSETVNETHDRSZ,

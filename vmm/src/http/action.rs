@@ -1,8 +1,8 @@
 //! What requests ask for and what they are answered: types without a line of HTTP's syntax.
 
 use crate::api::config::{
-    BootSource, Drive, Entropy, Extensions, Logger, MachineConfig, MachineConfigUpdate, Metrics, MmdsConfig,
-    NetworkInterface, PartialDrive, PartialNetworkInterface, Serial, Vsock,
+    BootSource, CpuConfig, Drive, Entropy, Extensions, Logger, MachineConfig, MachineConfigUpdate, Metrics,
+    MmdsConfig, NetworkInterface, PartialDrive, PartialNetworkInterface, Serial, Vsock,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,6 +66,8 @@ pub enum Configure {
     Vsock(Vsock),
     /// `PUT /entropy`.
     Entropy(Entropy),
+    /// `PUT /cpu-config`.
+    Cpu(CpuConfig),
     /// `PUT /serial`.
     Serial(Serial),
     /// `PUT /mmds/config`.

@@ -55,6 +55,7 @@ impl Draft {
             }
             Configure::Vsock(vsock) => config.vsock = Some(vsock),
             Configure::Entropy(entropy) => config.entropy = Some(entropy),
+            Configure::Cpu(template) => config.cpu_config = Some(template),
             Configure::Serial(serial) => config.serial = Some(serial),
             Configure::Mmds(mmds) => {
                 check_mmds(&mmds, config)?;
@@ -141,6 +142,7 @@ fn kind(document: &Configure) -> &'static str {
         Configure::Network(_) => "Network config",
         Configure::Vsock(_) => "Vsock config",
         Configure::Entropy(_) => "Entropy device",
+        Configure::Cpu(_) => "CPU config",
         Configure::Serial(_) => "Serial device",
         Configure::Mmds(_) => "MMDS config",
         Configure::Extensions(_) => "Vial config",
@@ -195,7 +197,8 @@ mod tests {
         for (method, path, body, expected) in [
             ("PUT", "/machine-config", r#"{"vcpu_count":0,"mem_size_mib":128}"#, "Machine config error: "),
             ("PATCH", "/machine-config", r#"{"vcpu_count":33}"#, "give 1 to 32"),
-            ("PATCH", "/machine-config", r#"{"smt":true}"#, "smt is not supported"),
+            ("PATCH", "/machine-config", r#"{"cpu_template":"T2"}"#, "cpu_template is not supported"),
+            ("PUT", "/cpu-config", r#"{"msr_modifiers":[{"addr":"0xg","bitmap":"0b1"}]}"#, "is no number"),
             ("PUT", "/drives/a", r#"{"drive_id":"a"}"#, "exactly one of path_on_host"),
             ("PUT", "/vsock", r#"{"guest_cid":2,"uds_path":"/v"}"#, "Vsock config error: "),
             ("PUT", "/boot-source", r#"{"kernel_image_path":{"fd":3}}"#, "can't be named through the API"),

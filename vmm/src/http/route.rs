@@ -83,7 +83,7 @@ fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["mmds", "", ..] => json(body).map(Action::PutMmds),
         ["mmds", "config", "", _] => configure(Configure::Mmds(json(body)?)),
         ["balloon", "", ..] => Ok(Action::Lacking("balloon")),
-        ["cpu-config", "", ..] => Ok(Action::Lacking("custom CPU templates")),
+        ["cpu-config", "", ..] => configure(Configure::Cpu(json(body)?)),
         ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
         ["serial", "", ..] => configure(Configure::Serial(json(body)?)),
         ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),

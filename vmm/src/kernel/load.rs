@@ -332,7 +332,7 @@ mod tests {
     }
 
     fn load(source: Source) -> Result<(Loaded, GuestMemoryMmap), LoadError> {
-        let memory = memory::allocate(source.memory_size).unwrap();
+        let memory = memory::allocate(source.memory_size, &memory::Recipe::DEFAULT).unwrap();
         let loader = Loader::spawn(|| true).unwrap();
         loader.start(source, memory.clone())?;
         Ok((loader.finish(&memory)?, memory))

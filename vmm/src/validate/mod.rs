@@ -12,7 +12,9 @@ pub use mac::mac;
 pub use mmds::mmds;
 pub use sources::sources;
 
-use crate::api::config::{CpuTemplate, HugePages, MachineConfig, RateLimiter, VmConfig};
+use crate::api::config::{
+    CpuTemplate, HugePages, KernelLoad, MachineConfig, MemoryBacking, RateLimiter, VmConfig,
+};
 use crate::arch::places::Places;
 use sources::check_sources;
 use std::collections::HashSet;
@@ -48,6 +50,15 @@ pub enum ConfigError {
     /// Firecracker has it, this machine does not.
     #[error("{0} is not supported; leave it away")]
     Unsupported(&'static str),
+    /// Threads.
+    #[error("machine-config.vcpu_count is {0} and smt is on; give an even number, or 1")]
+    Threads(u8),
+    /// Memory of huge pages.
+    #[error("machine-config.mem_size_mib is {0}; with huge_pages \"2M\" give an even number")]
+    OddMemory(u64),
+    /// Two ways to make memory that don't go together.
+    #[error("{0}; take one of them away")]
+    MemoryKinds(&'static str),
     /// A name is empty, too long or unprintable.
     #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
     Name {
@@ -127,6 +138,7 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Memory(machine.mem_size_mib));
     }
     check_machine(machine)?;
+    check_memory(config)?;
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     for drive in &config.drives {
@@ -184,17 +196,35 @@ pub fn rate_limiter(field: &str, limiter: Option<&RateLimiter>) -> Result<(), Co
     Ok(())
 }
 
-/// What this machine can't be yet is refused by name, so that nobody believes to have it.
+/// What belongs together in the machine.
 fn check_machine(machine: &MachineConfig) -> Result<(), ConfigError> {
-    for (asked, what) in [
-        (machine.smt, "machine-config.smt"),
-        (machine.cpu_template != CpuTemplate::None, "machine-config.cpu_template"),
-        (machine.track_dirty_pages, "machine-config.track_dirty_pages"),
-        (machine.huge_pages == HugePages::TwoMiB, "machine-config.huge_pages 2M"),
-    ] {
-        if asked {
-            return Err(ConfigError::Unsupported(what));
+    let huge = machine.huge_pages == HugePages::TwoMiB;
+    match () {
+        () if machine.cpu_template != CpuTemplate::None => {
+            Err(ConfigError::Unsupported("machine-config.cpu_template"))
         }
+        () if machine.smt && machine.vcpu_count > 1 && !machine.vcpu_count.is_multiple_of(2) => {
+            Err(ConfigError::Threads(machine.vcpu_count))
+        }
+        () if huge && !machine.mem_size_mib.is_multiple_of(2) => {
+            Err(ConfigError::OddMemory(machine.mem_size_mib))
+        }
+        () if huge && matches!(machine.memory_backing, MemoryBacking::PrivateFile(_)) => {
+            Err(ConfigError::MemoryKinds("machine-config has a private_file and huge_pages \"2M\""))
+        }
+        () => Ok(()),
+    }
+}
+
+/// A kernel is mapped over pages that can be exchanged one by one.
+fn check_memory(config: &VmConfig) -> Result<(), ConfigError> {
+    let machine = &config.machine_config;
+    let ordinary =
+        machine.memory_backing == MemoryBacking::Anonymous && machine.huge_pages != HugePages::TwoMiB;
+    if config.boot_source.load == Some(KernelLoad::Map) && !ordinary {
+        return Err(ConfigError::MemoryKinds(
+            "a kernel is mapped into anonymous memory of ordinary pages only, and machine-config has another kind",
+        ));
     }
     Ok(())
 }

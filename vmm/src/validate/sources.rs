@@ -1,7 +1,7 @@
 //! Files, sockets and descriptors that a document names.
 
 use super::ConfigError;
-use crate::api::config::{Drive, FileSource, Profile, VmConfig};
+use crate::api::config::{Drive, FileSource, MemoryBacking, Profile, VmConfig};
 use std::collections::HashSet;
 
 /// Every source of a document with a name for messages.
@@ -12,6 +12,9 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
         all.extend(source.map(|source| (name, source.clone())));
     };
     add("boot-source.initrd_path".into(), boot.initrd_path.as_ref());
+    if let MemoryBacking::PrivateFile(source) = &config.machine_config.memory_backing {
+        add("machine-config.memory_backing".into(), Some(source));
+    }
     for Drive { drive_id, path_on_host, concat, .. } in &config.drives {
         add(format!("drive {drive_id:?}"), path_on_host.as_ref());
         concat.iter().for_each(|part| add(format!("drive {drive_id:?}"), Some(part)));

@@ -10,6 +10,7 @@ mod control;
 mod endings;
 mod http;
 mod kernels;
+mod machine;
 mod media;
 mod observe;
 mod refusals;

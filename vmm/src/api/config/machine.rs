@@ -1,5 +1,6 @@
 //! `/machine-config`: vCPUs and memory.
 
+use super::FileSource;
 use serde::{Deserialize, Serialize};
 
 /// vCPUs and memory.
@@ -10,18 +11,21 @@ pub struct MachineConfig {
     pub vcpu_count: u8,
     /// Guest memory in MiB, 32 or more.
     pub mem_size_mib: u64,
-    /// Two threads a core.
+    /// Two threads to each core, as the guest sees it; `vcpu_count` is then even, or 1. Without it each vCPU is a core of its own.
     #[serde(default)]
     pub smt: bool,
     /// A named set of CPU features to show.
     #[serde(default, skip_serializing_if = "CpuTemplate::is_none")]
     pub cpu_template: CpuTemplate,
-    /// Whether KVM logs the pages that the guest writes.
+    /// KVM keeps a log of the pages that the guest writes, for differential snapshots; each page's first write then costs an exit.
     #[serde(default)]
     pub track_dirty_pages: bool,
     /// Pages behind guest memory.
     #[serde(default)]
     pub huge_pages: HugePages,
+    /// *(Vial)* What guest memory is made of.
+    #[serde(default, skip_serializing_if = "MemoryBacking::is_default")]
+    pub memory_backing: MemoryBacking,
 }
 
 impl Default for MachineConfig {
@@ -33,6 +37,7 @@ impl Default for MachineConfig {
             cpu_template: CpuTemplate::None,
             track_dirty_pages: false,
             huge_pages: HugePages::None,
+            memory_backing: MemoryBacking::Anonymous,
         }
     }
 }
@@ -66,14 +71,35 @@ impl CpuTemplate {
 /// Pages behind guest memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
-    /// No explicit ones.
+    /// No reserved ones: transparent ones where the host has them to give, because boots are faster by it. Firecracker's has none at all.
     #[default]
     None,
-    /// Transparent huge pages.
+    /// The same.
     Transparent,
-    /// 2 MiB pages of hugetlbfs.
+    /// Of 2 MiB, from those that the host has set aside (hugetlbfs); `mem_size_mib` is then even, and without enough of them there is no
+    /// VM.
     #[serde(rename = "2M")]
     TwoMiB,
+}
+
+/// What guest memory is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MemoryBacking {
+    /// Private memory of the process.
+    #[default]
+    Anonymous,
+    /// A memory file, which vhost-user back ends can map too. Taken without asking when there is one.
+    Shared,
+    /// A private, copy-on-write mapping of a file that holds the guest's memory, of `mem_size_mib` bytes or more: what lies above 3 GiB
+    /// follows without a gap. The file never changes.
+    PrivateFile(FileSource),
+}
+
+impl MemoryBacking {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What `PATCH /machine-config` changes: absent fields stay.
@@ -104,6 +130,7 @@ impl MachineConfigUpdate {
             cpu_template: self.cpu_template.unwrap_or(old.cpu_template),
             track_dirty_pages: self.track_dirty_pages.unwrap_or(old.track_dirty_pages),
             huge_pages: self.huge_pages.unwrap_or(old.huge_pages),
+            memory_backing: old.memory_backing.clone(),
         }
     }
 }

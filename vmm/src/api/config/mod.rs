@@ -4,6 +4,7 @@
 //! marked *(Vial)*. Unknown fields are errors. Sizes are in MiB as there. Each endpoint of Firecracker's API has its types in a file of its own.
 
 mod boot;
+mod cpu;
 mod drive;
 mod entropy;
 mod extensions;
@@ -17,10 +18,14 @@ mod update;
 mod vsock;
 
 pub use boot::{BootProtocol, BootSource, KernelLoad};
+pub use cpu::{
+    Bitmap, CpuConfig, CpuidLeafModifier, CpuidRegister, CpuidRegisterModifier, KvmCapability, MsrModifier,
+    Number,
+};
 pub use drive::Drive;
 pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile};
-pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate};
+pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate, MemoryBacking};
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network::NetworkInterface;
 pub use observe::{LogLevel, Logger, Metrics};
@@ -42,6 +47,9 @@ pub struct VmConfig {
     /// vCPUs and memory.
     #[serde(default)]
     pub machine_config: MachineConfig,
+    /// What is changed of the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_config: Option<CpuConfig>,
     /// Block devices, in the order in which the guest sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drives: Vec<Drive>,
@@ -77,6 +85,7 @@ impl VmConfig {
         Self {
             boot_source,
             machine_config: MachineConfig::default(),
+            cpu_config: None,
             drives: Vec::new(),
             network_interfaces: Vec::new(),
             vsock: None,

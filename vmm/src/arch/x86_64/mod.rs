@@ -10,7 +10,11 @@ mod msrs;
 pub mod places;
 mod pvh;
 mod registers;
+mod template;
 
+pub use cpuid::Topology;
+
+use crate::api::config::CpuConfig;
 use kvm_bindings::{
     CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
 };
@@ -31,6 +35,21 @@ pub enum ArchError {
         /// KVM's errno.
         #[source]
         source: kvm_ioctls::Error,
+    },
+    /// KVM lacks what a CPU template needs.
+    #[error("this KVM lacks capability {0}, which cpu-config.kvm_capabilities asks for")]
+    MissingByTemplate(u32),
+    /// A CPU template changes a leaf that is not there.
+    #[error(
+        "cpu-config changes CPUID leaf {function:#x}, subleaf {index:#x}, flags {flags:#x}, which this KVM does not have"
+    )]
+    NoLeaf {
+        /// EAX.
+        function: u32,
+        /// ECX.
+        index: u32,
+        /// KVM_CPUID_FLAG_*.
+        flags: u32,
     },
     /// KVM took fewer MSRs than it was given.
     #[error("KVM refused MSR {0:#x}")]
@@ -64,7 +83,7 @@ fn kvm_step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> ArchError {
 }
 
 /// Checks what the machine is built on, so that a lack has a name and not just an errno later.
-pub fn check_kvm(kvm: &Kvm) -> Result<(), ArchError> {
+pub fn check_kvm(kvm: &Kvm, template: Option<&CpuConfig>) -> Result<(), ArchError> {
     const NEEDED: [(Cap, &str); 8] = [
         (Cap::Irqchip, "in-kernel interrupt controllers (KVM_CAP_IRQCHIP)"),
         (Cap::UserMemory, "user memory slots (KVM_CAP_USER_MEMORY)"),
@@ -75,8 +94,14 @@ pub fn check_kvm(kvm: &Kvm) -> Result<(), ArchError> {
         (Cap::Irqfd, "irqfd (KVM_CAP_IRQFD)"),
         (Cap::ImmediateExit, "immediate exit (KVM_CAP_IMMEDIATE_EXIT)"),
     ];
-    match NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-        Some((_, name)) => Err(ArchError::MissingCapability(name)),
+    let waived = |cap: Cap| template.is_some_and(|template| template::is_waived(template, cap as u32));
+    let missing = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap) && !waived(*cap));
+    if let Some((_, name)) = missing {
+        return Err(ArchError::MissingCapability(name));
+    }
+    let has = |number: u32| kvm.check_extension_raw(number.into()) > 0;
+    match template.and_then(|template| template::missing_capability(template, has)) {
+        Some(number) => Err(ArchError::MissingByTemplate(number)),
         None => Ok(()),
     }
 }
@@ -96,17 +121,25 @@ pub fn set_up_vm(vm: &VmFd) -> Result<(), ArchError> {
     Ok(())
 }
 
-/// The host's features as KVM can give them to a guest.
-pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, ArchError> {
-    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_step("list supported CPU features"))
+/// The host's features as KVM can give them to a guest, changed by `template`.
+pub fn supported_cpuid(kvm: &Kvm, template: Option<&CpuConfig>) -> Result<CpuId, ArchError> {
+    let supported =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_step("list supported CPU features"))?;
+    template.map_or(Ok(supported.clone()), |template| template::apply_cpuid(&supported, template))
 }
 
-/// Makes vCPU `index` of `count` ready for its INIT/SIPI (or, for index 0, for [`set_entry`]).
-pub fn set_up_vcpu(vcpu: &VcpuFd, index: u8, count: u8, supported: &CpuId) -> Result<(), ArchError> {
+/// Makes vCPU `index` ready for its INIT/SIPI (or, for index 0, for [`set_entry`]).
+pub fn set_up_vcpu(
+    vcpu: &VcpuFd,
+    index: u8,
+    topology: Topology,
+    supported: &CpuId,
+    template: Option<&CpuConfig>,
+) -> Result<(), ArchError> {
     // CPUID first: KVM derives from it which MSRs and control bits exist.
-    let cpuid = cpuid::for_vcpu(supported, index, count, cpuid::under_emulation());
+    let cpuid = cpuid::for_vcpu(supported, index, topology, cpuid::under_emulation());
     vcpu.set_cpuid2(&cpuid).map_err(kvm_step("set the CPU features of a vCPU"))?;
-    msrs::set(vcpu)?;
+    msrs::set(vcpu, template.map_or(&[], |template| &template.msr_modifiers))?;
     registers::set_local_interrupts(vcpu)
 }
 

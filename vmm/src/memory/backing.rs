@@ -1,0 +1,180 @@
+//! What guest memory is made of, and how it goes back to the host.
+
+use super::{MemoryError, PAGE};
+use crate::api::config::HugePages;
+use crate::arch::layout;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap};
+
+/// Size of a huge page on x86-64, and so the alignment of guest memory in the host's address space: only
+/// where host virtual ≡ guest physical modulo this size can one nested page table entry map all of it.
+pub(super) const HUGE_PAGE: usize = 2 << 20;
+
+const MORE_MEMORY: &str = "lower mem_size_mib or raise the memory limit of the process";
+const MORE_HUGE_PAGES: &str =
+    "the host has too few free huge pages: raise vm.nr_hugepages, or leave huge_pages out";
+
+/// Where the bytes are.
+#[derive(Debug, Clone)]
+pub enum Backing {
+    /// In this process alone.
+    Anonymous,
+    /// In a memory file, which others can map too.
+    Shared(Arc<File>),
+    /// In a file until they are written, then in this process.
+    PrivateFile(Arc<File>),
+}
+
+/// How guest memory is to be made.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Where the bytes are.
+    pub backing: Backing,
+    /// In which pages.
+    pub pages: HugePages,
+}
+
+impl Recipe {
+    /// In private memory, with transparent huge pages.
+    pub const DEFAULT: Self = Self { backing: Backing::Anonymous, pages: HugePages::None };
+
+    /// In a new memory file of `size` bytes. To be called before system calls are filtered.
+    ///
+    /// # Errors
+    /// The host has no such memory.
+    pub fn shared(size: u64, pages: HugePages) -> Result<Self, MemoryError> {
+        let huge = pages == HugePages::TwoMiB;
+        let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+        let failed = |source| MemoryError::File {
+            mib: size >> 20,
+            advice: if huge { MORE_HUGE_PAGES } else { MORE_MEMORY },
+            source,
+        };
+        // SAFETY: the name is a literal that ends in NUL.
+        let fd = unsafe { libc::memfd_create(c"guest-memory".as_ptr(), flags) };
+        if fd < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        // SAFETY: it was just opened and is nobody else's.
+        let file = unsafe { File::from_raw_fd(fd) };
+        file.set_len(size).map_err(failed)?;
+        Ok(Self { backing: Backing::Shared(Arc::new(file)), pages })
+    }
+
+    /// Maps `len` bytes from `offset` of the backing's file, if it has one.
+    fn map(&self, len: usize, offset: u64) -> io::Result<MmapRegion> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let huge = self.pages == HugePages::TwoMiB;
+        let (kind, file) = match &self.backing {
+            Backing::Anonymous => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None),
+            Backing::Shared(file) => (libc::MAP_SHARED, Some(file)),
+            Backing::PrivateFile(file) => (libc::MAP_PRIVATE, Some(file)),
+        };
+        let flags = match (&self.backing, huge) {
+            (Backing::Anonymous, true) => kind | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+            // Of huge pages that are not set aside now, the first that lacks would kill the process.
+            (_, true) => kind,
+            (_, false) => kind | libc::MAP_NORESERVE,
+        };
+        let start = reserve_aligned(len)?;
+        let (fd, at) = file.map_or((-1, 0), |file| (file.as_raw_fd(), offset.cast_signed()));
+        // SAFETY: `[start, start + len)` lies inside a reservation that nothing else knows of.
+        let mapped = unsafe { libc::mmap(start, len, protection, flags | libc::MAP_FIXED, fd, at) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP] {
+            // A host without huge pages is slower, not wrong: the result does not matter.
+            // SAFETY: the range was mapped above, and no advice of these changes its contents.
+            unsafe { libc::madvise(start, len, advice) };
+        }
+        // SAFETY: the mapping is `len` bytes long and is never unmapped.
+        let mut builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(start.cast()) };
+        if let Some(file) = file {
+            builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), offset));
+        }
+        builder
+            .with_mmap_prot(protection)
+            .with_mmap_flags(flags)
+            .with_hugetlbfs(huge)
+            .build()
+            .map_err(|error| io::Error::other(error.to_string()))
+    }
+}
+
+/// Address space of `len` bytes, aligned, with inaccessible pages before and behind.
+fn reserve_aligned(len: usize) -> io::Result<*mut libc::c_void> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // Two huge pages more than needed: what alignment leaves over stays inaccessible, as a guard before and behind.
+    let reserved = len.checked_add(2 * HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((base as usize + 1).next_multiple_of(HUGE_PAGE) as *mut libc::c_void)
+}
+
+/// Makes `size` bytes of RAM as [`layout::ram`] lays it out; in a backing's file they follow each other without a gap.
+///
+/// The memory is never unmapped: one process is one VM, and devices may use it until the process ends.
+///
+/// # Errors
+/// The host has no such memory, or the file is too short.
+pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemoryMmap, MemoryError> {
+    if let Backing::PrivateFile(file) = &recipe.backing {
+        let have = file.metadata().map_err(|source| MemoryError::Read { offset: 0, source })?.len();
+        if have < size {
+            return Err(MemoryError::FileTooShort { have, need: size });
+        }
+    }
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (start, bytes) in layout::ram(size) {
+        let len = usize::try_from(bytes).expect("this crate is for 64-bit hosts only");
+        let mapping = recipe.map(len, offset).map_err(|source| MemoryError::Reserve {
+            mib: len >> 20,
+            advice: if recipe.pages == HugePages::TwoMiB { MORE_HUGE_PAGES } else { MORE_MEMORY },
+            source,
+        })?;
+        regions.push(GuestRegionMmap::new(mapping, start).expect("layout::ram does not wrap"));
+        offset += bytes;
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(MemoryError::Assemble)
+}
+
+/// Gives whole pages of guest memory back to the host, if it can take them; what the guest reads there afterwards is zero, or what was
+/// there before. A part of a page at either end stays.
+///
+/// `host` is a range of guest memory in this process that nobody holds a Rust reference into: guest memory is only ever reached through
+/// volatile accesses.
+pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) {
+    let first = host.ptr_guard_mut().as_ptr() as usize;
+    let page = PAGE as usize;
+    let (start, end) = (first.next_multiple_of(page), (first + host.len()) / page * page);
+    if start >= end {
+        return;
+    }
+    let (address, len) = (start as *mut libc::c_void, end - start);
+    // Each is a hint: what the host can't take back, such as a part of a huge page of hugetlbfs, it keeps.
+    match backing {
+        // SAFETY: the range is guest memory, which may be read as zeroes at any time: the guest said that it does not need it.
+        Backing::Anonymous => unsafe {
+            libc::madvise(address, len, libc::MADV_DONTNEED);
+        },
+        // SAFETY: as above; the hole is in a file of this VM's own.
+        Backing::Shared(_) => unsafe {
+            libc::madvise(address, len, libc::MADV_REMOVE);
+        },
+        // The file's old contents must not come back: a guest that wipes pages before it gives them away would find them there.
+        // SAFETY: as above; private anonymous memory takes the place of private memory.
+        Backing::PrivateFile(_) => unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            libc::mmap(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        },
+    }
+}
