@@ -71,7 +71,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type RulesResult = Result<Rules, seccompiler::BackendError>;
 
 /// What every thread needs: memory (without PROT_EXEC, below), locks, signals, time, the end.
-const COMMON: [i64; 21] = [
+const COMMON: [i64; 20] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -84,7 +84,6 @@ const COMMON: [i64; 21] = [
     libc::SYS_sigaltstack,
     libc::SYS_gettid,
     libc::SYS_getpid,
-    libc::SYS_tgkill,
     libc::SYS_sched_yield,
     libc::SYS_restart_syscall,
     // The vDSO falls back to it where the clock source can't be read from user space, as in nested virtualisation.
@@ -170,10 +169,12 @@ fn rules(thread: Thread, profile: Profile) -> RulesResult {
         libc::MADV_REMOVE,
     ];
     rules.insert(libc::SYS_madvise, any_of(2, advice)?);
+    // Kicks of vCPUs, and a panic's abort: threads of this process, and of no other that it may happen to see.
+    rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, std::process::id())?]);
     let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, any_of(1, commands)?);
     rules.insert(libc::SYS_prctl, any_of(0, [libc::PR_SET_VMA, libc::PR_SET_NAME])?);
-    // fstat in newer clothes: without a path, on a descriptor.
+    // fstat in newer clothes, on a descriptor. That the path is empty no filter can see: the jail's empty tree has to do the rest.
     rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
     rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
     if let Some(calls) = ioctls::of(thread) {
@@ -316,8 +317,16 @@ mod tests {
             "stat" => drop(std::fs::metadata("/dev/null")),
             // TIOCSTI, that types on somebody's terminal.
             "ioctl" => type_on(&null),
+            "own signal" => signal(std::process::id().cast_signed()),
+            "signal" => signal(std::os::unix::process::parent_id().cast_signed()),
             other => panic!("unknown call {other}"),
         }
+    }
+
+    #[allow(unsafe_code)]
+    fn signal(process: i32) {
+        // SAFETY: signal 0 only asks whether it could be sent; the call touches no memory.
+        unsafe { libc::syscall(libc::SYS_tgkill, process, process, 0) };
     }
 
     #[allow(unsafe_code)]
@@ -349,7 +358,8 @@ mod tests {
         };
         for thread in ["vmm", "vcpu", "loader", "api"] {
             assert_eq!(run(thread, "nothing").code(), Some(0), "{thread}");
-            for call in ["open", "spawn", "execute", "socket", "connect", "stat", "ioctl"] {
+            assert_eq!(run(thread, "own signal").code(), Some(0), "{thread}");
+            for call in ["open", "spawn", "execute", "socket", "connect", "stat", "ioctl", "signal"] {
                 assert_eq!(run(thread, call).signal(), Some(libc::SIGSYS), "{thread} {call}");
             }
         }

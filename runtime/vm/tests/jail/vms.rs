@@ -1,0 +1,211 @@
+//! VMs to try things on: the production program in the launcher's jail, the same without a jail, and a jail without filters.
+
+use crate::injector::{Puppet, careful};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use tokio::runtime::Runtime;
+use vial_vm::{ConsoleSpec, DiskSource, DiskSpec, Launcher, Parts, Registry, Vm, VmId, VmSpec};
+
+/// nobody: without a launcher the process has a user of its own all the same.
+const NOBODY: u32 = 65534;
+
+/// What all VMs are made of.
+pub struct World {
+    pub runtime: Runtime,
+    pub launcher: Launcher,
+    pub registry: Registry,
+    pub folder: tempfile::TempDir,
+    /// The production program, and one without filters.
+    pub vmm: Parts,
+    pub probe: Parts,
+}
+
+/// A process, its main thread's id, and how to be rid of it.
+pub struct Running {
+    pub pid: i32,
+    end: End,
+}
+
+enum End {
+    Vm(Vm),
+    Child(Child),
+}
+
+impl World {
+    pub fn new(launcher: Launcher, vmm: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        let kernel = folder.path().join("kernel");
+        std::fs::write(&kernel, hanging_kernel()).unwrap();
+        let parts = |vmm: PathBuf| Parts { vmm, kernel: kernel.clone(), initrd: kernel.clone() };
+        Self {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            launcher,
+            registry: Registry::open(&folder.path().join("run")).unwrap(),
+            vmm: parts(vmm.to_owned()),
+            probe: parts(build_probe(folder.path())),
+            folder,
+        }
+    }
+
+    fn launch(&self, parts: &Parts, spec: VmSpec) -> (Vm, i32) {
+        let id = VmId::random().unwrap();
+        let launched = Vm::launch(&self.launcher, &self.registry, parts, id, spec);
+        let vm = self.runtime.block_on(launched).unwrap();
+        let record = std::fs::read(vm.dir().join("process.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        let pid = record["pid"].as_i64().unwrap();
+        (vm, pid.try_into().unwrap())
+    }
+
+    /// A VM as `vial` makes them, whose guest does nothing.
+    pub fn jailed(&self) -> Running {
+        self.jailed_with(VmSpec::new("test", self.vmm.kernel.clone()))
+    }
+
+    fn jailed_with(&self, spec: VmSpec) -> Running {
+        let (vm, pid) = self.launch(&self.vmm, spec);
+        wait_for(&vm.dir().join("control.sock"));
+        Running { pid, end: End::Vm(vm) }
+    }
+
+    /// One with a device of each kind that needs nothing of the host, and the document that says which descriptor is what.
+    pub fn jailed_with_devices(&self) -> (Running, Value) {
+        let file = |name: &str| {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, [0; 4096]).unwrap();
+            path
+        };
+        let disk = |id: &str, source, read_only| DiskSpec { id: id.into(), source, read_only, root: false };
+        let spec = VmSpec {
+            initrd: Some(file("initrd")),
+            disks: vec![
+                disk("upper", DiskSource::File(file("upper")), false),
+                disk("image", DiskSource::Concat(vec![file("meta"), file("layer")]), true),
+                disk("later", DiskSource::Removable { max_bytes: 4096 }, false),
+            ],
+            console: ConsoleSpec::Log,
+            agent: true,
+            ..VmSpec::new("test", self.vmm.kernel.clone())
+        };
+        let running = self.jailed_with(spec);
+        let End::Vm(vm) = &running.end else { unreachable!("launched just now") };
+        let document = std::fs::read(vm.dir().join("config.json")).unwrap();
+        (running, serde_json::from_slice(&document).unwrap())
+    }
+
+    /// The launcher's jail around a program that has no filter.
+    pub fn unfiltered(&self) -> Running {
+        let mut spec = VmSpec::new("test", self.probe.kernel.clone());
+        "stay".clone_into(&mut spec.cmdline);
+        let (vm, pid) = self.launch(&self.probe, spec);
+        Running { pid, end: End::Vm(vm) }
+    }
+
+    /// The production program with the open profile, as people start it: with paths, and no launcher.
+    pub fn open(&self) -> Running {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let document = json!({
+            "boot-source": {"kernel_image_path": self.vmm.kernel},
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 32},
+            "vsock": {"guest_cid": 3, "uds_path": path("vsock")},
+            "vial": {"profile": "open", "control": {"fd": 3}},
+        });
+        std::fs::write(path("config"), document.to_string()).unwrap();
+        let control = UnixListener::bind(path("control")).unwrap();
+        let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
+        let descriptors =
+            [control.into(), kvm.into()].map(|fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap());
+        let mut command = Command::new(&self.vmm.vmm);
+        command.arg("--config-file").arg(path("config")).args(["--kvm-fd", "4"]);
+        let child = careful(&mut command, descriptors.into(), NOBODY).spawn().unwrap();
+        wait_for(&path("control"));
+        Running { pid: child.id().try_into().unwrap(), end: End::Child(child) }
+    }
+
+    /// Ends it and removes what it left.
+    pub fn end(&self, running: Running) {
+        match running.end {
+            End::Vm(vm) => self.runtime.block_on(async {
+                // It may be dead already, of what it was made to do.
+                let _ = vm.kill();
+                vm.wait_exit().await;
+                vm.remove().await.unwrap();
+            }),
+            End::Child(mut child) => {
+                // Its end may have been seen by its tracer already.
+                if matches!(child.try_wait(), Ok(None)) {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Takes over its thread of this name.
+    pub fn puppet(&self, thread: &str) -> Puppet {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        let named = |path: &PathBuf| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == thread)
+        };
+        let path = tasks.map(|task| task.unwrap().path()).find(named).unwrap();
+        let tid = path.file_name().and_then(|name| name.to_str()).unwrap().parse().unwrap();
+        Puppet::new(self.pid, tid).unwrap()
+    }
+}
+
+/// Waits until the VM's event loop has answered, so that all filters are on and the guest was let go, and has closed the connection.
+fn wait_for(control: &Path) {
+    let mut client = UnixStream::connect(control).unwrap();
+    client.write_all(b"{\"action\":\"info\"}\n").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("running"), "{answer}");
+}
+
+/// The program of the launcher's own test, which has no filter and waits for ever.
+fn build_probe(folder: &Path) -> PathBuf {
+    let probe = folder.join("probe");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/probe.rs");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let flags =
+        ["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "relocation-model=static", "-o"];
+    assert!(Command::new(rustc).args(flags).args([&probe, &source]).status().unwrap().success());
+    probe
+}
+
+/// An ELF file with a PVH note, whose code is `hlt; jmp` for ever.
+fn hanging_kernel() -> Vec<u8> {
+    const ENTRY: u32 = 0x10_0000;
+    let code = [0xf4, 0xeb, 0xfd];
+    let mut note = [4u32, 4, 18].map(u32::to_le_bytes).concat();
+    note.extend(b"Xen\0");
+    note.extend(ENTRY.to_le_bytes());
+    let mut file = vec![0; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(24, &u64::from(ENTRY).to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(54, &[56, 0, 2, 0]);
+    for (at, kind, offset, len) in [(64, 1, 0x1000, code.len()), (120, 4, 0x1000 + code.len(), note.len())] {
+        put(at, &[kind]);
+        put(at + 8, &(offset as u64).to_le_bytes());
+        put(at + 24, &u64::from(ENTRY).to_le_bytes());
+        put(at + 32, &(len as u64).to_le_bytes());
+        put(at + 40, &(len as u64).to_le_bytes());
+    }
+    [file, code.to_vec(), note].concat()
+}
