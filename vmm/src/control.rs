@@ -3,7 +3,7 @@
 //! Requests become [`Command`]s for the machine's loop. Replies go out through the connection that the request came in on,
 //! when they are known: a pause is answered once every vCPU stands still.
 //!
-//! Descriptors that come along wait for the request under way. One that inserts a medium takes them all; they are closed when a
+//! Descriptors that come along wait for the request under way. One that brings a drive's files takes them all; they are closed when a
 //! request is complete that wants none.
 
 use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
@@ -25,7 +25,7 @@ const MAX_CONNECTIONS: usize = 16;
 pub struct Command {
     /// What is asked for.
     pub request: Request,
-    /// Descriptors that came with [`Request::Insert`]; none with others.
+    /// Descriptors that came with [`Request::Insert`] or [`Request::UpdateDrive`]; none with others.
     pub files: Vec<File>,
     /// Who asks.
     pub reply: ReplyTo,
@@ -177,7 +177,7 @@ fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, strea
     match serde_json::from_slice(line) {
         Ok(request) => {
             let files = match request {
-                Request::Insert { .. } => std::mem::take(files),
+                Request::Insert { .. } | Request::UpdateDrive { .. } => std::mem::take(files),
                 _ => Vec::new(),
             };
             let Ok(clone) = stream.try_clone() else { return false };

@@ -1,11 +1,11 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
-use crate::api::config::VmConfig;
+use crate::api::config::{CacheType, Drive, VmConfig};
 use crate::files::{Files, GuestConnections};
+use crate::io_threads::{IoThreads, Rings};
 use crate::validate::{self, ConfigError};
-use crate::virtio::limiter::Throttle;
 use crate::virtio::{VirtioDevice, block, console, net, rng, vsock};
-use std::sync::Arc;
+use std::fs::File;
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -56,14 +56,7 @@ pub enum Handle {
     /// Nothing can be changed.
     None,
     /// A drive.
-    Drive {
-        /// Its name.
-        id: String,
-        /// Its rate limiter.
-        limit: Arc<Throttle>,
-        /// Its media, if it is removable.
-        tray: Option<block::Tray>,
-    },
+    Drive(block::Tray),
     /// An interface.
     Net {
         /// Its name.
@@ -79,24 +72,24 @@ impl<D: VirtioDevice + 'static> From<D> for Made {
     }
 }
 
+/// What had to be made before the filters, in the order of the configuration.
+pub struct Prepared {
+    /// For drives.
+    pub rings: Rings,
+    /// For drives.
+    pub threads: IoThreads,
+}
+
 /// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, entropy, console.
-pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>, MakeError> {
+pub fn make(
+    config: &VmConfig,
+    vm: &str,
+    files: &mut Files,
+    prepared: &mut Prepared,
+) -> Result<Vec<Made>, MakeError> {
     let mut devices: Vec<Made> = Vec::new();
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
-        let id = drive.drive_id.clone();
-        if drive.is_removable {
-            let (device, tray) =
-                block::Block::removable(&id, drive.is_read_only, drive.rate_limiter.as_ref());
-            let handle = Handle::Drive { id, limit: device.limit(), tray: Some(tray) };
-            devices.push(Made { device: Box::new(device), handle });
-            continue;
-        }
-        let read_only = drive.is_read_only || !drive.concat.is_empty();
-        let limit = drive.rate_limiter;
-        let device = block::Block::new(block::BlockConfig { id: id.clone(), files, read_only, limit })
-            .map_err(|source| MakeError::Block { id: id.clone(), source })?;
-        let handle = Handle::Drive { id, limit: device.limit(), tray: None };
-        devices.push(Made { device: Box::new(device), handle });
+        devices.push(make_drive(drive, files, prepared)?);
     }
     for (interface, tap) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
         let mac = validate::mac(interface, vm)?;
@@ -129,4 +122,23 @@ pub fn make(config: &VmConfig, vm: &str, files: &mut Files) -> Result<Vec<Made>,
         devices.push(device.into());
     }
     Ok(devices)
+}
+
+fn make_drive(drive: &Drive, files: Vec<File>, prepared: &mut Prepared) -> Result<Made, MakeError> {
+    let device = block::Block::new(block::BlockConfig {
+        id: drive.drive_id.clone(),
+        serial: drive.serial.clone(),
+        files,
+        read_only: drive.is_read_only || !drive.concat.is_empty(),
+        removable: drive.is_removable,
+        flush: drive.cache_type == CacheType::Writeback,
+        direct: drive.direct,
+        limit: drive.rate_limiter,
+        queues: drive.num_queues.into(),
+        rings: prepared.rings.take(),
+        loops: prepared.threads.take(drive),
+    })
+    .map_err(|source| MakeError::Block { id: drive.drive_id.clone(), source })?;
+    let handle = Handle::Drive(device.tray());
+    Ok(Made { device: Box::new(device), handle })
 }

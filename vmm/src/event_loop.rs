@@ -178,8 +178,10 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
             changed(machine, &state, &reply, machine.handles.eject(&drive_id));
             state
         }
-        (Request::UpdateDrive { drive_id, rate_limiter }, state) => {
-            changed(machine, &state, &reply, machine.handles.limit_drive(&drive_id, &rate_limiter));
+        (Request::UpdateDrive { drive_id, rate_limiter, files: said, measure }, state) => {
+            let files = (said, files);
+            let result = machine.handles.update_drive(&drive_id, rate_limiter.as_ref(), files, measure);
+            changed(machine, &state, &reply, result);
             state
         }
         (Request::UpdateInterface { iface_id, rx_rate_limiter: rx, tx_rate_limiter: tx }, state) => {

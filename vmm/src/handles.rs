@@ -5,7 +5,6 @@ use crate::devices::Handle;
 use crate::metrics::{Figure, Figures};
 use crate::validate::{self, ConfigError};
 use crate::virtio::block::{BlockConfigError, Tray};
-use crate::virtio::limiter::Throttle;
 use crate::virtio::{Signals, net};
 use std::fs::File;
 use std::sync::Arc;
@@ -13,9 +12,6 @@ use std::sync::Arc;
 /// Why a device was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandleError {
-    /// No such drive, or its files stay.
-    #[error("this VM has no removable drive {0:?}")]
-    NotRemovable(String),
     /// No such drive.
     #[error("this VM has no drive {0:?}")]
     NoDrive(String),
@@ -41,9 +37,7 @@ pub enum HandleError {
 }
 
 struct DriveHandle {
-    id: String,
-    limit: Arc<Throttle>,
-    tray: Option<Tray>,
+    tray: Tray,
     interrupt: Arc<Signals>,
 }
 
@@ -59,18 +53,18 @@ impl Handles {
     pub fn add(&mut self, handle: Handle, interrupt: Arc<Signals>) {
         match handle {
             Handle::None => {}
-            Handle::Drive { id, limit, tray } => {
-                self.drives.push(DriveHandle { id, limit, tray, interrupt });
-            }
+            Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
         }
     }
 
     /// What the devices have counted, under Firecracker's names.
     pub fn figures(&self, figures: &mut Figures) {
-        for drive in &self.drives {
-            let throttled = Figure::Count(drive.limit.throttled());
-            figures.of("block", &drive.id, "rate_limiter_throttled_events", throttled);
+        for DriveHandle { tray, .. } in &self.drives {
+            let throttled = ("rate_limiter_throttled_events", tray.limit().throttled());
+            for (name, count) in tray.metrics().figures().into_iter().chain([throttled]) {
+                figures.of("block", tray.id(), name, Figure::Count(count));
+            }
         }
         for (id, limits) in &self.interfaces {
             let throttled = [("rx", &limits.receive), ("tx", &limits.transmit)];
@@ -81,13 +75,9 @@ impl Handles {
         }
     }
 
-    fn drive(&self, id: &str) -> Option<&DriveHandle> {
-        self.drives.iter().find(|drive| drive.id == id)
-    }
-
-    fn tray(&self, id: &str) -> Result<(&Tray, &Signals), HandleError> {
-        let removable = self.drive(id).and_then(|drive| Some((drive.tray.as_ref()?, &*drive.interrupt)));
-        removable.ok_or_else(|| HandleError::NotRemovable(id.to_owned()))
+    fn drive(&self, id: &str) -> Result<&DriveHandle, HandleError> {
+        let found = self.drives.iter().find(|drive| drive.tray.id() == id);
+        found.ok_or_else(|| HandleError::NoDrive(id.to_owned()))
     }
 
     /// Puts a medium of these files into a removable drive; `said` is how many there should be.
@@ -95,32 +85,47 @@ impl Handles {
     /// # Errors
     /// See [`HandleError`]; nothing has changed then, and the files are closed.
     pub fn insert(&self, drive: &str, said: u8, files: Vec<File>) -> Result<(), HandleError> {
-        let (tray, interrupt) = self.tray(drive)?;
+        let DriveHandle { tray, interrupt } = self.drive(drive)?;
         if usize::from(said) != files.len() {
             return Err(HandleError::Descriptors { drive: drive.to_owned(), said, came: files.len() });
         }
         Ok(tray.insert(files, interrupt)?)
     }
 
-    /// Takes the medium out, if there is one. Between two batches of the device, as in the loop that runs devices too, its files
-    /// are closed when this returns.
+    /// Takes the medium out, if there is one; its files are closed when this returns.
     ///
     /// # Errors
-    /// [`HandleError::NotRemovable`].
+    /// The drive is not there or not removable.
     pub fn eject(&self, drive: &str) -> Result<(), HandleError> {
-        let (tray, interrupt) = self.tray(drive)?;
-        tray.eject(interrupt);
-        Ok(())
+        let DriveHandle { tray, interrupt } = self.drive(drive)?;
+        Ok(tray.eject(interrupt)?)
     }
 
-    /// Changes the buckets that `limiter` has.
+    /// Changes a drive: the buckets that `limiter` has; then its files, if `said` is not 0, or else, if `measure`, what it knows of their
+    /// length.
     ///
     /// # Errors
-    /// There is no such drive, or the limiter can't be.
-    pub fn limit_drive(&self, id: &str, limiter: &RateLimiter) -> Result<(), HandleError> {
-        let drive = self.drive(id).ok_or_else(|| HandleError::NoDrive(id.to_owned()))?;
-        validate::rate_limiter("rate_limiter", Some(limiter))?;
-        drive.limit.update(limiter);
+    /// See [`HandleError`]. The files are as they were then.
+    pub fn update_drive(
+        &self,
+        id: &str,
+        limiter: Option<&RateLimiter>,
+        (said, files): (u8, Vec<File>),
+        measure: bool,
+    ) -> Result<(), HandleError> {
+        let DriveHandle { tray, interrupt } = self.drive(id)?;
+        validate::rate_limiter("rate_limiter", limiter)?;
+        if usize::from(said) != files.len() {
+            return Err(HandleError::Descriptors { drive: id.to_owned(), said, came: files.len() });
+        }
+        if let Some(limiter) = limiter {
+            tray.limit().update(limiter);
+        }
+        if !files.is_empty() {
+            tray.replace(files, interrupt)?;
+        } else if measure {
+            tray.measure(interrupt)?;
+        }
         Ok(())
     }
 

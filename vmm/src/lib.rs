@@ -20,6 +20,7 @@ pub mod event_loop;
 pub mod files;
 pub mod handles;
 pub mod http;
+pub mod io_threads;
 pub mod kernel;
 pub mod log;
 pub mod machine;

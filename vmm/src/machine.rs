@@ -6,10 +6,11 @@ use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, acpi, boot, layout};
 use crate::boot_timer::BootTimer;
 use crate::bus::{BadRange, Bus};
-use crate::devices::{self, Made, MakeError};
+use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
 use crate::files::Files;
 use crate::handles::Handles;
+use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
 use crate::platform;
@@ -172,7 +173,9 @@ pub struct Parts {
 pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let Parts { kvm, mut files, id, workers, end, gate, status, boot_timer } = parts;
     let timer = boot_timer.then(BootTimer::start);
-    let (loader, threads) = confine(config)?;
+    let rings = Rings::make(config, &files);
+    let (loader, threads, io_threads) = confine(config, &end)?;
+    let mut prepared = Prepared { rings, threads: io_threads };
 
     let size = config.machine_config.mem_size_mib << 20;
     let memory = memory::allocate(size, &files.memory)?;
@@ -195,7 +198,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
     let surroundings = surroundings(&memory, workers.clone(), &end);
     let (mut places, mut handles) = (Places::default(), Handles::default());
-    for Made { device, handle } in devices::make(config, &id, &mut files)? {
+    for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared)? {
         let place = places.allocate()?;
         let transport = MmioTransport::with_line(surroundings.clone(), device, bus.line(&vm, place.gsi)?)
             .map_err(resource("a device's events"))?;
@@ -232,7 +235,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
-fn confine(config: &VmConfig) -> Result<(Loader, Threads), BuildError> {
+fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThreads), BuildError> {
     let profile = config.vial.profile;
     let loader_filter = Filter::new(Thread::Loader, profile)?;
     let vcpu_filter = Filter::new(Thread::Vcpu, profile)?;
@@ -250,12 +253,19 @@ fn confine(config: &VmConfig) -> Result<(Loader, Threads), BuildError> {
     };
     let loader = Loader::spawn(confined(loader_filter)).map_err(resource("the loader thread"))?;
     let threads = Threads::spawn(config.machine_config.vcpu_count, confined(vcpu_filter))?;
+    let io_threads = match IoThreads::count(config) {
+        // A filter that is not compiled costs no start-up.
+        0 => IoThreads::default(),
+        _ => IoThreads::spawn(config, end, confined(Filter::new(Thread::Io, profile)?))
+            .map_err(resource("a thread for a drive"))?,
+    };
     vmm_filter.apply()?;
     // A thread that is still free to do anything could be made to do it for one that is not.
-    for _ in 0..=config.machine_config.vcpu_count {
+    let others = usize::from(config.machine_config.vcpu_count) + IoThreads::count(config);
+    for _ in 0..=others {
         reports.recv().expect("this function holds a sender, so the channel is open")?;
     }
-    Ok((loader, threads))
+    Ok((loader, threads, io_threads))
 }
 
 fn make_vm(config: &VmConfig, kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {

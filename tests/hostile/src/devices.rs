@@ -187,7 +187,8 @@ pub fn block(bytes: &[u8]) {
 
 /// What the guest does at whatever time changes nothing of a medium that is out, nor its size while it is in.
 fn removable(bytes: &[u8]) {
-    let (device, tray) = Block::removable("fuzzed", bytes[0] & 1 == 1, None);
+    let device = Block::new(BlockConfig::removable("fuzzed", bytes[0] & 1 == 1)).unwrap();
+    let tray = device.tray();
     let guest = Guest::new(Box::new(device));
     let interrupt = guest.transport.core().signals();
     let (mut inside, mut outside) = (None::<File>, Vec::new());
@@ -206,7 +207,7 @@ fn removable(bytes: &[u8]) {
                 inside = Some(medium);
             }
         } else {
-            tray.eject(&interrupt);
+            tray.eject(&interrupt).unwrap();
             outside.extend(inside.take().map(|file| (content(&file), file)));
         }
     });

@@ -40,13 +40,20 @@ pub enum Request {
         /// Which drive.
         drive_id: String,
     },
-    /// Changes a drive's rate limiter, as in a PATCH of Firecracker's: buckets that are left out stay as they are, one of size 0 limits
-    /// nothing, others start full.
+    /// Changes a drive, as a PATCH of Firecracker's does.
     UpdateDrive {
         /// Which drive.
         drive_id: String,
-        /// The new buckets.
-        rate_limiter: RateLimiter,
+        /// The new buckets: those that are left out stay as they are, one of size 0 limits nothing, others start full.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate_limiter: Option<RateLimiter>,
+        /// How many descriptors come along: the files that take the place of the drive's, as for [`Request::Insert`], but for a drive that
+        /// is not removable. 0 leaves it its files.
+        #[serde(default)]
+        files: u8,
+        /// Whether to look how long its files are by now.
+        #[serde(default)]
+        measure: bool,
     },
     /// The same for an interface.
     UpdateInterface {

@@ -67,17 +67,19 @@ impl After {
         validate::rate_limiter("rate_limiter", update.rate_limiter.as_ref())
             .map_err(|error| failed(&error))?;
         if let Some(path) = &update.path_on_host {
-            if !drive.is_removable {
-                return Err(failed(&HandleError::NotRemovable(id.clone())));
-            }
             let source = FileSource::Path(path.clone());
             let changed = Drive { path_on_host: Some(source), concat: Vec::new(), ..drive.clone() };
             let files = files::drive(&changed).map_err(|error| failed(&error))?;
-            vm.handles.eject(id).map_err(|error| failed(&error))?;
-            vm.handles.insert(id, 1, files).map_err(|error| failed(&error))?;
+            let changed = if drive.is_removable {
+                vm.handles.eject(id).and_then(|()| vm.handles.insert(id, 1, files))
+            } else {
+                vm.handles.update_drive(id, None, (1, files), false)
+            };
+            changed.map_err(|error| failed(&error))?;
         }
         if let Some(limiter) = &update.rate_limiter {
-            vm.handles.limit_drive(id, limiter).map_err(|error| failed(&error))?;
+            let changed = vm.handles.update_drive(id, Some(limiter), (0, Vec::new()), false);
+            changed.map_err(|error| failed(&error))?;
         }
         Ok(Answer::Empty)
     }

@@ -13,7 +13,7 @@ pub use mmds::mmds;
 pub use sources::sources;
 
 use crate::api::config::{
-    CpuTemplate, HugePages, KernelLoad, MachineConfig, MemoryBacking, RateLimiter, VmConfig,
+    CpuTemplate, Drive, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking, RateLimiter, VmConfig,
 };
 use crate::arch::places::Places;
 use sources::check_sources;
@@ -27,6 +27,8 @@ pub const MAX_VCPUS: u8 = 32;
 pub const MIN_MEMORY_MIB: u64 = 32;
 /// Memory of a VM at most: a TiB.
 pub const MAX_MEMORY_MIB: u64 = 1 << 20;
+/// Queues of a drive at most, as many as there may be vCPUs.
+const MAX_QUEUES: u8 = MAX_VCPUS;
 /// Milliseconds in which a rate limiter's bucket gets full at most: seven weeks.
 pub const MAX_REFILL_MS: u64 = u32::MAX as u64;
 /// Names of drives and interfaces at most, in bytes.
@@ -83,6 +85,24 @@ pub enum ConfigError {
         "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"
     )]
     Removable(String),
+    /// Queues or threads of a drive.
+    #[error("drive {id:?}: {field} is {value}; give {range}")]
+    DriveNumber {
+        /// Which drive.
+        id: String,
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: u8,
+        /// What it may say.
+        range: &'static str,
+    },
+    /// A serial.
+    #[error("drive {0:?}: a serial has 1 to 20 printable ASCII characters")]
+    Serial(String),
+    /// An engine for a drive that it can't be for.
+    #[error("drive {0:?}: io_engine Async needs exactly one file, from the start; leave it out or say Sync")]
+    Engine(String),
     /// A rate limiter.
     #[error("{0}.refill_time is {1} ms; give up to 4294967295, or 0 for no limit")]
     RefillTime(String, u64),
@@ -151,6 +171,7 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         }
     }
     for drive in &config.drives {
+        check_drive(drive)?;
         rate_limiter(&format!("drive {:?}: rate_limiter", drive.drive_id), drive.rate_limiter.as_ref())?;
     }
     if config.drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
@@ -180,6 +201,25 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     check_sources(config)?;
     command_line(config).map(drop)
+}
+
+fn check_drive(drive: &Drive) -> Result<(), ConfigError> {
+    let id = || drive.drive_id.clone();
+    let number = |field, value, range| Err(ConfigError::DriveNumber { id: id(), field, value, range });
+    if !(1..=MAX_QUEUES).contains(&drive.num_queues) {
+        return number("num_queues", drive.num_queues, "1 to 32");
+    }
+    if drive.io_threads > drive.num_queues {
+        return number("io_threads", drive.io_threads, "up to one for each of num_queues");
+    }
+    let printable = |serial: &String| serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if drive.serial.as_ref().is_some_and(|serial| !(1..=20).contains(&serial.len()) || !printable(serial)) {
+        return Err(ConfigError::Serial(id()));
+    }
+    if drive.io_engine == Some(IoEngine::Async) && drive.path_on_host.is_none() {
+        return Err(ConfigError::Engine(id()));
+    }
+    Ok(())
 }
 
 /// Checks a rate limiter; `field` is its name for a message.

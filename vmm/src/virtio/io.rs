@@ -1,4 +1,4 @@
-//! Vectored I/O straight between files and guest memory: the only unsafe code of the devices.
+//! Vectored I/O straight between files and guest memory: with a disk's ring (`block/ring.rs`) the only unsafe code of the devices.
 //!
 //! The kernel reads or writes the ranges while the guest may change them too. That is no data race of Rust's: no reference
 //! to the memory exists, only ranges that [`VolatileSlice`] vouches for.
@@ -14,11 +14,31 @@ use vm_memory::bitmap::Bitmap;
 /// The kernel takes this many ranges at once (`UIO_MAXIOV`).
 const MAX_RANGES: usize = 1024;
 
+/// Ranges of guest memory as the kernel takes them.
+#[derive(Default)]
+pub(super) struct Vectors(Vec<libc::iovec>);
+
+// SAFETY: the pointers mean the same in every thread: guest memory is mapped for the rest of the process's life.
+unsafe impl Send for Vectors {}
+
+impl Vectors {
+    /// Replaces what it holds.
+    pub(super) fn fill(&mut self, slices: &[VolatileSlice<'_>]) {
+        self.0.clear();
+        self.0.extend(slices.iter().take(MAX_RANGES).map(vector));
+    }
+
+    pub(super) fn as_slice(&self) -> &[libc::iovec] {
+        &self.0
+    }
+}
+
+fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
+    libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() }
+}
+
 fn vectors(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
-    let slices = slices.iter().take(MAX_RANGES);
-    slices
-        .map(|slice| libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
-        .collect()
+    slices.iter().take(MAX_RANGES).map(vector).collect()
 }
 
 fn check(result: isize) -> io::Result<usize> {
@@ -152,12 +172,24 @@ pub(super) fn ioctl_int(file: &impl AsFd, request: libc::c_ulong, value: libc::c
 /// # Errors
 /// What fcntl(2) says.
 pub(super) fn set_nonblocking(file: &impl AsFd) -> io::Result<()> {
+    add_flag(file, libc::O_NONBLOCK)
+}
+
+/// Makes reads and writes go around the page cache.
+///
+/// # Errors
+/// EINVAL where the file system can't.
+pub(super) fn set_direct(file: &impl AsFd) -> io::Result<()> {
+    add_flag(file, libc::O_DIRECT)
+}
+
+fn add_flag(file: &impl AsFd, flag: libc::c_int) -> io::Result<()> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: F_GETFL and F_SETFL touch no memory.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     check(flags as isize)?;
     // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } as isize).map(drop)
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | flag) } as isize).map(drop)
 }
 
 /// getrandom(2).
@@ -190,7 +222,7 @@ fn advance(slices: &mut Vec<VolatileSlice<'_>>, mut by: usize) {
 }
 
 /// Tells a dirty bitmap, where there is one, what the kernel wrote behind its back.
-fn dirty(slices: &[VolatileSlice<'_>], mut len: usize) {
+pub(super) fn dirty(slices: &[VolatileSlice<'_>], mut len: usize) {
     for slice in slices {
         let part = slice.len().min(len);
         slice.bitmap().mark_dirty(0, part);

@@ -220,6 +220,11 @@ impl Guest {
         panic!("the event loop does not come to rest");
     }
 
+    /// Lets the device work once on what is ready now.
+    pub fn run_once(&mut self) {
+        self.manager.run_with_timeout(0).unwrap();
+    }
+
     /// Lets the device work until `done`, however long what it waits for takes.
     pub fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         while !done(self) {

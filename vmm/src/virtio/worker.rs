@@ -23,6 +23,15 @@ pub(super) trait Worker: Send + 'static {
     /// The driver broke a ring: the device stops.
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError>;
 
+    /// The worker is about to be taken out of its loop: waits until nothing that it has under way touches the guest any more, and
+    /// answers it if `answer`; if not, the driver is past wanting answers.
+    ///
+    /// # Errors
+    /// The driver broke a ring.
+    fn settle(&mut self, _answer: bool) -> Result<(), RingError> {
+        Ok(())
+    }
+
     /// For [`super::VirtioDevice::save`].
     fn save(&self) -> DeviceState;
 }
@@ -86,6 +95,13 @@ struct Guard {
     faults: FaultSink,
 }
 
+impl Guard {
+    fn broken(&self, error: &RingError) {
+        self.interrupt.needs_reset();
+        self.faults.report(&self.device, error.to_string());
+    }
+}
+
 impl<W: Worker> MutEventSubscriber for Shell<W> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let shared = self.shared.lock();
@@ -104,15 +120,21 @@ impl<W: Worker> MutEventSubscriber for Shell<W> {
             for source in worker.sources() {
                 let _ = ops.remove(Events::empty_raw(source.fd));
             }
-            self.guard.interrupt.needs_reset();
-            self.guard.faults.report(&self.guard.device, error.to_string());
+            self.guard.broken(&error);
         }
     }
 }
 
-/// A device's end of its worker: none, running in a loop, or paused.
+/// A device's end of its worker: none, running in a loop, or paused. Clones are ends of the same worker.
 pub(super) struct WorkerSlot<W> {
-    state: State<W>,
+    // Held while the worker changes hands, never by the worker's own loop.
+    state: Arc<Mutex<State<W>>>,
+}
+
+impl<W> Clone for WorkerSlot<W> {
+    fn clone(&self) -> Self {
+        Self { state: Arc::clone(&self.state) }
+    }
 }
 
 enum State<W> {
@@ -123,7 +145,11 @@ enum State<W> {
 
 impl<W: Worker> WorkerSlot<W> {
     pub(super) fn new() -> Self {
-        Self { state: State::Idle }
+        Self { state: Arc::new(Mutex::new(State::Idle)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the worker of a context and starts it.
@@ -133,7 +159,8 @@ impl<W: Worker> WorkerSlot<W> {
         context: ActivateContext,
         make: impl FnOnce(ActivateContext) -> Result<W, DeviceError>,
     ) -> Result<(), DeviceError> {
-        if !matches!(self.state, State::Idle) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Idle) {
             return Err(DeviceError::AlreadyActive(device.to_owned()));
         }
         let workers = context.workers.clone();
@@ -142,69 +169,95 @@ impl<W: Worker> WorkerSlot<W> {
             interrupt: Arc::clone(&context.interrupt),
             faults: context.faults.clone(),
         };
-        let worker = make(context)?;
-        self.run(worker, workers, guard)
-    }
-
-    fn run(&mut self, worker: W, workers: WorkerLoop, guard: Guard) -> Result<(), DeviceError> {
-        let shared = Arc::new(Shared { worker: Mutex::new(Some(worker)), id: OnceLock::new() });
-        let shell = Shell { shared: Arc::clone(&shared), guard: guard.clone() };
-        let added = Arc::clone(&shared);
-        workers
-            .fire(move |ops| {
-                let id = ops.add_subscriber(Box::new(shell) as Subscriber);
-                let _ = added.id.set(id);
-            })
-            .map_err(|source| DeviceError::EventLoop { device: guard.device.clone(), source })?;
-        self.state = State::Running { shared, workers, guard };
+        *state = run(make(context)?, workers, guard)?;
         Ok(())
     }
 
     /// Takes the worker out, for a reset; its owner wants its files back.
     pub(super) fn stop(&mut self) -> Option<W> {
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match std::mem::replace(&mut *self.lock(), State::Idle) {
             State::Idle => None,
             State::Paused { worker, .. } => Some(*worker),
             State::Running { shared, workers, .. } => {
-                let worker = shared.lock().take();
-                // If the loop is gone, so is the shell.
-                let _ = workers.fire(move |ops| {
-                    if let Some(id) = shared.id.get() {
-                        let _ = ops.remove_subscriber(*id);
-                    }
-                });
-                worker
+                let mut worker = take_out(shared, &workers)?;
+                // A ring that turns out to be broken is nobody's any more.
+                let _ = worker.settle(false);
+                Some(worker)
             }
         }
     }
 
     /// Takes the worker out of the loop and keeps it.
     pub(super) fn pause(&mut self) {
-        if let State::Running { workers, guard, .. } = &self.state {
-            let (workers, guard) = (workers.clone(), guard.clone());
-            if let Some(worker) = self.stop() {
-                self.state = State::Paused { worker: Box::new(worker), workers, guard };
-            }
+        let mut state = self.lock();
+        *state = match std::mem::replace(&mut *state, State::Idle) {
+            State::Running { shared, workers, guard } => match take_out(shared, &workers) {
+                Some(mut worker) => {
+                    if let Err(error) = worker.settle(true) {
+                        guard.broken(&error);
+                    }
+                    State::Paused { worker: Box::new(worker), workers, guard }
+                }
+                None => State::Idle,
+            },
+            other => other,
         }
     }
 
     /// Gives a paused worker back to the loop.
     pub(super) fn resume(&mut self) -> Result<(), DeviceError> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Paused { worker, workers, guard } => self.run(*worker, workers, guard),
-            other => {
-                self.state = other;
-                Ok(())
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Idle) {
+            State::Paused { worker, workers, guard } => {
+                *state = run(*worker, workers, guard)?;
             }
+            other => *state = other,
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is under way that began before this call.
+    pub(super) fn settle(&self) {
+        let state = self.lock();
+        if let State::Running { shared, guard, .. } = &*state
+            && let Some(worker) = shared.lock().as_mut()
+            && let Err(error) = worker.settle(true)
+        {
+            guard.broken(&error);
         }
     }
 
     /// What the worker says of itself, if it is not running; an idle device has no queues.
     pub(super) fn save(&self, device: &str) -> Result<DeviceState, DeviceError> {
-        match &self.state {
+        match &*self.lock() {
             State::Idle => Ok(DeviceState::default()),
             State::Paused { worker, .. } => Ok(worker.save()),
             State::Running { .. } => Err(DeviceError::NotPaused(device.to_owned())),
         }
     }
+}
+
+fn run<W: Worker>(worker: W, workers: WorkerLoop, guard: Guard) -> Result<State<W>, DeviceError> {
+    let shared = Arc::new(Shared { worker: Mutex::new(Some(worker)), id: OnceLock::new() });
+    let shell = Shell { shared: Arc::clone(&shared), guard: guard.clone() };
+    let added = Arc::clone(&shared);
+    workers
+        .fire(move |ops| {
+            let id = ops.add_subscriber(Box::new(shell) as Subscriber);
+            let _ = added.id.set(id);
+        })
+        .map_err(|source| DeviceError::EventLoop { device: guard.device.clone(), source })?;
+    Ok(State::Running { shared, workers, guard })
+}
+
+/// Takes a worker out of its loop.
+fn take_out<W: Worker>(shared: Arc<Shared<W>>, workers: &WorkerLoop) -> Option<W> {
+    let worker = shared.lock().take();
+    // If the loop is gone, so is the shell.
+    let _ = workers.fire(move |ops| {
+        if let Some(id) = shared.id.get() {
+            let _ = ops.remove_subscriber(*id);
+        }
+    });
+    worker
 }

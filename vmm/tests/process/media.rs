@@ -41,29 +41,29 @@ struct Pod {
 
 impl Pod {
     fn start(code: &[u8]) -> Self {
+        Self::start_with(code, |vm, _| {
+            vm.config["drives"] = json!([
+                {"drive_id": "image", "is_removable": true, "is_read_only": true},
+                {"drive_id": "upper", "is_removable": true},
+            ]);
+        })
+    }
+
+    /// With drives of its own, and a disk of 8 sectors for one of them.
+    fn start_with(code: &[u8], drives: impl FnOnce(&mut Vm, &File)) -> Self {
         let mut vm = Vm::new(code);
+        let disk = make_disk(&vm, "disk", 8);
         let kernel = File::open(vm.path("kernel")).unwrap();
         let status = OpenOptions::new().append(true).create(true).open(vm.path("status")).unwrap();
         vm.config["boot-source"]["kernel_image_path"] = json!({"fd": inherit(&kernel)});
         vm.config["vial"] = json!({"profile": "pod", "status": {"fd": inherit(&status)}});
-        vm.config["drives"] = json!([
-            {"drive_id": "image", "is_removable": true, "is_read_only": true},
-            {"drive_id": "upper", "is_removable": true},
-        ]);
+        drives(&mut vm, &disk);
         let (child, client) = spawn_listening(&mut vm);
         Self { vm, child, client }
     }
 
     fn disk(&self, name: &str, sectors: u64) -> File {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.vm.path(name))
-            .unwrap();
-        file.set_len(sectors * 512).unwrap();
-        file
+        make_disk(&self.vm, name, sectors)
     }
 
     fn insert(&mut self, drive: &str, files: &[&File]) -> Value {
@@ -94,6 +94,14 @@ impl Pod {
     fn eject(&mut self, drive: &str) -> Value {
         self.client.ask_with(&json!({"action": "eject", "drive_id": drive}), &[])
     }
+}
+
+fn make_disk(vm: &Vm, name: &str, sectors: u64) -> File {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(vm.path(name)).unwrap();
+    file.set_len(sectors * 512).unwrap();
+    file
 }
 
 fn is_refused(reply: &Value, why: &str) {
@@ -153,8 +161,8 @@ fn what_can_not_be_a_medium_is_refused_and_let_go() {
     let disk = pod.disk("disk", 1);
     let odd = pod.disk("odd", 1);
     odd.set_len(513).unwrap();
-    is_refused(&pod.insert("nothing", &[&disk]), "no removable drive \"nothing\"");
-    is_refused(&pod.eject("nothing"), "no removable drive");
+    is_refused(&pod.insert("nothing", &[&disk]), "no drive \"nothing\"");
+    is_refused(&pod.eject("nothing"), "no drive");
     is_refused(&pod.insert("upper", &[&disk, &disk]), "1 to 1 files, and 2 came");
     is_refused(&pod.insert("image", &[]), "0 came");
     is_refused(&pod.insert("image", &[&disk, &odd]), "multiple of 512");
@@ -174,4 +182,35 @@ fn what_can_not_be_a_medium_is_refused_and_let_go() {
     assert!(pod.insert("image", &most)["exits"].is_object());
     pod.client.ask("stop");
     assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn a_drive_with_rings_and_threads_gets_another_file_and_grows() {
+    if !kvm() {
+        return;
+    }
+    let step = |sectors, n| [until(CAPACITY, sectors), set(INTERRUPT_ACK, n)].concat();
+    let code = [step(8, 0), step(16, 2), step(24, 2), out(0x600, 0x34), HANG.to_vec()].concat();
+    let mut pod = Pod::start_with(&code, |vm, disk| {
+        vm.config["drives"] = json!([{
+            "drive_id": "data", "path_on_host": {"fd": inherit(disk)}, "cache_type": "Writeback",
+            "io_engine": "Async", "num_queues": 2, "io_threads": 2, "serial": "one",
+        }]);
+    });
+    let update = |pod: &mut Pod, measure: bool, files: &[&File]| {
+        let numbers: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
+        let request =
+            json!({"action": "update_drive", "drive_id": "data", "measure": measure, "files": files.len()});
+        pod.client.ask_with(&request, &numbers)
+    };
+    pod.acknowledged(1);
+    let other = pod.disk("other", 16);
+    assert!(update(&mut pod, false, &[&other])["exits"].is_object());
+    pod.acknowledged(2);
+    assert!(!pod.has_open("disk"));
+    is_refused(&pod.insert("data", &[&other]), "is not removable");
+    is_refused(&update(&mut pod, false, &[&other, &other]), "1 to 1 files, and 2 came");
+    other.set_len(24 * 512).unwrap();
+    assert!(update(&mut pod, true, &[])["exits"].is_object());
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(0));
 }

@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use vmm::api::config::{
-    BootSource, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig, NetworkInterface,
-    Profile, VmConfig, Vsock,
+    BootSource, CacheType, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig,
+    NetworkInterface, Profile, VmConfig, Vsock,
 };
 use vmm::api::control::MAX_FILES;
 
@@ -147,6 +147,13 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             is_removable: matches!(disk.source, DiskSource::Removable { .. }),
             is_read_only: disk.read_only,
             is_root_device: disk.root,
+            // What a container has synced survives the host's power.
+            cache_type: CacheType::Writeback,
+            io_engine: None,
+            num_queues: 1,
+            io_threads: 0,
+            direct: false,
+            serial: None,
             rate_limiter: None,
         }
     });

@@ -22,7 +22,7 @@ pub use cpu::{
     Bitmap, CpuConfig, CpuidLeafModifier, CpuidRegister, CpuidRegisterModifier, KvmCapability, MsrModifier,
     Number,
 };
-pub use drive::Drive;
+pub use drive::{CacheType, Drive, IoEngine};
 pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile};
 pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate, MemoryBacking};

@@ -1,19 +1,27 @@
 //! What is behind a block device: one file, several that look like one, or for the time being nothing.
 
+use super::direct::{self, Bounce};
 use super::{BlockConfigError, SECTOR};
 use crate::virtio::io::{fallocate, read_exact_at, write_all_at};
 use crate::virtio::{Chain, GuestMemory};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use vm_memory::VolatileSlice;
 
-static ZEROES: [u8; 65536] = [0; 65536];
+/// Aligned for direct I/O.
+#[repr(align(4096))]
+struct Zeroes([u8; 65536]);
+
+static ZEROES: Zeroes = Zeroes([0; 65536]);
 
 /// The files in order. Ranges given to its methods were checked against [`Self::len`].
 pub(super) struct Disk {
     parts: Vec<Part>,
     len: u64,
     read_only: bool,
+    // What addresses, lengths and positions of direct I/O are multiples of.
+    direct: Option<u32>,
 }
 
 struct Part {
@@ -23,9 +31,16 @@ struct Part {
 }
 
 impl Disk {
-    pub(super) fn new(id: &str, files: Vec<File>, read_only: bool) -> Result<Self, BlockConfigError> {
+    /// `direct` goes around the host's page cache.
+    pub(super) fn new(
+        id: &str,
+        files: Vec<File>,
+        read_only: bool,
+        direct: bool,
+    ) -> Result<Self, BlockConfigError> {
         let mut parts = Vec::with_capacity(files.len());
         let mut start: u64 = 0;
+        let mut alignment = direct.then_some(SECTOR as u32);
         for (index, mut file) in files.into_iter().enumerate() {
             let failed = |source| BlockConfigError::Io { id: id.to_owned(), index, source };
             // Unlike the metadata's length this is right for block devices too.
@@ -33,17 +48,27 @@ impl Disk {
             if len % SECTOR != 0 {
                 return Err(BlockConfigError::Size { id: id.to_owned(), index, len });
             }
+            if let Some(alignment) = &mut alignment {
+                let id = || id.to_owned();
+                let found = direct::switch_on(&file);
+                *alignment = found
+                    .map_err(|source| BlockConfigError::Direct { id: id(), index, source })?
+                    .max(*alignment);
+                if !len.is_multiple_of((*alignment).into()) {
+                    return Err(BlockConfigError::DirectSize { id: id(), index, len, block: *alignment });
+                }
+            }
             let end = start.checked_add(len).ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
             parts.push(Part { start, end, file });
             start = end;
         }
-        Ok(Self { parts, len: start, read_only })
+        Ok(Self { parts, len: start, read_only, direct: alignment })
     }
 
     /// A drive without a medium: one sector of zeroes. Not none, because Linux does not announce a change from or to an empty
     /// disk (`set_capacity_and_notify` in block/genhd.c).
     pub(super) fn without_medium(read_only: bool) -> Self {
-        Self { parts: Vec::new(), len: SECTOR, read_only }
+        Self { parts: Vec::new(), len: SECTOR, read_only, direct: None }
     }
 
     pub(super) fn has_medium(&self) -> bool {
@@ -53,6 +78,26 @@ impl Disk {
     /// In bytes, whole sectors.
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes of what the guest had better read and write at a time.
+    pub(super) fn block(&self) -> u32 {
+        self.direct.unwrap_or(SECTOR as u32)
+    }
+
+    /// The file, if there is just one.
+    pub(super) fn single(&self) -> Option<&File> {
+        if let [part] = &self.parts[..] { Some(&part.file) } else { None }
+    }
+
+    /// The files, for a look at how long they are by now.
+    pub(super) fn copies(&self) -> io::Result<Vec<File>> {
+        self.parts.iter().map(|part| part.file.try_clone()).collect()
+    }
+
+    /// Whether these ranges can be read or written as they are.
+    pub(super) fn takes(&self, slices: &[VolatileSlice<'_>], position: u64) -> bool {
+        self.direct.is_none_or(|alignment| direct::is_aligned(slices, position, alignment))
     }
 
     pub(super) fn is_read_only(&self) -> bool {
@@ -69,11 +114,15 @@ impl Disk {
     ) -> io::Result<()> {
         if !self.has_medium() {
             // The caller checked the range, so this is a sector at most.
-            chain.write_at(memory, 0, &ZEROES[..(len as usize).min(ZEROES.len())]);
+            chain.write_at(memory, 0, &ZEROES.0[..(len as usize).min(ZEROES.0.len())]);
             return Ok(());
         }
         self.each(position, len, |part, at, done, len| {
-            read_exact_at(&part.file, chain.writable_slices(memory, done, len), at)
+            let slices = chain.writable_slices(memory, done, len);
+            if self.takes(&slices, at) {
+                return read_exact_at(&part.file, slices, at);
+            }
+            Bounce::new(len, self.block())?.read(&part.file, &slices, at)
         })
     }
 
@@ -87,7 +136,11 @@ impl Disk {
         len: u32,
     ) -> io::Result<()> {
         self.each(position, len, |part, at, done, len| {
-            write_all_at(&part.file, chain.readable_slices(memory, skip + done, len), at)
+            let slices = chain.readable_slices(memory, skip + done, len);
+            if self.takes(&slices, at) {
+                return write_all_at(&part.file, slices, at);
+            }
+            Bounce::new(len, self.block())?.write(&part.file, &slices, at)
         })
     }
 
@@ -122,8 +175,8 @@ impl Disk {
             Err(error) if is_unsupported(&error) => {
                 let (mut at, end) = (position, position + len);
                 while at < end {
-                    let count = (end - at).min(ZEROES.len() as u64) as usize;
-                    file.write_all_at(&ZEROES[..count], at)?;
+                    let count = (end - at).min(ZEROES.0.len() as u64) as usize;
+                    file.write_all_at(&ZEROES.0[..count], at)?;
                     at += count as u64;
                 }
                 Ok(())

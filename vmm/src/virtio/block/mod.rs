@@ -1,165 +1,136 @@
-//! virtio-blk (virtio 1.2, section 5.2): a raw file read and written, or files one after the other read only. They are there for
-//! good, or a medium that a [`Tray`] puts in and takes out.
+//! virtio-blk (virtio 1.2, section 5.2): a raw file read and written, or files one after the other read only. They can be exchanged
+//! while the guest runs; a removable drive has them only now and then.
 //!
-//! I/O is synchronous, from and to guest memory without a copy.
+//! Data go between files and guest memory without a copy, through an io_uring for each queue where there is one, else by system
+//! calls that are waited for.
 
+mod config;
+mod direct;
 mod disk;
+mod flights;
+mod metrics;
 mod request;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
 #[cfg(test)]
 mod tests;
 mod tray;
+mod worker;
 
+pub use config::{BlockConfig, BlockConfigError};
+pub use metrics::BlockMetrics;
+pub use ring::Ring;
 pub use tray::Tray;
 
 use super::limiter::{Meter, Throttle};
-use super::queue::drain_while;
-use super::worker::{Interest, Source, Worker, WorkerSlot};
-use super::{
-    ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
-    VirtioDevice,
-};
-use crate::api::config::RateLimiter;
-use crate::api::control::MAX_FILES;
+use super::worker::WorkerSlot;
+use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice, WorkerLoop};
 use disk::Disk;
+use flights::Flights;
 use request::Limits;
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use tray::Slot;
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use worker::{BlockWorker, Common};
 
 /// Bytes in a sector, the unit of the protocol.
 pub const SECTOR: u64 = 512;
+/// Requests that one queue holds at most.
+pub const QUEUE_SIZE: u16 = 128;
 /// Bytes of a serial.
 const SERIAL_LEN: usize = 20;
-const QUEUE_SIZES: [u16; 1] = [128];
-const QUEUE: u32 = 0;
-const TIMER: u32 = 1;
 
-/// What a block device is made of.
-#[derive(Debug)]
-pub struct BlockConfig {
-    /// Its name; the first 20 bytes are the serial that the guest reads.
-    pub id: String,
-    /// Raw images or block devices, open for reading and, if the disk is, for writing. Several become one disk.
-    pub files: Vec<File>,
-    /// Whether the guest may not write. Needed when there is more than one file.
-    pub read_only: bool,
-    /// How much the guest may read and write.
-    pub limit: Option<RateLimiter>,
-}
-
-impl BlockConfig {
-    /// A disk without limits.
-    pub fn new(id: impl Into<String>, files: Vec<File>, read_only: bool) -> Self {
-        Self { id: id.into(), files, read_only, limit: None }
-    }
-}
-
-/// A disk that can't be one.
-#[derive(Debug, thiserror::Error)]
-pub enum BlockConfigError {
-    /// No files.
-    #[error("drive {0} has no files: name at least one")]
-    NoFiles(String),
-    /// Several files can be read only.
-    #[error("drive {0} is made of several files: make it read only")]
-    ConcatWritable(String),
-    /// A file is not whole sectors.
-    #[error("file {index} of drive {id} is {len} bytes long: it must be a multiple of 512")]
-    Size {
-        /// Which drive.
-        id: String,
-        /// Which of its files, from 0.
-        index: usize,
-        /// In bytes.
-        len: u64,
-    },
-    /// There is a medium in the drive.
-    #[error("drive {0} has a medium: eject it first")]
-    Present(String),
-    /// Too few or too many files for a medium.
-    #[error("a medium of drive {id} is made of 1 to {most} files, and {count} came")]
-    Count {
-        /// Which drive.
-        id: String,
-        /// How many came.
-        count: usize,
-        /// How many may.
-        most: usize,
-    },
-    /// A pipe, a folder, a socket, a character device.
-    #[error("file {index} of the medium for drive {id} is neither a regular file nor a block device")]
-    NotData {
-        /// Which drive.
-        id: String,
-        /// Which of its files, from 0.
-        index: usize,
-    },
-    /// A medium without a byte.
-    #[error("the medium for drive {0} is empty: it must have 512 bytes at least")]
-    Empty(String),
-    /// Its size can't be found out.
-    #[error("the size of file {index} of drive {id} is unknown: {source}")]
-    Io {
-        /// Which drive.
-        id: String,
-        /// Which of its files, from 0.
-        index: usize,
-        /// What the system says.
-        source: io::Error,
-    },
+/// One queue.
+struct Lane {
+    worker: WorkerSlot<BlockWorker>,
+    // Here while there is no worker: it can't be made again.
+    flights: Option<Flights>,
 }
 
 /// The device.
 pub struct Block {
     name: String,
+    id: String,
     slot: Arc<Slot>,
     read_only: bool,
+    removable: bool,
+    flush: bool,
+    direct: bool,
+    block: u32,
     serial: [u8; SERIAL_LEN],
     throttle: Arc<Throttle>,
-    worker: WorkerSlot<BlockWorker>,
+    metrics: Arc<BlockMetrics>,
+    queue_sizes: Vec<u16>,
+    lanes: Vec<Lane>,
+    loops: Vec<WorkerLoop>,
 }
 
 impl Block {
-    /// A disk of these files.
+    /// A disk.
     ///
     /// # Errors
-    /// They don't make a disk.
+    /// Its files don't make one.
     pub fn new(config: BlockConfig) -> Result<Self, BlockConfigError> {
-        let BlockConfig { id, files, read_only, limit } = config;
-        if files.is_empty() {
+        let BlockConfig { id, files, read_only, removable, direct, .. } = config;
+        if files.is_empty() && !removable {
             return Err(BlockConfigError::NoFiles(id));
         }
         if files.len() > 1 && !read_only {
             return Err(BlockConfigError::ConcatWritable(id));
         }
-        let disk = Disk::new(&id, files, read_only)?;
-        Ok(Self::with(&id, Slot::new(disk), read_only, limit.as_ref()))
-    }
-
-    /// A drive without a medium, and what puts one in.
-    pub fn removable(id: &str, read_only: bool, limit: Option<&RateLimiter>) -> (Self, Tray) {
-        let slot = Slot::new(Disk::without_medium(read_only));
-        let tray = Tray::new(id.to_owned(), read_only, Arc::clone(&slot), MAX_FILES);
-        (Self::with(id, slot, read_only, limit), tray)
-    }
-
-    fn with(id: &str, slot: Arc<Slot>, read_only: bool, limit: Option<&RateLimiter>) -> Self {
+        let disk = match removable {
+            true => Disk::without_medium(read_only),
+            false => Disk::new(&id, files, read_only, direct)?,
+        };
+        let block = disk.block();
+        let slot = Slot::new(disk);
+        let disk = slot.disk();
         let mut serial = [0; SERIAL_LEN];
-        let len = id.len().min(SERIAL_LEN);
-        serial[..len].copy_from_slice(&id.as_bytes()[..len]);
-        let throttle = Throttle::new(limit);
-        Self { name: format!("block {id}"), slot, read_only, serial, throttle, worker: WorkerSlot::new() }
+        let text = config.serial.as_ref().unwrap_or(&id).as_bytes();
+        let len = text.len().min(SERIAL_LEN);
+        serial[..len].copy_from_slice(&text[..len]);
+        let queues = config.queues.max(1);
+        let mut rings = config.rings.into_iter();
+        let lanes = (0..queues).map(|_| Lane {
+            worker: WorkerSlot::new(),
+            flights: rings.next().map(|ring| Flights::new(ring, QUEUE_SIZE, &disk)),
+        });
+        Ok(Self {
+            name: format!("block {id}"),
+            id,
+            read_only,
+            removable,
+            flush: config.flush,
+            direct,
+            block,
+            serial,
+            throttle: Throttle::new(config.limit.as_ref()),
+            metrics: Arc::default(),
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            lanes: lanes.collect(),
+            loops: config.loops,
+            slot,
+        })
     }
 
-    /// Its limit, to be changed while it runs.
-    pub fn limit(&self) -> Arc<Throttle> {
-        Arc::clone(&self.throttle)
+    /// What changes it from outside.
+    pub fn tray(&self) -> Tray {
+        Tray {
+            id: self.id.clone(),
+            read_only: self.read_only,
+            removable: self.removable,
+            direct: self.direct,
+            block: self.block,
+            slot: Arc::clone(&self.slot),
+            workers: self.lanes.iter().map(|lane| lane.worker.clone()).collect(),
+            throttle: Arc::clone(&self.throttle),
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
     /// `struct virtio_blk_config`, section 5.2.4.
@@ -169,8 +140,8 @@ impl Block {
         put(0, &(self.slot.disk().len() / SECTOR).to_le_bytes());
         put(8, &Limits::SEGMENT_BYTES.to_le_bytes());
         put(12, &Limits::SEGMENTS.to_le_bytes());
-        put(20, &(SECTOR as u32).to_le_bytes());
-        put(34, &1u16.to_le_bytes());
+        put(20, &self.block.to_le_bytes());
+        put(34, &(self.lanes.len() as u16).to_le_bytes());
         put(36, &Limits::DISCARD_SECTORS.to_le_bytes());
         put(40, &Limits::DISCARD_RANGES.to_le_bytes());
         // In sectors: a hole smaller than a page frees nothing.
@@ -180,6 +151,42 @@ impl Block {
         // Write-zeroes may give space back.
         put(56, &[1]);
         space
+    }
+
+    /// Starts the worker of each queue.
+    fn start(&mut self, mut context: ActivateContext) -> Result<(), DeviceError> {
+        let common = Common {
+            slot: Arc::clone(&self.slot),
+            serial: self.serial,
+            write_through: self.flush && context.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+            metrics: Arc::clone(&self.metrics),
+        };
+        let queues = std::mem::take(&mut context.queues);
+        for ((index, queue), lane) in (0u32..).zip(queues).zip(&mut self.lanes) {
+            let workers = self.loops.get(index as usize % self.loops.len().max(1));
+            let context = ActivateContext {
+                memory: context.memory.clone(),
+                queues: Vec::new(),
+                interrupt: Arc::clone(&context.interrupt),
+                features: context.features,
+                workers: workers.unwrap_or(&context.workers).clone(),
+                faults: context.faults.clone(),
+            };
+            let meter = Meter::new(Arc::clone(&self.throttle), index, worker::TIMER);
+            let (common, flights) = (common.clone(), &mut lane.flights);
+            lane.worker.start(&self.name, context, |context| {
+                Ok(BlockWorker {
+                    memory: context.memory,
+                    queue,
+                    interrupt: context.interrupt,
+                    meter,
+                    common,
+                    flights: flights.take(),
+                    chain: Chain::default(),
+                })
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -193,20 +200,16 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
-        let always = 1 << VIRTIO_BLK_F_SIZE_MAX
-            | 1 << VIRTIO_BLK_F_SEG_MAX
-            | 1 << VIRTIO_BLK_F_BLK_SIZE
-            | 1 << VIRTIO_BLK_F_FLUSH;
+        let always = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE;
+        let writing = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
         always
-            | if self.read_only {
-                1 << VIRTIO_BLK_F_RO
-            } else {
-                1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
-            }
+            | if self.flush { 1 << VIRTIO_BLK_F_FLUSH } else { 0 }
+            | if self.lanes.len() > 1 { 1 << VIRTIO_BLK_F_MQ } else { 0 }
+            | if self.read_only { 1 << VIRTIO_BLK_F_RO } else { writing }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -214,83 +217,35 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (slot, serial) = (Arc::clone(&self.slot), self.serial);
-        let meter = Meter::new(self.limit(), 0, TIMER);
-        self.worker.start(&self.name, context, |context| Ok(BlockWorker::new(context, slot, serial, meter)))
+        self.start(context)
     }
 
     fn reset(&mut self) {
-        self.worker.stop();
+        for lane in &mut self.lanes {
+            if let Some(worker) = lane.worker.stop() {
+                lane.flights = worker.flights;
+            }
+        }
     }
 
     fn pause(&mut self) {
-        self.worker.pause();
+        self.lanes.iter_mut().for_each(|lane| lane.worker.pause());
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
-        self.worker.save(&self.name)
+        let mut state = DeviceState::default();
+        for lane in &self.lanes {
+            state.queues.extend(lane.worker.save(&self.name)?.queues);
+        }
+        Ok(state)
     }
 
     fn restore(&mut self, _state: &serde_json::Value) -> Result<(), DeviceError> {
-        // Requests are synchronous, so there is never one in flight to remember.
+        // A pause ends when nothing is under way, so there is never a request to remember.
         Ok(())
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {
-        self.worker.resume()
-    }
-}
-
-struct BlockWorker {
-    memory: GuestMemory,
-    queue: DeviceQueue,
-    interrupt: Arc<dyn Interrupt>,
-    chain: Chain,
-    slot: Arc<Slot>,
-    serial: [u8; SERIAL_LEN],
-    // A driver that can't flush is promised that what it wrote is durable (section 5.2.6.2).
-    write_through: bool,
-    meter: Meter,
-}
-
-impl BlockWorker {
-    fn new(mut context: ActivateContext, slot: Arc<Slot>, serial: [u8; SERIAL_LEN], meter: Meter) -> Self {
-        Self {
-            queue: context.take_queue(),
-            memory: context.memory,
-            interrupt: context.interrupt,
-            chain: Chain::default(),
-            slot,
-            serial,
-            write_through: context.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-            meter,
-        }
-    }
-}
-
-impl Worker for BlockWorker {
-    fn sources(&self) -> Vec<Source> {
-        let kick = Source::readable(self.queue.event(), QUEUE);
-        [kick].into_iter().chain(self.meter.source()).collect()
-    }
-
-    fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, slot, serial, write_through, meter } = self;
-        if token == TIMER {
-            meter.fired();
-        }
-        if meter.is_waiting() {
-            queue.clear_event();
-            return Ok(());
-        }
-        let disk = slot.disk();
-        let admit = |chain: &Chain| meter.admit(request::bytes(chain), interest);
-        drain_while(queue, memory, interrupt.as_ref(), chain, admit, |chain| {
-            request::serve(memory, chain, &disk, serial, *write_through)
-        })
-    }
-
-    fn save(&self) -> DeviceState {
-        DeviceState { queues: vec![self.queue.snapshot()], device: serde_json::Value::Null }
+        self.lanes.iter_mut().try_for_each(|lane| lane.worker.resume())
     }
 }

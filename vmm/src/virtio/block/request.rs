@@ -8,6 +8,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
+use vm_memory::VolatileSlice;
 
 const HEADER: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`.
@@ -36,7 +37,7 @@ impl Limits {
 
 /// Why a request failed, as its status byte says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failure {
+pub(super) enum Failure {
     /// VIRTIO_BLK_S_IOERR.
     Io,
     /// VIRTIO_BLK_S_UNSUPP.
@@ -55,130 +56,157 @@ pub(super) fn bytes(chain: &Chain) -> u64 {
     data.into()
 }
 
-/// Does what a request says, writes its status, and returns how many bytes were written.
+/// What a request asks for, checked against the disk that it was parsed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// `len` bytes at `position`, into the writable part.
+    Read { position: u64, len: u32 },
+    /// `len` bytes of the readable part, behind the header, to `position`.
+    Write { position: u64, len: u32 },
+    /// What was written becomes durable.
+    Flush,
+    /// The serial.
+    Serial,
+    /// `data` bytes of ranges behind the header, to be discarded or overwritten with zeroes.
+    Ranges { discard: bool, data: u32 },
+}
+
+/// What tasks are done with.
+pub(super) struct Tools<'a> {
+    pub(super) memory: &'a GuestMemory,
+    pub(super) disk: &'a Disk,
+    pub(super) serial: &'a [u8; SERIAL_LEN],
+    /// Whether what was written is durable when that is answered.
+    pub(super) write_through: bool,
+}
+
+/// Writable bytes before the status.
 ///
 /// # Errors
 /// There is no room for a status.
-pub(super) fn serve(
+fn room(chain: &Chain) -> Result<u32, RingError> {
+    chain.writable_len().checked_sub(1).ok_or(RingError::Malformed("has no place for its status"))
+}
+
+/// Reads what a request asks for; or the status that it gets at once.
+///
+/// # Errors
+/// There is no room for a status.
+pub(super) fn parse(
     memory: &GuestMemory,
     chain: &Chain,
     disk: &Disk,
-    serial: &[u8; SERIAL_LEN],
-    write_through: bool,
-) -> Result<u32, RingError> {
-    let Some(room) = chain.writable_len().checked_sub(1) else {
-        return Err(RingError::Malformed("has no place for its status"));
-    };
-    let result = Request { memory, chain, disk, serial, write_through, room }.run();
+) -> Result<Result<Task, Failure>, RingError> {
+    let room = room(chain)?;
+    let mut header = [0; HEADER];
+    if chain.read_at(memory, 0, &mut header) != HEADER {
+        return Ok(Err(Failure::Io));
+    }
+    let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+    let (kind, sector) = (u32::from_le_bytes([k0, k1, k2, k3]), u64::from_le_bytes(sector));
+    let data = chain.readable_len() - HEADER as u32;
+    let writable = || if disk.is_read_only() { Err(Failure::Io) } else { Ok(()) };
+    Ok(match kind {
+        VIRTIO_BLK_T_IN => range(disk, sector, room).map(|position| Task::Read { position, len: room }),
+        VIRTIO_BLK_T_OUT => writable()
+            .and_then(|()| range(disk, sector, data))
+            .map(|position| Task::Write { position, len: data }),
+        VIRTIO_BLK_T_FLUSH => Ok(Task::Flush),
+        VIRTIO_BLK_T_GET_ID => Ok(Task::Serial),
+        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
+            writable().map(|()| Task::Ranges { discard: kind == VIRTIO_BLK_T_DISCARD, data })
+        }
+        _ => Err(Failure::Unsupported),
+    })
+}
+
+/// Writes the status of a request that [`parse`] has seen, and returns how many bytes were written. `result` is what the task wrote.
+pub(super) fn finish(memory: &GuestMemory, chain: &Chain, result: Result<u32, Failure>) -> u32 {
     let (status, written) = match result {
         Ok(written) => (VIRTIO_BLK_S_OK, written),
         Err(Failure::Io) => (VIRTIO_BLK_S_IOERR, 0),
         Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
     };
-    chain.write_at(memory, room, &[status as u8]);
-    Ok(written + 1)
+    chain.write_at(memory, chain.writable_len().saturating_sub(1), &[status as u8]);
+    written + 1
 }
 
-struct Request<'a> {
-    memory: &'a GuestMemory,
-    chain: &'a Chain,
-    disk: &'a Disk,
-    serial: &'a [u8; SERIAL_LEN],
-    write_through: bool,
-    // Writable bytes before the status.
-    room: u32,
-}
-
-impl Request<'_> {
-    fn run(&self) -> Result<u32, Failure> {
-        let mut header = [0; HEADER];
-        if self.chain.read_at(self.memory, 0, &mut header) != HEADER {
-            return Err(Failure::Io);
+impl Task {
+    /// Does it, waiting for the disk, and returns how many bytes it wrote into the writable part.
+    pub(super) fn perform(self, tools: &Tools<'_>, chain: &Chain) -> Result<u32, Failure> {
+        let Tools { memory, disk, serial, write_through } = *tools;
+        match self {
+            Self::Read { position, len } => {
+                disk.read(memory, chain, position, len)?;
+                return Ok(len);
+            }
+            Self::Serial => {
+                let len = (chain.writable_len().saturating_sub(1) as usize).min(SERIAL_LEN);
+                chain.write_at(memory, 0, &serial[..len]);
+                return Ok(len as u32);
+            }
+            Self::Flush => {
+                disk.flush()?;
+                return Ok(0);
+            }
+            Self::Write { position, len } => disk.write(memory, chain, HEADER as u32, position, len)?,
+            Self::Ranges { discard, data } => ranges(memory, chain, disk, discard, data)?,
         }
-        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
-        let (kind, sector) = (u32::from_le_bytes([k0, k1, k2, k3]), u64::from_le_bytes(sector));
-        let data = self.chain.readable_len() - HEADER as u32;
-        match kind {
-            VIRTIO_BLK_T_IN => {
-                let position = self.range(sector, self.room)?;
-                self.disk.read(self.memory, self.chain, position, self.room)?;
-                Ok(self.room)
-            }
-            VIRTIO_BLK_T_OUT => {
-                self.check_writable()?;
-                let position = self.range(sector, data)?;
-                self.disk.write(self.memory, self.chain, HEADER as u32, position, data)?;
-                self.after_write()
-            }
-            VIRTIO_BLK_T_FLUSH => {
-                self.disk.flush()?;
-                Ok(0)
-            }
-            VIRTIO_BLK_T_GET_ID => {
-                let len = (self.room as usize).min(SERIAL_LEN);
-                self.chain.write_at(self.memory, 0, &self.serial[..len]);
-                Ok(len as u32)
-            }
-            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
-                self.check_writable()?;
-                self.ranges(kind == VIRTIO_BLK_T_DISCARD, data)?;
-                self.after_write()
-            }
-            _ => Err(Failure::Unsupported),
-        }
-    }
-
-    fn check_writable(&self) -> Result<(), Failure> {
-        if self.disk.is_read_only() { Err(Failure::Io) } else { Ok(()) }
-    }
-
-    fn after_write(&self) -> Result<u32, Failure> {
-        if self.write_through {
-            self.disk.flush()?;
+        if write_through {
+            disk.flush()?;
         }
         Ok(0)
     }
 
-    /// Where a read or write of `len` bytes at `sector` begins, in bytes.
-    fn range(&self, sector: u64, len: u32) -> Result<u64, Failure> {
-        if len > Limits::BYTES || !u64::from(len).is_multiple_of(SECTOR) {
-            return Err(Failure::Io);
+    /// The part of the chain that a read or write is about.
+    pub(super) fn slices<'a>(self, memory: &'a GuestMemory, chain: &Chain) -> Vec<VolatileSlice<'a>> {
+        match self {
+            Self::Read { len, .. } => chain.writable_slices(memory, 0, len),
+            Self::Write { len, .. } => chain.readable_slices(memory, HEADER as u32, len),
+            _ => Vec::new(),
         }
-        position(self.disk, sector, len.into())
     }
+}
 
-    fn ranges(&self, discard: bool, data: u32) -> Result<(), Failure> {
-        let (sectors, ranges) = if discard {
-            (Limits::DISCARD_SECTORS, Limits::DISCARD_RANGES)
-        } else {
-            (Limits::ZERO_SECTORS, Limits::ZERO_RANGES)
-        };
-        if data == 0 || !data.is_multiple_of(RANGE as u32) || data / RANGE as u32 > ranges {
+/// Where a read or write of `len` bytes at `sector` begins, in bytes.
+fn range(disk: &Disk, sector: u64, len: u32) -> Result<u64, Failure> {
+    if len > Limits::BYTES || !u64::from(len).is_multiple_of(SECTOR) {
+        return Err(Failure::Io);
+    }
+    position(disk, sector, len.into())
+}
+
+fn ranges(memory: &GuestMemory, chain: &Chain, disk: &Disk, discard: bool, data: u32) -> Result<(), Failure> {
+    let (sectors, ranges) = if discard {
+        (Limits::DISCARD_SECTORS, Limits::DISCARD_RANGES)
+    } else {
+        (Limits::ZERO_SECTORS, Limits::ZERO_RANGES)
+    };
+    if data == 0 || !data.is_multiple_of(RANGE as u32) || data / RANGE as u32 > ranges {
+        return Err(Failure::Io);
+    }
+    for index in 0..data / RANGE as u32 {
+        let mut raw = [0; RANGE];
+        if chain.read_at(memory, HEADER as u32 + index * RANGE as u32, &mut raw) != RANGE {
             return Err(Failure::Io);
         }
-        for index in 0..data / RANGE as u32 {
-            let mut raw = [0; RANGE];
-            if self.chain.read_at(self.memory, HEADER as u32 + index * RANGE as u32, &mut raw) != RANGE {
-                return Err(Failure::Io);
-            }
-            let range = Range::parse(raw);
-            // Section 5.2.6.2: unknown flags, and unmap for a discard, are unsupported.
-            if range.flags & !UNMAP != 0 || discard && range.flags != 0 {
-                return Err(Failure::Unsupported);
-            }
-            if range.sectors > sectors {
-                return Err(Failure::Io);
-            }
-            let len = u64::from(range.sectors) * SECTOR;
-            let position = position(self.disk, range.sector, len)?;
-            match (len, discard) {
-                (0, _) => {}
-                (_, true) => self.disk.discard(position, len)?,
-                (_, false) => self.disk.write_zeroes(position, len, range.flags & UNMAP != 0)?,
-            }
+        let range = Range::parse(raw);
+        // Section 5.2.6.2: unknown flags, and unmap for a discard, are unsupported.
+        if range.flags & !UNMAP != 0 || discard && range.flags != 0 {
+            return Err(Failure::Unsupported);
         }
-        Ok(())
+        if range.sectors > sectors {
+            return Err(Failure::Io);
+        }
+        let len = u64::from(range.sectors) * SECTOR;
+        let position = position(disk, range.sector, len)?;
+        match (len, discard) {
+            (0, _) => {}
+            (_, true) => disk.discard(position, len)?,
+            (_, false) => disk.write_zeroes(position, len, range.flags & UNMAP != 0)?,
+        }
     }
+    Ok(())
 }
 
 struct Range {

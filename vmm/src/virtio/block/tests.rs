@@ -1,8 +1,10 @@
 use super::*;
+use crate::api::config::RateLimiter;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
 use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_mmio::{
@@ -10,18 +12,18 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_STATUS,
 };
 
-const OK: u8 = VIRTIO_BLK_S_OK as u8;
+pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
-fn file(content: &[u8]) -> File {
+pub(super) fn file(content: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file
 }
 
-fn content(file: &File) -> Vec<u8> {
+pub(super) fn content(file: &File) -> Vec<u8> {
     let mut content = Vec::new();
     let mut file = file;
     file.rewind().unwrap();
@@ -29,7 +31,7 @@ fn content(file: &File) -> Vec<u8> {
     content
 }
 
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|index| (index as u8).wrapping_mul(31) ^ (index >> 8) as u8 ^ seed).collect()
 }
 
@@ -44,7 +46,7 @@ fn read_only(files: Vec<File>) -> Guest {
     Guest::ready(Box::new(Block::new(config).unwrap()), VERSION_1)
 }
 
-fn header(kind: u32, sector: u64) -> Vec<u8> {
+pub(super) fn header(kind: u32, sector: u64) -> Vec<u8> {
     let mut header = vec![0; 16];
     header[..4].copy_from_slice(&kind.to_le_bytes());
     header[8..].copy_from_slice(&sector.to_le_bytes());
@@ -197,9 +199,15 @@ fn rings_wrap_and_saved_disks_go_on() {
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![47; 512]));
 }
 
+fn removable_device(read_only: bool) -> (Block, Tray) {
+    let device = Block::new(BlockConfig::removable("a", read_only)).unwrap();
+    let tray = device.tray();
+    (device, tray)
+}
+
 /// A removable drive, its slot from outside, and what of it tells the driver.
 fn removable(read_only: bool) -> (Guest, Tray) {
-    let (device, tray) = Block::removable("a", read_only, None);
+    let (device, tray) = removable_device(read_only);
     (Guest::ready(Box::new(device), VERSION_1 | FLUSH), tray)
 }
 
@@ -208,7 +216,7 @@ fn insert(guest: &Guest, tray: &Tray, files: Vec<File>) -> Result<(), BlockConfi
 }
 
 fn eject(guest: &Guest, tray: &Tray) {
-    tray.eject(&guest.transport.core().signals());
+    tray.eject(&guest.transport.core().signals()).unwrap();
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn media_that_can_not_be_are_refused_and_change_nothing() {
 
 #[test]
 fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
-    let (device, tray) = Block::removable("a", true, None);
+    let (device, tray) = removable_device(true);
     let mut guest = Guest::cold(Box::new(device));
     insert(&guest, &tray, vec![file(&[1; 1024])]).unwrap();
     guest.negotiate(VERSION_1);
@@ -346,7 +354,7 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![2; 512]));
     // Another process's drive is empty until somebody puts the medium in.
-    let (device, tray) = Block::removable("a", true, None);
+    let (device, tray) = removable_device(true);
     let mut guest = guest.migrate(Box::new(device));
     insert(&guest, &tray, vec![file(&[3; 1024])]).unwrap();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![3; 512]));
@@ -362,7 +370,7 @@ fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
     let limited = Some(limit(1024, 3_600_000));
     let config = BlockConfig { limit: limited, ..BlockConfig::new("a", vec![under], false) };
     let device = Block::new(config).unwrap();
-    let throttle = device.limit();
+    let throttle = Arc::clone(device.tray().limit());
     let mut guest = Guest::ready(Box::new(device), VERSION_1 | FLUSH);
     for sector in 0..3 {
         assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);

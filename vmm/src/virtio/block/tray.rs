@@ -1,8 +1,12 @@
-//! A removable drive from outside: media go in and out while the guest runs.
+//! A drive from outside: its files, its limit, its counters, while the guest runs.
 
 use super::disk::Disk;
-use super::{BlockConfigError, SECTOR};
+use super::worker::BlockWorker;
+use super::{BlockConfigError, BlockMetrics, SECTOR};
+use crate::api::control::MAX_FILES;
 use crate::virtio::Signals;
+use crate::virtio::limiter::Throttle;
+use crate::virtio::worker::WorkerSlot;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,31 +30,99 @@ impl Slot {
     }
 }
 
-/// What may be done to a removable drive. Its calls belong to one thread.
+/// What may be done to a drive. Its calls belong to one thread; they may wait for the disk, never for the guest.
 pub struct Tray {
-    id: String,
-    read_only: bool,
-    slot: Arc<Slot>,
-    files: usize,
+    pub(super) id: String,
+    pub(super) read_only: bool,
+    pub(super) removable: bool,
+    pub(super) direct: bool,
+    pub(super) block: u32,
+    pub(super) slot: Arc<Slot>,
+    pub(super) workers: Vec<WorkerSlot<BlockWorker>>,
+    pub(super) throttle: Arc<Throttle>,
+    pub(super) metrics: Arc<BlockMetrics>,
 }
 
 impl Tray {
-    /// `files` is how many make a medium at most, if the guest may not write; else there is one.
-    pub(super) fn new(id: String, read_only: bool, slot: Arc<Slot>, files: usize) -> Self {
-        Self { id, read_only, slot, files: if read_only { files } else { 1 } }
+    /// Name of the drive.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
-    /// Puts a medium in and tells the driver through `interrupt`.
+    /// Its rate limiter.
+    pub fn limit(&self) -> &Arc<Throttle> {
+        &self.throttle
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Arc<BlockMetrics> {
+        &self.metrics
+    }
+
+    /// Puts a medium into a removable drive and tells the driver through `interrupt`.
     ///
     /// # Errors
     /// There is one already, or the files make none; the drive is as it was then.
     pub fn insert(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
-        let id = || self.id.clone();
-        if self.slot.disk().has_medium() {
-            return Err(BlockConfigError::Present(id()));
+        if !self.removable {
+            return Err(BlockConfigError::NotRemovable(self.id.clone()));
         }
-        if files.is_empty() || files.len() > self.files {
-            return Err(BlockConfigError::Count { id: id(), count: files.len(), most: self.files });
+        if self.slot.disk().has_medium() {
+            return Err(BlockConfigError::Present(self.id.clone()));
+        }
+        self.exchange(self.disk(files)?, interrupt);
+        Ok(())
+    }
+
+    /// Takes the medium out, if there is one, and tells the driver through `interrupt`. When this returns no request reaches it.
+    ///
+    /// # Errors
+    /// It is not a removable drive.
+    pub fn eject(&self, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        if !self.removable {
+            return Err(BlockConfigError::NotRemovable(self.id.clone()));
+        }
+        if self.slot.disk().has_medium() {
+            self.exchange(Disk::without_medium(self.read_only), interrupt);
+        }
+        Ok(())
+    }
+
+    /// Puts other files in the place of those of a drive that is not removable, and tells the driver through `interrupt`. When this
+    /// returns no request reaches the old ones.
+    ///
+    /// # Errors
+    /// The files make no disk; the drive is as it was then.
+    pub fn replace(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        let result = self.try_replace(files, interrupt);
+        self.metrics.updated(result.is_ok());
+        result
+    }
+
+    fn try_replace(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        if self.removable {
+            return Err(BlockConfigError::Removable(self.id.clone()));
+        }
+        self.exchange(self.disk(files)?, interrupt);
+        Ok(())
+    }
+
+    /// Looks how long the drive's files are by now, and tells the driver.
+    ///
+    /// # Errors
+    /// They make no disk any more; the drive is as it was then.
+    pub fn measure(&self, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        let files = self.slot.disk().copies();
+        let failed = |source| BlockConfigError::Io { id: self.id.clone(), index: 0, source };
+        self.replace(files.map_err(failed)?, interrupt)
+    }
+
+    /// A disk of these files, if they make one for this drive.
+    fn disk(&self, files: Vec<File>) -> Result<Disk, BlockConfigError> {
+        let id = || self.id.clone();
+        let most = if self.read_only { MAX_FILES } else { 1 };
+        if files.is_empty() || files.len() > most {
+            return Err(BlockConfigError::Count { id: id(), count: files.len(), most });
         }
         for (index, file) in files.iter().enumerate() {
             let metadata =
@@ -59,18 +131,20 @@ impl Tray {
                 return Err(BlockConfigError::NotData { id: id(), index });
             }
         }
-        let disk = Disk::new(&self.id, files, self.read_only)?;
+        let disk = Disk::new(&self.id, files, self.read_only, self.direct)?;
         if disk.len() < SECTOR {
             return Err(BlockConfigError::Empty(id()));
         }
-        interrupt.change_config(|| self.slot.exchange(disk));
-        Ok(())
+        // The guest reads it once, when its driver starts.
+        if disk.block() > self.block {
+            return Err(BlockConfigError::Block { id: id(), old: self.block, new: disk.block() });
+        }
+        Ok(disk)
     }
 
-    /// Takes the medium out, if there is one, and tells the driver through `interrupt`.
-    pub fn eject(&self, interrupt: &Signals) {
-        if self.slot.disk().has_medium() {
-            interrupt.change_config(|| self.slot.exchange(Disk::without_medium(self.read_only)));
-        }
+    fn exchange(&self, disk: Disk, interrupt: &Signals) {
+        interrupt.change_config(|| self.slot.exchange(disk));
+        // What began before goes to the files that were there then.
+        self.workers.iter().for_each(WorkerSlot::settle);
     }
 }

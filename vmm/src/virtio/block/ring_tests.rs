@@ -1,0 +1,265 @@
+//! Disks behind rings, with several queues, with and without the page cache.
+
+use super::tests::{OK, content, file, header, pattern};
+use super::*;
+use crate::virtio::Transport;
+use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE as ENTRIES, VERSION_1};
+use proptest::prelude::*;
+use std::fs::File;
+use virtio_bindings::virtio_blk::*;
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
+
+const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
+const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+const MQ: u64 = 1 << VIRTIO_BLK_F_MQ;
+
+fn config(under: &File, queues: u16, direct: bool) -> BlockConfig {
+    let rings = (0..queues).map(|_| Ring::new(QUEUE_SIZE, under).expect("this machine has io_uring"));
+    let rings = rings.collect();
+    BlockConfig { queues, direct, rings, ..BlockConfig::new("a", vec![under.try_clone().unwrap()], false) }
+}
+
+/// Whether files of tests can be read around the page cache.
+fn has_direct() -> bool {
+    let possible = direct::switch_on(&file(&[0; 4096])).is_ok();
+    if !possible {
+        eprintln!("skipped: the file system of temporary files has no O_DIRECT");
+    }
+    possible
+}
+
+/// Offers a request without letting the device work; its status and its data.
+fn offer(guest: &mut Guest, queue: usize, kind: u32, sector: u64, out: &[u8], read: u32) -> (Buffer, Buffer) {
+    let mut buffers = vec![guest.data(&header(kind, sector))];
+    if !out.is_empty() {
+        buffers.push(guest.data(out));
+    }
+    let into = guest.room(read, true);
+    if read > 0 {
+        buffers.push(into);
+    }
+    let status = Buffer { writable: true, ..guest.data(&[0xff]) };
+    buffers.push(status);
+    guest.offer(queue, &buffers);
+    guest.kick(queue);
+    (status, into)
+}
+
+fn request(guest: &mut Guest, queue: usize, kind: u32, sector: u64, out: &[u8], read: u32) -> (u8, Vec<u8>) {
+    let (status, into) = offer(guest, queue, kind, sector, out, read);
+    let mut written = 0;
+    guest.run_until(|guest| {
+        guest.used(queue).is_some_and(|(_, len)| {
+            written = len;
+            true
+        })
+    });
+    let code = guest.bytes(status, 1)[0];
+    assert_eq!(written, if code == OK { read + 1 } else { 1 });
+    (code, guest.bytes(into, read as usize))
+}
+
+#[test]
+fn the_driver_is_told_of_its_queues() {
+    let under = file(&[0; 4096]);
+    let mut guest = Guest::ready(Box::new(Block::new(config(&under, 3, false)).unwrap()), VERSION_1 | MQ);
+    assert_eq!(u16::from_le_bytes(guest.config(34)), 3);
+    let one = Block::new(config(&under, 1, false)).unwrap();
+    assert_eq!(one.features() & MQ, 0);
+    assert_eq!(
+        Block::new(BlockConfig { flush: false, ..config(&under, 1, false) }).unwrap().features() & FLUSH,
+        0
+    );
+}
+
+#[test]
+fn a_file_that_shrank_fails_only_what_is_gone() {
+    let under = file(&pattern(8192, 5));
+    let mut guest = Guest::ready(Box::new(Block::new(config(&under, 1, false)).unwrap()), VERSION_1 | FLUSH);
+    under.set_len(5000).unwrap();
+    let read = |guest: &mut Guest, sector| request(guest, 0, VIRTIO_BLK_T_IN, sector, &[], 1024);
+    assert_eq!(read(&mut guest, 7), (OK, pattern(8192, 5)[3584..4608].to_vec()));
+    assert_eq!(read(&mut guest, 9).0, IO);
+    assert_eq!(read(&mut guest, 14).0, IO);
+    assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
+    assert!(guest.faults().is_empty());
+}
+
+#[test]
+fn a_driver_without_flush_writes_through_and_unsafe_disks_do_not() {
+    for flush in [true, false] {
+        let under = file(&[0; 4096]);
+        let device = Block::new(BlockConfig { flush, ..config(&under, 1, false) }).unwrap();
+        let metrics = Arc::clone(device.tray().metrics());
+        let mut guest = Guest::ready(Box::new(device), VERSION_1);
+        assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_OUT, 2, &[7; 512], 0).0, OK);
+        assert_eq!(content(&under)[1024..1536], [7; 512]);
+        assert_eq!(metrics.write_bytes.load(std::sync::atomic::Ordering::Relaxed), 512);
+    }
+}
+
+#[test]
+fn what_is_under_way_lands_before_a_reset_a_pause_and_an_exchange_end() {
+    if !has_direct() {
+        return;
+    }
+    let old = pattern(1 << 20, 1);
+    let under = file(&old);
+    let device = Block::new(config(&under, 2, true)).unwrap();
+    let tray = device.tray();
+    let mut guest = Guest::ready(Box::new(device), VERSION_1 | MQ | FLUSH);
+    // Buffers at multiples of 4096, so that nothing is done at once.
+    let aligned = |guest: &mut Guest| {
+        let room = guest.room(8192 + 4096, true);
+        Buffer { address: room.address.next_multiple_of(4096), len: 8192, writable: true }
+    };
+    let start = |guest: &mut Guest| {
+        for queue in [0, 1] {
+            let (head, data) = (guest.data(&header(VIRTIO_BLK_T_IN, 16)), aligned(guest));
+            let status = guest.room(1, true);
+            guest.offer(queue, &[head, data, status]);
+            guest.kick(queue);
+        }
+        guest.run_once();
+    };
+    for _ in 0..20 {
+        start(&mut guest);
+        guest.transport.core_mut().pause();
+        // Both were begun, and are answered now.
+        assert!(guest.used(0).is_some() && guest.used(1).is_some());
+        guest.transport.core_mut().resume().unwrap();
+        guest.run();
+    }
+    start(&mut guest);
+    let new = file(&pattern(1 << 21, 2));
+    tray.replace(vec![new], &guest.transport.core().signals()).unwrap();
+    assert!(guest.used(0).is_some() && guest.used(1).is_some());
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 4096);
+    assert_eq!(
+        request(&mut guest, 1, VIRTIO_BLK_T_IN, 4000, &[], 512),
+        (OK, pattern(1 << 21, 2)[4000 * 512..4001 * 512].to_vec())
+    );
+    start(&mut guest);
+    guest.set(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!((guest.used(0), guest.used(1)), (None, None), "the driver is past wanting answers");
+    guest.negotiate(VERSION_1 | FLUSH);
+    guest.set_up_rings();
+    guest.set(VIRTIO_MMIO_STATUS, 15);
+    guest.run();
+    assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, OK);
+    assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![9; 512]));
+}
+
+#[test]
+fn files_are_exchanged_and_grow() {
+    let (one, two) = (file(&pattern(4096, 1)), file(&pattern(1024, 2)));
+    let device = Block::new(config(&one, 2, false)).unwrap();
+    let tray = device.tray();
+    let mut guest = Guest::ready(Box::new(device), VERSION_1 | MQ | FLUSH);
+    let signals = guest.transport.core().signals();
+    assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_IN, 0, &[], 512).1, pattern(4096, 1)[..512]);
+    tray.replace(vec![two.try_clone().unwrap()], &signals).unwrap();
+    for queue in [0, 1] {
+        assert_eq!(request(&mut guest, queue, VIRTIO_BLK_T_IN, 1, &[], 512).1, pattern(1024, 2)[512..]);
+        assert_eq!(request(&mut guest, queue, VIRTIO_BLK_T_IN, 2, &[], 512).0, IO);
+    }
+    two.set_len(8192).unwrap();
+    while guest.interrupted() {}
+    tray.measure(&signals).unwrap();
+    assert!(guest.interrupted());
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 16);
+    assert_eq!(request(&mut guest, 1, VIRTIO_BLK_T_OUT, 15, &[3; 512], 0).0, OK);
+    assert_eq!(content(&two)[15 * 512..], [3; 512]);
+    two.set_len(100).unwrap();
+    assert!(matches!(tray.measure(&signals), Err(BlockConfigError::Size { .. })));
+    assert!(matches!(tray.replace(vec![], &signals), Err(BlockConfigError::Count { .. })));
+    assert!(matches!(tray.eject(&signals), Err(BlockConfigError::NotRemovable(_))));
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 16);
+    assert_eq!(tray.metrics().update_fails.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_ring_takes_nothing_but_reads_writes_and_syncs() {
+    use io_uring::opcode;
+    let under = file(&[0; 512]);
+    let mut ring = Ring::new(8, &under).unwrap();
+    let path = c"/dev/null";
+    let forbidden = [
+        opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+        opcode::Nop::new().build(),
+        opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build(),
+        opcode::Read::new(io_uring::types::Fixed(0), std::ptr::null_mut(), 0)
+            .build()
+            .flags(io_uring::squeue::Flags::IO_DRAIN),
+    ];
+    for entry in forbidden {
+        // SAFETY: the path lives as long as the program, and nothing else is pointed to.
+        unsafe { ring.push_entry(&entry.user_data(5)) };
+        ring.submit().unwrap();
+        ring.wait();
+        assert_eq!(ring.completed(), Some((5, -libc::EACCES)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_disk_holds_what_was_written_last_however_it_gets_there(
+        steps in proptest::collection::vec((0..3usize, 0..60u64, 1..6u32, any::<u8>(), any::<bool>()), 1..40),
+        direct: bool,
+        flush: bool,
+    ) {
+        let direct = direct && has_direct();
+        let mut model = pattern(64 * 512, 0);
+        let under = file(&model);
+        let features = VERSION_1 | EVENT_IDX | INDIRECT | MQ | if flush { FLUSH } else { 0 };
+        let mut guest = Guest::ready(Box::new(Block::new(config(&under, 3, direct)).unwrap()), features);
+        for (queue, sector, sectors, seed, write) in steps {
+            let (start, len) = (sector as usize * 512, sectors as usize * 512);
+            let fits = start + len <= model.len();
+            if write {
+                let data = pattern(len, seed);
+                let status = request(&mut guest, queue, VIRTIO_BLK_T_OUT, sector, &data, 0).0;
+                prop_assert_eq!(status, if fits { OK } else { IO });
+                if fits {
+                    model[start..start + len].copy_from_slice(&data);
+                }
+            } else {
+                let (status, read) = request(&mut guest, queue, VIRTIO_BLK_T_IN, sector, &[], len as u32);
+                prop_assert_eq!(status, if fits { OK } else { IO });
+                if fits {
+                    prop_assert_eq!(&read[..], &model[start..start + len]);
+                }
+            }
+        }
+        let (status, read) = request(&mut guest, 0, VIRTIO_BLK_T_IN, 0, &[], 64 * 512);
+        prop_assert_eq!((status, read), (OK, model));
+    }
+
+    #[test]
+    fn many_requests_at_a_time_are_all_answered(
+        rounds in proptest::collection::vec(proptest::collection::vec((0..2usize, 0..15u64), 1..10), 1..12)
+    ) {
+        let whole = pattern(16 * 512, 4);
+        let under = file(&whole);
+        let mut guest = Guest::ready(Box::new(Block::new(config(&under, 2, false)).unwrap()), VERSION_1 | MQ);
+        for round in rounds {
+            let mut open: Vec<(usize, u64, Buffer, Buffer)> = Vec::new();
+            for (queue, sector) in round {
+                // Three descriptors each.
+                if open.iter().filter(|(used, ..)| *used == queue).count() < usize::from(ENTRIES) / 3 {
+                    let (status, into) = offer(&mut guest, queue, VIRTIO_BLK_T_IN, sector, &[], 512);
+                    open.push((queue, sector, status, into));
+                }
+            }
+            for (queue, ..) in &open {
+                guest.run_until(|guest| guest.used(*queue).is_some());
+            }
+            for (_, sector, status, into) in open {
+                prop_assert_eq!(guest.bytes(status, 1)[0], OK);
+                let at = sector as usize * 512;
+                prop_assert_eq!(&guest.bytes(into, 512)[..], &whole[at..at + 512]);
+            }
+        }
+    }
+}

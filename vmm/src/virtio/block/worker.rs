@@ -1,0 +1,185 @@
+//! One queue of a disk at work: through a ring, where there is one, else waiting for each request.
+
+use super::flights::{Flight, Flights, Outcome};
+use super::metrics::BlockMetrics;
+use super::request::{self, Task, Tools};
+use super::tray::Slot;
+use super::{Disk, SERIAL_LEN};
+use crate::virtio::limiter::Meter;
+use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::{Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
+use std::sync::Arc;
+
+const QUEUE: u32 = 0;
+pub(super) const TIMER: u32 = 1;
+const RING: u32 = 2;
+
+/// What the queues of a disk have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) slot: Arc<Slot>,
+    pub(super) serial: [u8; SERIAL_LEN],
+    // A driver that can't flush is promised that what it wrote is durable (section 5.2.6.2).
+    pub(super) write_through: bool,
+    pub(super) metrics: Arc<BlockMetrics>,
+}
+
+pub(super) struct BlockWorker {
+    pub(super) memory: GuestMemory,
+    pub(super) queue: DeviceQueue,
+    pub(super) interrupt: Arc<dyn Interrupt>,
+    pub(super) meter: Meter,
+    pub(super) common: Common,
+    pub(super) flights: Option<Flights>,
+    pub(super) chain: Chain,
+}
+
+impl BlockWorker {
+    /// Takes requests from the queue and starts or serves them: a queueful at most, as many as the ring has room for, and no more than
+    /// the limiter lets pass. See [`crate::virtio::queue::drain_while`], whose rules these are.
+    fn serve(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        if self.meter.is_waiting() {
+            return Ok(());
+        }
+        self.queue.quiet(&self.memory)?;
+        let mut budget = self.queue.size();
+        loop {
+            let disk = self.common.slot.disk();
+            let mut held = false;
+            while budget > 0 && self.has_room() && self.queue.pop(&self.memory, &mut self.chain)? {
+                if !self.meter.admit(request::bytes(&self.chain), interest) {
+                    self.queue.undo_pop();
+                    held = true;
+                    break;
+                }
+                budget -= 1;
+                self.begin(&disk)?;
+            }
+            self.send_off();
+            self.answer()?;
+            self.queue.signal(&self.memory, self.interrupt.as_ref())?;
+            if held {
+                return Ok(());
+            }
+            if budget == 0 {
+                self.queue.come_back();
+                return Ok(());
+            }
+            // A ring that is full makes itself heard.
+            if !self.has_room() || !self.queue.listen(&self.memory)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.flights.as_ref().is_none_or(|flights| !flights.is_full())
+    }
+
+    /// Starts the request in `self.chain`, or does all of it.
+    fn begin(&mut self, disk: &Arc<Disk>) -> Result<(), RingError> {
+        let Self { memory, queue, flights, chain, common, .. } = self;
+        let task = match request::parse(memory, chain, disk)? {
+            Ok(task) => task,
+            Err(failure) => {
+                common.metrics.invalid();
+                let written = request::finish(memory, chain, Err(failure));
+                return queue.complete(memory, chain.head(), written);
+            }
+        };
+        if flights.as_mut().is_some_and(|flights| flights.start(memory, chain, task, disk)) {
+            return Ok(());
+        }
+        let written = perform(memory, common, chain, task, disk);
+        queue.complete(memory, chain.head(), written)
+    }
+
+    fn send_off(&mut self) {
+        if self.flights.as_mut().is_some_and(|flights| !flights.submit()) {
+            // The kernel is out of memory for a moment; others have their turn meanwhile.
+            self.queue.come_back();
+        }
+    }
+
+    /// Answers what has landed.
+    fn answer(&mut self) -> Result<(), RingError> {
+        let Self { memory, queue, flights, common, .. } = self;
+        let Some(flights) = flights else { return Ok(()) };
+        while let Some((flight, outcome)) = flights.land(memory, common.write_through) {
+            let Flight { chain, task, disk, .. } = &flight;
+            let written = match outcome {
+                Outcome::Again => perform(memory, common, chain, *task, disk),
+                Outcome::Done => {
+                    common.metrics.done(*task);
+                    let read = if let Task::Read { len, .. } = task { *len } else { 0 };
+                    request::finish(memory, chain, Ok(read))
+                }
+                Outcome::Failed => {
+                    common.metrics.failed();
+                    request::finish(memory, chain, Err(request::Failure::Io))
+                }
+            };
+            queue.complete(memory, chain.head(), written)?;
+            flights.put_back(flight);
+        }
+        // Writes that have to be durable have another step to go.
+        if !flights.submit() {
+            queue.come_back();
+        }
+        Ok(())
+    }
+}
+
+/// Does a task now, and says what goes into the used ring.
+fn perform(memory: &GuestMemory, common: &Common, chain: &Chain, task: Task, disk: &Disk) -> u32 {
+    let Common { serial, write_through, metrics, .. } = common;
+    let result = task.perform(&Tools { memory, disk, serial, write_through: *write_through }, chain);
+    match result {
+        Ok(_) => metrics.done(task),
+        Err(_) => metrics.failed(),
+    }
+    request::finish(memory, chain, result)
+}
+
+impl Worker for BlockWorker {
+    fn sources(&self) -> Vec<Source> {
+        let kick = Source::readable(self.queue.event(), QUEUE);
+        let ring = self.flights.as_ref().map(|flights| Source::readable(flights, RING));
+        [kick].into_iter().chain(ring).chain(self.meter.source()).collect()
+    }
+
+    fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        match token {
+            TIMER => self.meter.fired(),
+            QUEUE => self.queue.clear_event(),
+            _ => {}
+        }
+        self.answer()?;
+        self.queue.signal(&self.memory, self.interrupt.as_ref())?;
+        self.serve(interest)
+    }
+
+    fn settle(&mut self, answer: bool) -> Result<(), RingError> {
+        while self.flights.as_ref().is_some_and(|flights| flights.under_way() > 0) {
+            if let Some(flights) = &mut self.flights {
+                flights.wait();
+            }
+            if answer {
+                self.answer()?;
+            } else if let Some(flights) = &mut self.flights {
+                while let Some((flight, _)) = flights.land(&self.memory, false) {
+                    flights.put_back(flight);
+                }
+            }
+        }
+        let disk = self.common.slot.disk();
+        if let Some(flights) = &mut self.flights {
+            flights.change(&disk);
+        }
+        if answer { self.queue.signal(&self.memory, self.interrupt.as_ref()) } else { Ok(()) }
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState { queues: vec![self.queue.snapshot()], device: serde_json::Value::Null }
+    }
+}
