@@ -7,10 +7,13 @@
 //! [`event_loop`] (from there to the end).
 
 #![deny(unsafe_code)]
+// Each device's tests are there twice: over virtio-mmio and over virtio-pci.
+#![cfg_attr(test, allow(clippy::duplicate_mod))]
 
 pub mod api;
 pub mod arch;
 pub mod args;
+pub mod backplane;
 pub mod boot_timer;
 pub mod bus;
 pub mod control;
@@ -29,6 +32,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mmds;
 pub mod observe;
+pub mod pci;
 pub mod platform;
 pub mod process;
 pub mod seccomp;

@@ -1,11 +1,11 @@
 //! Builds the machine: one story from files to running vCPUs.
 
-use crate::api::config::VmConfig;
+use crate::api::config::{self, VmConfig};
 use crate::api::status::{ExitReason, Step};
-use crate::arch::places::{Place, Places};
 use crate::arch::{self, ArchError, acpi, boot, layout};
+use crate::backplane::{Attached, Backplane};
 use crate::boot_timer::BootTimer;
-use crate::bus::{BadRange, Bus};
+use crate::bus::BadRange;
 use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
 use crate::files::Files;
@@ -15,19 +15,15 @@ use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
 use crate::platform;
 use crate::seccomp::{Filter, SeccompError, Thread};
-use crate::serial;
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
-use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
-use std::collections::HashMap;
-use std::fs::File;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::io;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -58,6 +54,9 @@ pub enum BuildError {
     /// Two devices at one place: a fault of this program.
     #[error("the machine's own address plan contradicts itself")]
     Plan(#[from] BadRange),
+    /// More devices than a PCI bus has slots.
+    #[error("too many devices: a PCI bus has room for 31; remove some, or set vial.transport to mmio")]
+    NoSlot,
     /// A KVM call.
     #[error("KVM could not {step}")]
     Kvm {
@@ -85,6 +84,7 @@ impl BuildError {
             Self::Config(_)
             | Self::Load(_)
             | Self::Device(_)
+            | Self::NoSlot
             | Self::Memory(MemoryError::FileTooShort { .. }) => ExitReason::BadConfig,
             Self::Arch(
                 ArchError::CommandLineTooLong(_)
@@ -100,11 +100,11 @@ impl BuildError {
     }
 }
 
-fn kvm_step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
+pub(crate) fn kvm_step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::Kvm { step, source }
 }
 
-fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+pub(crate) fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
     move |source| BuildError::Resource { what, source }
 }
 
@@ -116,9 +116,9 @@ pub struct Machine {
     pub handles: Handles,
     power_button: EventFd,
     /// In the order in which the guest finds them.
-    transports: Vec<Arc<Mutex<dyn Transport>>>,
+    transports: Vec<Attached>,
     // Interrupts and kicks are registered with it; it closes last.
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
 }
 
 impl Machine {
@@ -142,7 +142,7 @@ impl Machine {
     }
 }
 
-fn lock<'a>(transport: &'a Mutex<dyn Transport + 'static>) -> MutexGuard<'a, dyn Transport + 'static> {
+fn lock(transport: &Attached) -> MutexGuard<'_, dyn Transport + 'static> {
     transport.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -188,25 +188,21 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     };
     loader.start(source, memory.clone())?;
 
-    let vm = make_vm(config, &kvm, &memory)?;
-    let mut bus = Buses::default();
-    platform::insert(&mut bus.ports, &end)?;
+    let vm = Arc::new(make_vm(config, &kvm, &memory)?);
+    let surroundings = surroundings(&memory, workers, &end);
+    let mut backplane = Backplane::new(Arc::clone(&vm), surroundings, config.vial.transport)?;
+    platform::insert(&mut backplane.ports, &end)?;
     if let Some(timer) = timer {
-        bus.mmio.insert(layout::BOOT_TIMER, layout::BOOT_TIMER_SIZE, Box::new(timer))?;
+        backplane.mmio.insert(layout::BOOT_TIMER, layout::BOOT_TIMER_SIZE, Box::new(timer))?;
     }
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
-    let surroundings = surroundings(&memory, workers.clone(), &end);
-    let (mut places, mut handles) = (Places::default(), Handles::default());
+    let mut handles = Handles::default();
     for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared)? {
-        let place = places.allocate()?;
-        let transport = MmioTransport::with_line(surroundings.clone(), device, bus.line(&vm, place.gsi)?)
-            .map_err(resource("a device's events"))?;
-        handles.add(handle, transport.core().signals());
-        bus.attach(&vm, transport, place)?;
+        handles.add(handle, backplane.attach(device)?);
     }
     if let Some(files) = files.serial.take() {
-        bus.attach_serial(&vm, files, &workers)?;
+        backplane.attach_serial(files)?;
     }
     let vcpus = make_vcpus(config, &kvm, &vm)?;
     status.milestone(Step::VmBuilt);
@@ -218,8 +214,8 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
         initrd: None,
         header: None,
         vcpus: config.machine_config.vcpu_count,
-        devices: &bus.places,
-        extras: acpi::Extras { serial: config.serial.is_some() },
+        devices: backplane.places(),
+        extras: acpi::Extras { serial: config.serial.is_some(), pci: backplane.has_pci() },
     };
     boot::write_tables(&memory, &description)?;
     let loaded = loader.finish(&memory)?;
@@ -228,7 +224,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     (description.initrd, description.header) = (loaded.initrd, loaded.header);
     boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
-    let Buses { ports, mmio, transports, .. } = bus;
+    let Backplane { ports, mmio, transports, .. } = backplane;
     let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
     Ok(Machine { vcpus: threads.start(vcpus, &shared)?, handles, power_button, transports, _vm: vm })
@@ -236,10 +232,10 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
 fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThreads), BuildError> {
-    let profile = config.vial.profile;
-    let loader_filter = Filter::new(Thread::Loader, profile)?;
-    let vcpu_filter = Filter::new(Thread::Vcpu, profile)?;
-    let vmm_filter = Filter::new(Thread::Vmm, profile)?;
+    let (profile, pci) = (config.vial.profile, config.vial.transport == config::Transport::Pci);
+    let loader_filter = Filter::new(Thread::Loader, profile, pci)?;
+    let vcpu_filter = Filter::new(Thread::Vcpu, profile, pci)?;
+    let vmm_filter = Filter::new(Thread::Vmm, profile, pci)?;
     let (report, reports) = channel();
     let confined = |filter: Filter| {
         let report = report.clone();
@@ -256,7 +252,7 @@ fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThr
     let io_threads = match IoThreads::count(config) {
         // A filter that is not compiled costs no start-up.
         0 => IoThreads::default(),
-        _ => IoThreads::spawn(config, end, confined(Filter::new(Thread::Io, profile)?))
+        _ => IoThreads::spawn(config, end, confined(Filter::new(Thread::Io, profile, pci)?))
             .map_err(resource("a thread for a drive"))?,
     };
     vmm_filter.apply()?;
@@ -312,57 +308,4 @@ fn surroundings(memory: &GuestMemory, workers: WorkerLoop, end: &EndSignal) -> S
     let faults =
         FaultSink::new(move |device, what| end.end(ExitReason::GuestFault, format!("{device}: {what}")));
     Surroundings { memory: memory.clone(), workers, faults }
-}
-
-/// Both address spaces, and where devices are.
-#[derive(Default)]
-struct Buses {
-    ports: Bus,
-    mmio: Bus,
-    places: Vec<Place>,
-    lines: HashMap<u32, Arc<EventFd>>,
-    transports: Vec<Arc<Mutex<dyn Transport>>>,
-}
-
-impl Buses {
-    /// The event that raises an interrupt, one for all devices that share it.
-    fn line(&mut self, vm: &VmFd, gsi: u32) -> Result<Arc<EventFd>, BuildError> {
-        if let Some(line) = self.lines.get(&gsi) {
-            return Ok(Arc::clone(line));
-        }
-        let line = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?);
-        vm.register_irqfd(&line, gsi).map_err(kvm_step("wire a device's interrupt"))?;
-        self.lines.insert(gsi, Arc::clone(&line));
-        Ok(line)
-    }
-
-    /// Wires the serial port.
-    fn attach_serial(
-        &mut self,
-        vm: &VmFd,
-        (input, output): (Option<File>, File),
-        workers: &WorkerLoop,
-    ) -> Result<(), BuildError> {
-        let line = self.line(vm, layout::SERIAL_GSI)?;
-        let (port, worker) = serial::new(input, output, line).map_err(resource("the serial port"))?;
-        self.ports.insert(layout::PORT_SERIAL.into(), serial::PORTS, Box::new(port))?;
-        workers
-            .fire(move |ops| {
-                let _ = ops.add_subscriber(Box::new(worker));
-            })
-            .map_err(|error| resource("the serial port's place in the event loop")(io::Error::other(error)))
-    }
-
-    /// Wires a transport: its window, and a kick for each queue that never leaves the kernel.
-    fn attach(&mut self, vm: &VmFd, transport: MmioTransport, place: Place) -> Result<(), BuildError> {
-        let notify = IoEventAddress::Mmio(place.base + QUEUE_NOTIFY);
-        for (queue, event) in (0u32..).zip(transport.core().queue_events()) {
-            vm.register_ioevent(event, &notify, queue).map_err(kvm_step("wire a queue's kick"))?;
-        }
-        let transport = Arc::new(Mutex::new(transport));
-        self.mmio.share(place.base, place.size, Arc::clone(&transport) as _)?;
-        self.places.push(place);
-        self.transports.push(transport);
-        Ok(())
-    }
 }

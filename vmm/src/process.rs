@@ -157,7 +157,7 @@ fn run_on_request(
 /// Serves the API at `socket`.
 fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Front, Service), StartError> {
     let listener = files::listener("the API's socket (--api-sock, --api-fd)", socket)?;
-    let filter = Filter::new(Thread::Api, Profile::Api).map_err(ServeError::from)?;
+    let filter = Filter::new(Thread::Api, Profile::Api, false).map_err(ServeError::from)?;
     let front = Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests))?;
     host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
     let mut mmds = Store::new(options.mmds_limit);

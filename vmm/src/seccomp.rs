@@ -47,11 +47,11 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Compiles the list of `thread` under `profile`.
-    pub fn new(thread: Thread, profile: Profile) -> Result<Self, SeccompError> {
+    /// Compiles the list of `thread` under `profile`; `pci`: the VM's devices are on a PCI bus.
+    pub fn new(thread: Thread, profile: Profile, pci: bool) -> Result<Self, SeccompError> {
         let compile = || {
             let filter = SeccompFilter::new(
-                rules(thread, profile)?,
+                rules(thread, profile, pci)?,
                 SeccompAction::KillProcess,
                 SeccompAction::Allow,
                 TargetArch::x86_64,
@@ -170,7 +170,7 @@ const API: [i64; 10] = [
     libc::SYS_getsockopt,
 ];
 
-fn rules(thread: Thread, profile: Profile) -> RulesResult {
+fn rules(thread: Thread, profile: Profile, pci: bool) -> RulesResult {
     let mut rules: Rules = COMMON.iter().map(|call| (*call, Vec::new())).collect();
     let mut allow = |calls: &[i64]| rules.extend(calls.iter().map(|call| (*call, Vec::new())));
     match thread {
@@ -201,7 +201,8 @@ fn rules(thread: Thread, profile: Profile) -> RulesResult {
     rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
     rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
     if let Some(calls) = ioctls::of(thread) {
-        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().copied())?);
+        let pci = if pci { ioctls::of_pci(thread) } else { &[] };
+        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().chain(pci).copied())?);
     }
     if thread == Thread::Vmm && profile == Profile::Api {
         // A client names another file for a drive while the VM runs. Only what is there already: nothing is made.
@@ -243,8 +244,8 @@ fn any_of(
 mod ioctls {
     use super::Thread;
     use kvm_bindings::{
-        kvm_cpuid2, kvm_enable_cap, kvm_ioeventfd, kvm_irqfd, kvm_lapic_state, kvm_msrs, kvm_regs, kvm_sregs,
-        kvm_userspace_memory_region,
+        kvm_cpuid2, kvm_enable_cap, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_lapic_state, kvm_msrs,
+        kvm_regs, kvm_sregs, kvm_userspace_memory_region,
     };
 
     /// KVMIO of linux/kvm.h.
@@ -279,17 +280,17 @@ mod ioctls {
         ioc(NONE, 0x47, 0),                                         // KVM_SET_TSS_ADDR
         ioc(WRITE, 0x48, size_of::<u64>()),                         // KVM_SET_IDENTITY_MAP_ADDR
         ioc(NONE, 0x60, 0),                                         // KVM_CREATE_IRQCHIP
-        ioc(WRITE, 0x76, size_of::<kvm_irqfd>()),                   // KVM_IRQFD
-        ioc(WRITE, 0x79, size_of::<kvm_ioeventfd>()),               // KVM_IOEVENTFD
-        ioc(WRITE, 0xa3, size_of::<kvm_enable_cap>()),              // KVM_ENABLE_CAP
-        ioc(WRITE, 0x82, size_of::<kvm_regs>()),                    // KVM_SET_REGS
-        ioc(READ, 0x83, size_of::<kvm_sregs>()),                    // KVM_GET_SREGS
-        ioc(WRITE, 0x84, size_of::<kvm_sregs>()),                   // KVM_SET_SREGS
+        IRQFD,
+        IOEVENTFD,
+        ioc(WRITE, 0xa3, size_of::<kvm_enable_cap>()), // KVM_ENABLE_CAP
+        ioc(WRITE, 0x82, size_of::<kvm_regs>()),       // KVM_SET_REGS
+        ioc(READ, 0x83, size_of::<kvm_sregs>()),       // KVM_GET_SREGS
+        ioc(WRITE, 0x84, size_of::<kvm_sregs>()),      // KVM_SET_SREGS
         ioc(READ | WRITE, 0x88, size_of::<kvm_msrs>()), // KVM_GET_MSRS: what a CPU template changes
-        ioc(WRITE, 0x89, size_of::<kvm_msrs>()),        // KVM_SET_MSRS
-        ioc(READ, 0x8e, size_of::<kvm_lapic_state>()),  // KVM_GET_LAPIC
+        ioc(WRITE, 0x89, size_of::<kvm_msrs>()),       // KVM_SET_MSRS
+        ioc(READ, 0x8e, size_of::<kvm_lapic_state>()), // KVM_GET_LAPIC
         ioc(WRITE, 0x8f, size_of::<kvm_lapic_state>()), // KVM_SET_LAPIC
-        ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),      // KVM_SET_CPUID2
+        ioc(WRITE, 0x90, size_of::<kvm_cpuid2>()),     // KVM_SET_CPUID2
         TUNGETIFF,
         TUNSETOFFLOAD,
         TUNSETVNETHDRSZ,
@@ -300,6 +301,19 @@ mod ioctls {
 
     /// FIONBIO: sockets that don't wait.
     const API: [i32; 1] = [0x5421];
+    const IRQFD: i32 = ioc(WRITE, 0x76, size_of::<kvm_irqfd>());
+    const IOEVENTFD: i32 = ioc(WRITE, 0x79, size_of::<kvm_ioeventfd>());
+    const SET_GSI_ROUTING: i32 = ioc(WRITE, 0x6a, size_of::<kvm_irq_routing>());
+
+    /// What a guest asks for by writing to configuration spaces and tables of messages, in its vCPUs' threads: BARs move, and with them the
+    /// places of kicks; messages change and are masked. Unplugging undoes it in the main thread. All of it is about this VM alone.
+    pub(super) fn of_pci(thread: Thread) -> &'static [i32] {
+        match thread {
+            Thread::Vcpu => &[IRQFD, IOEVENTFD, SET_GSI_ROUTING],
+            Thread::Vmm => &[SET_GSI_ROUTING],
+            Thread::Loader | Thread::Io | Thread::Api => &[],
+        }
+    }
 
     pub(super) fn of(thread: Thread) -> Option<&'static [i32]> {
         match thread {
@@ -330,7 +344,7 @@ mod tests {
             _ => Thread::Loader,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
-        Filter::new(thread, Profile::Pod).unwrap().apply().unwrap();
+        Filter::new(thread, Profile::Pod, true).unwrap().apply().unwrap();
         match call {
             "nothing" => {}
             "open" => drop(std::fs::File::open("/dev/null")),
@@ -393,7 +407,7 @@ mod tests {
     fn every_list_compiles() {
         for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
             for profile in [Profile::Pod, Profile::Open, Profile::Api] {
-                Filter::new(thread, profile).unwrap();
+                Filter::new(thread, profile, true).unwrap();
             }
         }
     }
@@ -418,7 +432,7 @@ mod tests {
             libc::SYS_io_uring_register,
         ];
         for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
-            let rules = rules(thread, Profile::Open).unwrap();
+            let rules = rules(thread, Profile::Open, true).unwrap();
             assert!(never.iter().all(|call| !rules.contains_key(call)));
         }
     }
@@ -432,7 +446,7 @@ mod tests {
             (Thread::Vmm, Profile::Api, true),
             (Thread::Api, Profile::Api, false),
         ] {
-            assert_eq!(rules(thread, profile).unwrap().contains_key(&libc::SYS_connect), allowed);
+            assert_eq!(rules(thread, profile, true).unwrap().contains_key(&libc::SYS_connect), allowed);
         }
     }
 
@@ -445,7 +459,7 @@ mod tests {
             (Thread::Loader, Profile::Api, false),
             (Thread::Api, Profile::Api, false),
         ] {
-            assert_eq!(rules(thread, profile).unwrap().contains_key(&libc::SYS_openat), allowed);
+            assert_eq!(rules(thread, profile, true).unwrap().contains_key(&libc::SYS_openat), allowed);
         }
     }
 }

@@ -19,6 +19,7 @@ mod io;
 pub mod limiter;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 mod queue;
 pub mod rng;
 #[cfg(test)]

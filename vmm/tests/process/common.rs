@@ -22,6 +22,25 @@ pub fn out(port: u16, value: u8) -> Vec<u8> {
     vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
 }
 
+/// `mov eax, [address]; cmp eax, value; jne` back: waits until a register reads so.
+pub fn until(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xa1];
+    code.extend(address.to_le_bytes());
+    code.push(0x3d);
+    code.extend(value.to_le_bytes());
+    code.extend([0x75, 0xf4]);
+    code
+}
+
+/// `mov eax, value; mov [address], eax`.
+pub fn set(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xb8];
+    code.extend(value.to_le_bytes());
+    code.push(0xa3);
+    code.extend(address.to_le_bytes());
+    code
+}
+
 /// An ELF file with `code` as its only segment and a PVH note.
 pub fn kernel(code: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();

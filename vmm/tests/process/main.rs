@@ -13,4 +13,5 @@ mod kernels;
 mod machine;
 mod media;
 mod observe;
+mod pci;
 mod refusals;

@@ -1,7 +1,7 @@
 //! Media of removable drives, in the pod profile and under its filters: what the host does, and what of it a guest sees.
 
 use crate::client::{Client, spawn_listening};
-use crate::common::{HANG, Process, Vm, inherit, kvm, out};
+use crate::common::{HANG, Process, Vm, inherit, kvm, out, set, until};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,25 +12,6 @@ const WINDOW: u32 = 0xd000_0000;
 const INTERRUPT_STATUS: u32 = WINDOW + 0x60;
 const INTERRUPT_ACK: u32 = WINDOW + 0x64;
 const CAPACITY: u32 = WINDOW + 0x100;
-
-/// `mov eax, [address]; cmp eax, value; jne` back: waits until a register reads so.
-fn until(address: u32, value: u32) -> Vec<u8> {
-    let mut code = vec![0xa1];
-    code.extend(address.to_le_bytes());
-    code.push(0x3d);
-    code.extend(value.to_le_bytes());
-    code.extend([0x75, 0xf4]);
-    code
-}
-
-/// `mov eax, value; mov [address], eax`.
-fn set(address: u32, value: u32) -> Vec<u8> {
-    let mut code = vec![0xb8];
-    code.extend(value.to_le_bytes());
-    code.push(0xa3);
-    code.extend(address.to_le_bytes());
-    code
-}
 
 /// A pod-profile VM with two removable drives, `image` and `upper`, that runs `code`.
 struct Pod {

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use vmm::api::config::{
     BootSource, CacheType, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig,
-    NetworkInterface, Profile, VmConfig, Vsock,
+    NetworkInterface, Profile, Transport, VmConfig, Vsock,
 };
 use vmm::api::control::MAX_FILES;
 
@@ -177,7 +177,13 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         network_interfaces,
         vsock,
         entropy: Some(Entropy {}),
-        vial: Extensions { profile: Profile::Pod, console, control: Some(control), status: Some(status) },
+        vial: Extensions {
+            profile: Profile::Pod,
+            transport: Transport::Mmio,
+            console,
+            control: Some(control),
+            status: Some(status),
+        },
         ..VmConfig::booting(boot_source)
     };
     if table.0.len() > MAX_TABLE {

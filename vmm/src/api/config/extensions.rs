@@ -10,6 +10,9 @@ pub struct Extensions {
     /// What the process may do.
     #[serde(default)]
     pub profile: Profile,
+    /// How the guest reaches its virtio devices.
+    #[serde(default)]
+    pub transport: Transport,
     /// virtio-console (hvc0); absent: the guest has no console.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<Console>,
@@ -19,6 +22,18 @@ pub struct Extensions {
     /// Where [`crate::api::status`] records are appended, one JSON line each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<FileSource>,
+}
+
+/// In front of virtio devices, all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// virtio-mmio: boots fastest; up to 64 devices.
+    #[default]
+    Mmio,
+    /// virtio-pci with MSI-X, as with Firecracker's `--enable-pci`: an interrupt for each queue, and devices can be plugged in while the
+    /// guest runs; up to 31 devices.
+    Pci,
 }
 
 /// hvc0.

@@ -24,7 +24,7 @@ pub use cpu::{
 };
 pub use drive::{CacheType, Drive, IoEngine};
 pub use entropy::Entropy;
-pub use extensions::{Console, Extensions, Profile};
+pub use extensions::{Console, Extensions, Profile, Transport};
 pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate, MemoryBacking};
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network::NetworkInterface;

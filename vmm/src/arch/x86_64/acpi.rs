@@ -6,6 +6,7 @@ use acpi_tables::{
     fadt::{FADTBuilder, Flags, PmProfile},
     gas::{AccessSize, AddressSpace, GAS},
     madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic},
+    mcfg::MCFG,
     rsdp::Rsdp,
     sdt::Sdt,
     xsdt::XSDT,
@@ -24,6 +25,8 @@ const DSDT_REVISION: u8 = 2;
 pub struct Extras {
     /// A serial port at [`layout::PORT_SERIAL`].
     pub serial: bool,
+    /// A PCI bus.
+    pub pci: bool,
 }
 
 /// All tables as they lie from [`layout::ACPI_START`] on, the RSDP first.
@@ -40,9 +43,11 @@ pub fn tables(vcpus: u8, devices: &[Place], extras: Extras) -> Vec<u8> {
     let dsdt = place(&dsdt_table(devices, extras));
     let fadt = place(&bytes(&fadt(dsdt)));
     let madt = place(&bytes(&madt(vcpus)));
+    let mcfg = extras.pci.then(|| place(&bytes(&mcfg())));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    mcfg.into_iter().for_each(|mcfg| xsdt.add_entry(mcfg));
     let xsdt = place(&bytes(&xsdt));
     let rsdp = bytes(&Rsdp::new(OEM_ID, xsdt));
     image[..rsdp.len()].copy_from_slice(&rsdp);
@@ -93,6 +98,13 @@ fn madt(vcpus: u8) -> MADT {
     table
 }
 
+/// Where the configuration space of segment 0, bus 0 is.
+fn mcfg() -> MCFG {
+    let mut table = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.add_ecam(layout::PCI_ECAM, 0, 0, 0);
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,11 +132,11 @@ mod tests {
     #[test]
     fn all_tables_are_reachable_and_their_checksums_hold() {
         let place = Place { base: 0xd000_0000, size: 0x1000, gsi: 6 };
-        let image = tables(32, &[place; 64], Extras { serial: true });
+        let image = tables(32, &[place; 64], Extras { serial: true, pci: true });
         assert!(image.len() as u64 <= layout::ACPI_END - layout::ACPI_START);
         let tables = walk(&image);
         let names: Vec<_> = tables.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["FACP", "APIC", "DSDT", "XSDT"]);
+        assert_eq!(names, ["FACP", "APIC", "MCFG", "DSDT", "XSDT"]);
         for (name, table) in &tables {
             assert_eq!(table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0, "{name}");
         }

@@ -1,11 +1,12 @@
 //! The definition block of the DSDT: devices, soft-off, power button, pvpanic.
 
 use super::{acpi::Extras, layout, places::Place};
+use crate::pci::root::ECAM_SIZE;
 use acpi_tables::{
     Aml,
     aml::{
-        Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, ONE, Package,
-        Path, ResourceTemplate, Scope, ZERO,
+        AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed,
+        Method, Name, Notify, ONE, Package, Path, ResourceTemplate, Scope, ZERO,
     },
 };
 
@@ -19,6 +20,9 @@ pub(super) fn definitions(devices: &[Place], extras: Extras) -> Vec<u8> {
     for (index, place) in devices.iter().enumerate() {
         let shared = devices.iter().filter(|other| other.gsi == place.gsi).count() > 1;
         virtio_mmio(index, place, shared, &mut code);
+    }
+    if extras.pci {
+        pci_bus(&mut code);
     }
     power_button(&mut code);
     pvpanic(&mut code);
@@ -52,6 +56,41 @@ fn virtio_mmio(index: usize, place: &Place, shared: bool, code: &mut Vec<u8>) {
                 &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&window, &interrupt])),
             ],
         )],
+    )
+    .to_aml_bytes(code);
+}
+
+/// The host bridge (`PNP0A03`) with its bus and its window, and who else may not have its configuration space (`PNP0C02`). There is no
+/// interrupt routing: no function has a pin.
+fn pci_bus(code: &mut Vec<u8>) {
+    let bus = AddressSpace::new_bus_number(0u16, 0u16);
+    let (start, size) = (layout::PCI_WINDOW as u32, layout::PCI_WINDOW_SIZE as u32);
+    let window =
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, start, start + (size - 1), None);
+    let ecam = Memory32Fixed::new(true, layout::PCI_ECAM as u32, ECAM_SIZE as u32);
+    Scope::new(
+        Path::new("_SB_"),
+        vec![
+            &Device::new(
+                Path::new("PCI0"),
+                vec![
+                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0A03")),
+                    &Name::new(Path::new("_UID"), &ZERO),
+                    &Name::new(Path::new("_SEG"), &ZERO),
+                    &Name::new(Path::new("_BBN"), &ZERO),
+                    &Name::new(Path::new("_CCA"), &ONE),
+                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&bus, &window])),
+                ],
+            ),
+            &Device::new(
+                Path::new("ECAM"),
+                vec![
+                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
+                    &Name::new(Path::new("_UID"), &ZERO),
+                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&ecam])),
+                ],
+            ),
+        ],
     )
     .to_aml_bytes(code);
 }

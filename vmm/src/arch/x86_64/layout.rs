@@ -4,7 +4,8 @@
 //! 0x0000_0500 GDT          0x0000_7000 PVH memory map, or zero page     0x0000_9000 page tables (linux64)
 //! 0x0000_6000 start_info   0x0002_0000 command line                     0x000e_0000 ACPI tables
 //! 0x0010_0000 kernel …     top of low RAM: initrd
-//! 0xc000_0000 … 4 GiB      no RAM: boot timer at 0xc000_0000, virtio-mmio at 0xd000_0000, IOAPIC 0xfec0_0000, local APIC 0xfee0_0000
+//! 0xc000_0000 … 4 GiB      no RAM: boot timer at 0xc000_0000, virtio-mmio at 0xd000_0000, PCI from 0xe000_0000 on,
+//!                          IOAPIC 0xfec0_0000, local APIC 0xfee0_0000
 //! 0x1_0000_0000 …          the rest of RAM
 //! ```
 
@@ -55,6 +56,13 @@ pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 pub const VIRTIO_MMIO_SIZE: u64 = 0x10_0000;
 /// One window: a page, so that each can be mapped alone.
 pub const VIRTIO_MMIO_WINDOW: u64 = 0x1000;
+/// Configuration space of the PCI bus (ECAM), if there is one.
+pub const PCI_ECAM: u64 = 0xe000_0000;
+/// Where the BARs of PCI devices lie. Below 4 GiB, though they have 64 bits: there every guest reaches them, however few address bits
+/// its processor has and however much RAM lies above, and no device needs more than a few pages.
+pub const PCI_WINDOW: u64 = 0xe800_0000;
+/// Room for them.
+pub const PCI_WINDOW_SIZE: u64 = 0x800_0000;
 /// IOAPIC registers, where KVM has them.
 pub const IOAPIC: u32 = 0xfec0_0000;
 /// Local APIC registers, where KVM has them.
@@ -72,6 +80,8 @@ pub const GED_GSI: u32 = 5;
 pub const VIRTIO_GSI_FIRST: u32 = 6;
 /// Last one: KVM's IOAPIC has 24 pins.
 pub const VIRTIO_GSI_LAST: u32 = 23;
+/// From here on interrupts are messages, not pins.
+pub const FIRST_MESSAGE_GSI: u32 = 24;
 
 /// ACPI sleep control register (8 bit; ACPI 6.5, 4.8.3.7).
 pub const PORT_SLEEP_CONTROL: u16 = 0x600;
@@ -115,12 +125,16 @@ pub enum RangeKind {
 }
 
 /// The memory map as the guest is told it: (start, length in bytes, kind).
-pub fn memory_map(size: u64) -> Vec<(u64, u64, RangeKind)> {
+pub fn memory_map(size: u64, pci: bool) -> Vec<(u64, u64, RangeKind)> {
     let mut map = vec![
         (0, LOW_RAM_END, RangeKind::Ram),
         (LOW_RAM_END, HIGH_RAM - LOW_RAM_END, RangeKind::Reserved),
         (HIGH_RAM, low_ram_end(size) - HIGH_RAM, RangeKind::Ram),
     ];
+    if pci {
+        // "Must be reserved" (PCI firmware 3.3, 4.1.2), or Linux does not use it.
+        map.push((PCI_ECAM, crate::pci::root::ECAM_SIZE, RangeKind::Reserved));
+    }
     map.extend(ram(size).into_iter().skip(1).map(|(start, len)| (start.0, len, RangeKind::Ram)));
     map
 }
@@ -141,7 +155,7 @@ mod tests {
 
     #[test]
     fn memory_map_has_no_gap_and_no_overlap_below_the_hole() {
-        let map = memory_map(8 << 30);
+        let map = memory_map(8 << 30, true);
         assert_eq!(map[0].0, 0);
         assert!(map[..3].windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0));
         let ram: u64 = map.iter().filter(|range| range.2 == RangeKind::Ram).map(|range| range.1).sum();

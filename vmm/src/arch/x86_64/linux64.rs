@@ -33,7 +33,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> 
         page.hdr.ramdisk_size = initrd.len as u32;
     }
     page.acpi_rsdp_addr = layout::ACPI_START;
-    let map = layout::memory_map(description.memory_size);
+    let map = layout::memory_map(description.memory_size, description.extras.pci);
     page.e820_entries = map.len() as u8;
     for (index, (addr, size, kind)) in map.into_iter().enumerate() {
         page.e820_table[index] = boot_e820_entry { addr, size, r#type: kind as u32 };

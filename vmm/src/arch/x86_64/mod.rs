@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod boot;
 pub mod cpuid;
 mod dsdt;
+mod interrupts;
 pub mod layout;
 mod linux64;
 mod msrs;
@@ -13,6 +14,7 @@ mod registers;
 mod template;
 
 pub use cpuid::Topology;
+pub use interrupts::{message_route, pin_routes};
 
 use crate::api::config::CpuConfig;
 use kvm_bindings::{

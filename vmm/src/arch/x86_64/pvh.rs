@@ -10,7 +10,7 @@ const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
 
 pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> Result<(), ArchError> {
-    let map = layout::memory_map(description.memory_size);
+    let map = layout::memory_map(description.memory_size, description.extras.pci);
     for (index, (addr, size, kind)) in (0..).zip(&map) {
         let entry =
             hvm_memmap_table_entry { addr: *addr, size: *size, type_: *kind as u32, ..Default::default() };

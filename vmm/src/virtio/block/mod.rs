@@ -12,9 +12,23 @@ mod metrics;
 mod request;
 mod ring;
 #[cfg(test)]
-mod ring_tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "ring_tests.rs"]
+    mod ring_tests;
+    #[path = "tests.rs"]
+    mod tests;
+}
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "ring_tests.rs"]
+    mod ring_tests;
+    #[path = "tests.rs"]
+    mod tests;
+}
 mod tray;
 mod worker;
 

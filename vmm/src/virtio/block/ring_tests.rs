@@ -1,13 +1,13 @@
 //! Disks behind rings, with several queues, with and without the page cache.
 
+use super::super::*;
+use super::Guest;
 use super::tests::{OK, content, file, header, pattern};
-use super::*;
 use crate::virtio::Transport;
-use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE as ENTRIES, VERSION_1};
+use crate::virtio::testing::{Buffer, EVENT_IDX, INDIRECT, QUEUE_SIZE as ENTRIES, VERSION_1};
 use proptest::prelude::*;
 use std::fs::File;
 use virtio_bindings::virtio_blk::*;
-use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
 
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -140,11 +140,11 @@ fn what_is_under_way_lands_before_a_reset_a_pause_and_an_exchange_end() {
         (OK, pattern(1 << 21, 2)[4000 * 512..4001 * 512].to_vec())
     );
     start(&mut guest);
-    guest.set(VIRTIO_MMIO_STATUS, 0);
+    guest.set_status(0);
     assert_eq!((guest.used(0), guest.used(1)), (None, None), "the driver is past wanting answers");
     guest.negotiate(VERSION_1 | FLUSH);
     guest.set_up_rings();
-    guest.set(VIRTIO_MMIO_STATUS, 15);
+    guest.set_status(15);
     guest.run();
     assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, OK);
     assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![9; 512]));

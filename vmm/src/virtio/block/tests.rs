@@ -1,16 +1,13 @@
-use super::*;
+use super::super::*;
+use super::Guest;
 use crate::api::config::RateLimiter;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
-use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::testing::{Buffer, EVENT_IDX, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use virtio_bindings::virtio_blk::*;
-use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
-    VIRTIO_MMIO_STATUS,
-};
 
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
@@ -241,7 +238,7 @@ fn a_drive_without_a_medium_is_one_sector_of_zeroes() {
 #[test]
 fn media_come_and_go_and_the_driver_is_told() {
     let (mut guest, tray) = removable(true);
-    let mut generation = guest.get(VIRTIO_MMIO_CONFIG_GENERATION);
+    let mut generation = guest.generation();
     for (seed, sectors) in [(1, 3), (2, 3), (3, 7), (4, 1)] {
         let whole = pattern(sectors * 512, seed);
         let (first, second) = whole.split_at(512);
@@ -249,21 +246,20 @@ fn media_come_and_go_and_the_driver_is_told() {
         insert(&guest, &tray, files).unwrap();
         let mut told = |guest: &mut Guest| {
             assert!(guest.interrupted());
-            assert_eq!(guest.get(VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 2);
-            guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
-            let before = std::mem::replace(&mut generation, guest.get(VIRTIO_MMIO_CONFIG_GENERATION));
+            assert_eq!(guest.acknowledge() & 2, 2);
+            let before = std::mem::replace(&mut generation, guest.generation());
             assert_ne!(generation, before);
         };
         told(&mut guest);
         assert_eq!(u64::from_le_bytes(guest.config(0)), sectors as u64);
         assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], whole.len() as u32), (OK, whole));
-        guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
+        guest.acknowledge();
         guest.interrupted();
         eject(&guest, &tray);
         told(&mut guest);
         assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
         assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![0; 512]));
-        guest.set(VIRTIO_MMIO_INTERRUPT_ACK, 3);
+        guest.acknowledge();
         guest.interrupted();
         // An empty drive has nothing to tell.
         eject(&guest, &tray);
@@ -344,7 +340,7 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
     insert(&guest, &tray, vec![file(&[1; 1024])]).unwrap();
     guest.negotiate(VERSION_1);
     guest.set_up_rings();
-    guest.set(VIRTIO_MMIO_STATUS, 15);
+    guest.set_status(15);
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
     guest.transport.core_mut().pause();

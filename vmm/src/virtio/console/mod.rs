@@ -5,7 +5,19 @@
 
 mod output;
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
+#[cfg(test)]
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
 
 pub use output::OUTPUT_BUFFER;
 pub(crate) use output::{Input, Output, OutputBuffer};

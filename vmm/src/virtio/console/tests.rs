@@ -1,5 +1,6 @@
-use super::*;
-use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, VERSION_1};
+use super::super::*;
+use super::Guest;
+use crate::virtio::testing::{Buffer, EVENT_IDX, VERSION_1};
 use std::io::Write;
 use std::io::{Seek, pipe};
 use std::os::fd::OwnedFd;
@@ -103,11 +104,11 @@ fn the_end_of_input_is_quiet() {
     give(&mut guest, 64);
     assert_eq!(guest.used(0), None);
     // A driver that comes again finds it still ended.
-    guest.set(0x70, 0);
+    guest.set_status(0);
     guest.run();
     guest.negotiate(VERSION_1);
     guest.set_up_rings();
-    guest.set(0x70, 15);
+    guest.set_status(15);
     give(&mut guest, 64);
     assert_eq!(guest.used(0), None);
 }

@@ -85,7 +85,9 @@ impl Transport for MmioTransport {
     }
 
     fn restore(&mut self, state: &TransportState) -> Result<(), DeviceError> {
-        let TransportState::Mmio { core } = state;
+        let TransportState::Mmio { core } = state else {
+            return Err(self.core.bad_state("it was saved behind another transport"));
+        };
         self.core.restore(core)?;
         if core.interrupt_status != 0 {
             // The edge may have been lost with the old interrupt controller; one too many harms nobody.

@@ -162,7 +162,7 @@ fn a_state_of_another_device_is_refused() {
         |state: &mut CoreState| state.driver_features |= 1 << 50,
     ] {
         let mut state = state.clone();
-        let TransportState::Mmio { core } = &mut state;
+        let TransportState::Mmio { core } = &mut state else { unreachable!("it was made by virtio-mmio") };
         spoil(core);
         assert!(Guest::cold(rng()).transport.restore(&state).is_err());
     }

@@ -1,8 +1,9 @@
-use super::tap::{HEADER, Tap};
-use super::*;
+use super::super::tap::{HEADER, Tap};
+use super::super::*;
+use super::Guest;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
-use crate::virtio::testing::{Buffer, EVENT_IDX, Guest, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::testing::{Buffer, EVENT_IDX, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

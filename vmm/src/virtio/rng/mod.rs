@@ -1,7 +1,19 @@
 //! virtio-rng (virtio 1.2, section 5.4): the host kernel's randomness.
 
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
+#[cfg(test)]
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
 
 use super::queue::drain;
 use super::worker::{Interest, Source, Worker, WorkerSlot};

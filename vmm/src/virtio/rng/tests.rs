@@ -1,5 +1,6 @@
-use super::Rng;
-use crate::virtio::testing::{Guest, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
+use super::super::Rng;
+use super::Guest;
+use crate::virtio::testing::{INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
 use proptest::prelude::*;
 
 fn guest() -> Guest {
@@ -32,10 +33,10 @@ fn a_ring_that_claims_more_than_it_has_ends_the_vm() {
     guest.kick(0);
     guest.run();
     assert_eq!(guest.faults().len(), 1);
-    guest.set(0x70, 0);
+    guest.set_status(0);
     guest.negotiate(VERSION_1);
     guest.set_up_rings();
-    guest.set(0x70, 15);
+    guest.set_status(15);
     guest.run();
     let buffer = guest.room(8, true);
     guest.send(0, &[buffer]);

@@ -177,9 +177,19 @@ impl Core {
         self.queue_select = queue;
     }
 
+    /// The selectors as they were written: device features, driver features, queue.
+    pub(crate) fn selects(&self) -> (u32, u32, u32) {
+        (self.device_features_select, self.driver_features_select, self.queue_select)
+    }
+
     /// The selected half of what is offered.
     pub(crate) fn device_features_half(&self) -> u32 {
         half(self.device_features(), self.device_features_select)
+    }
+
+    /// The selected half of what was accepted.
+    pub(crate) fn driver_features_half(&self) -> u32 {
+        half(self.driver_features, self.driver_features_select)
     }
 
     /// Writes the selected half of what the driver accepts.

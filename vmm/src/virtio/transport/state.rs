@@ -1,6 +1,7 @@
 //! What the registers remember, and how that crosses from one process to another.
 
 use super::Core;
+use crate::virtio::pci::PciState;
 use crate::virtio::{DeviceError, DeviceState, QueueSnapshot};
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_DRIVER_OK;
@@ -88,6 +89,13 @@ pub enum TransportState {
     Mmio {
         /// All that it has.
         core: CoreState,
+    },
+    /// Of [`crate::virtio::pci::PciTransport`].
+    Pci {
+        /// What all transports have.
+        core: CoreState,
+        /// Its own registers.
+        pci: PciState,
     },
 }
 

@@ -9,7 +9,19 @@ mod handshake;
 mod muxer;
 mod packet;
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
+#[cfg(test)]
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
 mod worker;
 
 use super::io::set_nonblocking;

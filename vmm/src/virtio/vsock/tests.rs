@@ -1,9 +1,10 @@
-use super::muxer::MAX_HANDSHAKES;
-use super::packet::{
+use super::super::muxer::MAX_HANDSHAKES;
+use super::super::packet::{
     HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
 };
-use super::*;
-use crate::virtio::testing::{EVENT_IDX, Guest, QUEUE_SIZE, VERSION_1};
+use super::super::*;
+use super::Guest;
+use crate::virtio::testing::{EVENT_IDX, QUEUE_SIZE, VERSION_1};
 use proptest::prelude::*;
 use std::io::{ErrorKind, Read, Write};
 use vm_memory::{Bytes, GuestAddress};
@@ -466,12 +467,12 @@ fn a_reset_closes_connections_and_keeps_the_sockets_of_ports() {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let mut pair = Pair::with(|_| GuestConnect::Ports(HashMap::from([(1024, theirs)])));
     let (mut stream, _) = pair.host_connects(5);
-    pair.guest.set(0x70, 0);
+    pair.guest.set_status(0);
     pair.guest.run();
     assert!(is_closed(&mut stream));
     pair.guest.negotiate(VERSION_1 | EVENT_IDX);
     pair.guest.set_up_rings();
-    pair.guest.set(0x70, 15);
+    pair.guest.set_status(15);
     pair.guest.run();
     pair.buffers.clear();
     let buffer = pair.guest.room(RECEIVE_BUFFER, true);

@@ -1,14 +1,15 @@
 //! A guest's side for tests: a driver that goes through the registers and the rings as a real one does, and can misbehave.
 
-use super::mmio::{MmioTransport, QUEUE_NOTIFY};
+mod registers;
+
 use super::{FaultSink, GuestMemory, Subscriber, Surroundings, Transport, TransportState, VirtioDevice};
-use crate::bus::BusDevice;
 use event_manager::EventManager;
 use std::sync::{Arc, Mutex};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_mmio as reg;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{Bytes, GuestAddress};
+
+pub use registers::{BAR, Mmio, Pci, Registers, capability, read};
 
 pub const MEMORY_SIZE: u64 = 16 << 20;
 pub const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
@@ -47,16 +48,23 @@ impl Ring {
     }
 }
 
-pub struct Guest {
+/// A guest whose devices are behind virtio-mmio.
+pub type Guest = GuestOver<Mmio>;
+
+/// A guest whose devices are behind virtio-pci.
+pub type PciGuest = GuestOver<Pci>;
+
+pub struct GuestOver<R: Registers> {
     pub memory: GuestMemory,
-    pub transport: MmioTransport,
+    pub transport: R::Transport,
+    pub registers: R,
     pub rings: Vec<Ring>,
     pub faults: Arc<Mutex<Vec<String>>>,
     manager: EventManager<Subscriber>,
     next_buffer: u64,
 }
 
-/// A buffer's place, for [`Guest::send`].
+/// A buffer's place, for [`GuestOver::send`].
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer {
     pub address: u64,
@@ -65,6 +73,16 @@ pub struct Buffer {
 }
 
 impl Guest {
+    pub fn get(&mut self, register: u32) -> u32 {
+        registers::get(&mut self.transport, register)
+    }
+
+    pub fn set(&mut self, register: u32, value: u32) {
+        registers::set(&mut self.transport, register, value);
+    }
+}
+
+impl<R: Registers> GuestOver<R> {
     /// A guest whose driver has not looked at the device yet.
     pub fn cold(device: Box<dyn VirtioDevice>) -> Self {
         Self::with_memory(memory(), device)
@@ -78,8 +96,8 @@ impl Guest {
             FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
         let workers = manager.remote_endpoint();
         let surroundings = Surroundings { memory: memory.clone(), workers, faults: faults_to };
-        let transport = MmioTransport::new(surroundings, device).unwrap();
-        Self { memory, transport, rings: Vec::new(), faults, manager, next_buffer: BUFFERS }
+        let (registers, transport) = R::new(surroundings, device);
+        Self { memory, transport, registers, rings: Vec::new(), faults, manager, next_buffer: BUFFERS }
     }
 
     /// A guest whose driver accepted `features` and is ready.
@@ -87,36 +105,40 @@ impl Guest {
         let mut guest = Self::cold(device);
         guest.negotiate(features);
         guest.set_up_rings();
-        guest.set(reg::VIRTIO_MMIO_STATUS, 15);
-        assert_eq!(guest.get(reg::VIRTIO_MMIO_STATUS), 15);
+        guest.set_status(15);
+        assert_eq!(guest.status(), 15);
         guest.run();
         guest
     }
 
-    pub fn get(&mut self, register: u32) -> u32 {
-        let mut data = [0; 4];
-        self.transport.read(register.into(), &mut data);
-        u32::from_le_bytes(data)
+    pub fn status(&mut self) -> u32 {
+        R::status(&mut self.transport)
     }
 
-    pub fn set(&mut self, register: u32, value: u32) {
-        self.transport.write(register.into(), &value.to_le_bytes());
+    pub fn set_status(&mut self, status: u32) {
+        R::set_status(&mut self.transport, status);
+    }
+
+    pub fn generation(&mut self) -> u32 {
+        R::generation(&mut self.transport)
+    }
+
+    /// What was signalled since the last time: 1 for queues, 2 for the configuration.
+    pub fn acknowledge(&mut self) -> u32 {
+        R::acknowledge(&mut self.transport)
     }
 
     pub fn config<const N: usize>(&mut self, offset: u64) -> [u8; N] {
         let mut data = [0; N];
-        self.transport.read(u64::from(reg::VIRTIO_MMIO_CONFIG) + offset, &mut data);
+        R::config(&mut self.transport, offset, &mut data);
         data
     }
 
     pub fn negotiate(&mut self, features: u64) {
-        self.set(reg::VIRTIO_MMIO_STATUS, 1);
-        self.set(reg::VIRTIO_MMIO_STATUS, 3);
-        for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
-            self.set(reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
-            self.set(reg::VIRTIO_MMIO_DRIVER_FEATURES, half);
-        }
-        self.set(reg::VIRTIO_MMIO_STATUS, 11);
+        self.set_status(1);
+        self.set_status(3);
+        R::accept(&mut self.transport, features);
+        self.set_status(11);
     }
 
     pub fn set_up_rings(&mut self) {
@@ -134,12 +156,8 @@ impl Guest {
             next_avail: 0,
             next_used: 0,
         };
-        self.set(reg::VIRTIO_MMIO_QUEUE_SEL, index);
-        self.set(reg::VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into());
-        self.set(reg::VIRTIO_MMIO_QUEUE_DESC_LOW, ring.table() as u32);
-        self.set(reg::VIRTIO_MMIO_QUEUE_AVAIL_LOW, ring.avail() as u32);
-        self.set(reg::VIRTIO_MMIO_QUEUE_USED_LOW, ring.used() as u32);
-        self.set(reg::VIRTIO_MMIO_QUEUE_READY, 1);
+        let parts = [ring.table(), ring.avail(), ring.used()];
+        R::set_up(&mut self.transport, index, QUEUE_SIZE.into(), parts);
         ring
     }
 
@@ -199,7 +217,7 @@ impl Guest {
     }
 
     pub fn kick(&mut self, queue: usize) {
-        self.transport.write(QUEUE_NOTIFY, &(queue as u32).to_le_bytes());
+        R::kick(&mut self.transport, queue as u32);
     }
 
     /// Offers, kicks, and lets the device work.
@@ -255,9 +273,9 @@ impl Guest {
         self.memory.write_obj(index, GuestAddress(place)).unwrap();
     }
 
-    /// Whether the interrupt line was raised since the last time.
+    /// Whether an interrupt came since the last time.
     pub fn interrupted(&mut self) -> bool {
-        self.transport.interrupt().read().is_ok()
+        self.registers.interrupted(&mut self.transport)
     }
 
     pub fn faults(&self) -> Vec<String> {
@@ -265,7 +283,7 @@ impl Guest {
     }
 
     pub fn is_broken(&mut self) -> bool {
-        self.get(reg::VIRTIO_MMIO_STATUS) & 0x40 != 0
+        self.status() & 0x40 != 0
     }
 
     /// The same guest in another process, with another device of the same kind.

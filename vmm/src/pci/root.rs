@@ -1,0 +1,200 @@
+//! The bus: finds functions behind ECAM, and their BARs in the window that the machine keeps for them.
+
+use super::{ConfigSpace, Function, Ids};
+use crate::bus::BusDevice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Devices on a bus; the first is the host bridge.
+pub const SLOTS: u8 = 32;
+/// Bytes of configuration space that ECAM has for a bus: 32 devices of 8 functions of 4 KiB (PCI Express 4.0, 7.2.2).
+pub const ECAM_SIZE: u64 = 1 << 20;
+
+/// A host bridge that has nothing to configure: "QEMU PCIe Host bridge", as good as any that guests know.
+const HOST_BRIDGE: Ids =
+    Ids { vendor: 0x1b36, device: 0x0008, revision: 0, class: 0x06_00_00, subsystem_vendor: 0, subsystem: 0 };
+
+struct Slot {
+    function: Shared,
+    // Where its BAR is, and how long it is.
+    base: Option<u64>,
+    size: u64,
+}
+
+/// A function that vCPUs and the machine share.
+pub type Shared = Arc<Mutex<dyn Function>>;
+
+/// One bus of one segment, each device with one function.
+///
+/// Locks: a function's before the slots', the slots' for a moment only.
+pub struct Root {
+    slots: Mutex<[Option<Slot>; SLOTS as usize]>,
+    window: std::ops::Range<u64>,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Root {
+    /// A bus with a host bridge and nothing else, whose BARs lie in `window`.
+    pub fn new(window: std::ops::Range<u64>) -> Arc<Self> {
+        let root = Self { slots: Mutex::default(), window };
+        root.add(0, Arc::new(Mutex::new(HostBridge(ConfigSpace::new(HOST_BRIDGE)))));
+        Arc::new(root)
+    }
+
+    /// The lowest slot that is free.
+    pub fn free_slot(&self) -> Option<u8> {
+        lock(&self.slots).iter().position(Option::is_none).map(|slot| slot as u8)
+    }
+
+    /// Puts a function into a slot, which is free.
+    pub fn add(&self, slot: u8, function: Shared) {
+        let mut guard = lock(&function);
+        let size = guard.bar_size();
+        lock(&self.slots)[usize::from(slot)] =
+            Some(Slot { function: Arc::clone(&function), base: None, size });
+        self.refresh(slot, &mut *guard);
+    }
+
+    /// Takes a function out of its slot.
+    pub fn remove(&self, slot: u8) -> Option<Shared> {
+        let function = Arc::clone(&lock(&self.slots).get(usize::from(slot))?.as_ref()?.function);
+        lock(&function).place(None);
+        lock(&self.slots)[usize::from(slot)] = None;
+        Some(function)
+    }
+
+    /// Puts a BAR where the guest wants it: in the window, in nobody's way. Otherwise it is nowhere.
+    fn refresh(&self, slot: u8, function: &mut (dyn Function + 'static)) {
+        let mut slots = lock(&self.slots);
+        let Some(Slot { base: old, size, .. }) = slots[usize::from(slot)] else { return };
+        let wanted = function.wanted().filter(|base| {
+            let inside = |end| *base >= self.window.start && end <= self.window.end;
+            base.checked_add(size).is_some_and(|end| {
+                let in_the_way =
+                    |other: &Slot| other.base.is_some_and(|start| start < end && *base < start + other.size);
+                let others = slots.iter().enumerate().filter(|(index, _)| *index != usize::from(slot));
+                inside(end) && !others.filter_map(|(_, other)| other.as_ref()).any(in_the_way)
+            })
+        });
+        if wanted == old {
+            return;
+        }
+        if let Some(slot) = &mut slots[usize::from(slot)] {
+            slot.base = wanted;
+        }
+        drop(slots);
+        function.place(wanted);
+    }
+
+    fn function(&self, slot: u8) -> Option<Shared> {
+        lock(&self.slots)[usize::from(slot)].as_ref().map(|slot| Arc::clone(&slot.function))
+    }
+
+    /// The function behind an ECAM offset, its slot, and which register is meant.
+    fn register(&self, offset: u64, len: usize) -> Option<(u8, Shared, u16)> {
+        let register = (offset & 0xfff) as u16;
+        // Conventional functions have 256 bytes, one each; an access does not cross registers of 32 bits (but for a 64-bit one).
+        let exists = offset < ECAM_SIZE && offset >> 12 & 7 == 0 && usize::from(register) + len <= 256;
+        let slot = (offset >> 15 & 31) as u8;
+        exists.then(|| self.function(slot)).flatten().map(|function| (slot, function, register))
+    }
+
+    /// Reads configuration space; nothing is all ones.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((_, function, register)) = self.register(offset, data.len()) {
+            lock(&function).read_config(register, data);
+        }
+    }
+
+    /// Writes configuration space, and moves the BAR if that is what it was for.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        let Some((slot, function, register)) = self.register(offset, data.len()) else { return };
+        let mut guard = lock(&function);
+        guard.write_config(register, data);
+        // Whoever took it out of its slot meanwhile has the last word.
+        if self.function(slot).is_some_and(|now| Arc::ptr_eq(&now, &function)) {
+            self.refresh(slot, &mut *guard);
+        }
+    }
+
+    /// The function whose BAR an access lies in as a whole, and the offset.
+    fn bar(&self, address: u64, len: usize) -> Option<(Shared, u64)> {
+        let end = address.checked_add(len as u64)?;
+        let slots = lock(&self.slots);
+        slots.iter().flatten().find_map(|slot| {
+            let base = slot.base?;
+            (base <= address && end <= base + slot.size).then(|| (Arc::clone(&slot.function), address - base))
+        })
+    }
+
+    /// Reads a BAR; nothing is all ones. `offset` is from the start of the window.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((function, offset)) = self.bar(self.window.start + offset, data.len()) {
+            lock(&function).read(offset, data);
+        }
+    }
+
+    /// Writes a BAR.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        if let Some((function, offset)) = self.bar(self.window.start + offset, data.len()) {
+            lock(&function).write(offset, data);
+        }
+    }
+}
+
+/// ECAM on the bus.
+pub struct Ecam(pub Arc<Root>);
+
+impl BusDevice for Ecam {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read_config(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write_config(offset, data);
+    }
+}
+
+/// The BARs on the bus.
+pub struct Window(pub Arc<Root>);
+
+impl BusDevice for Window {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+}
+
+struct HostBridge(ConfigSpace);
+
+impl BusDevice for HostBridge {
+    fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
+    fn write(&mut self, _offset: u64, _data: &[u8]) {}
+}
+
+impl Function for HostBridge {
+    fn read_config(&mut self, register: u16, data: &mut [u8]) {
+        self.0.read(register, data);
+    }
+
+    fn write_config(&mut self, register: u16, data: &[u8]) {
+        self.0.write(register, data);
+    }
+
+    fn bar_size(&self) -> u64 {
+        0
+    }
+
+    fn wanted(&self) -> Option<u64> {
+        None
+    }
+
+    fn place(&mut self, _base: Option<u64>) {}
+}
