@@ -169,3 +169,24 @@ pub fn inherit(file: &impl AsRawFd) -> RawFd {
     assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }, 0);
     fd
 }
+
+/// Waits for a VMM's end, a minute at most, and kills it then: its exit code if it ended by itself, and the most memory that it had
+/// in use, in KiB.
+pub fn peak_memory_kib(child: &Child) -> (Option<i32>, i64) {
+    let pid = child.id().cast_signed();
+    // SAFETY: pidfd_open touches no memory of ours.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let mut poll = libc::pollfd { fd: pidfd.try_into().unwrap(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, and its descriptor is closed right after.
+    let ended = unsafe { libc::poll(&raw mut poll, 1, 60_000) } == 1;
+    let mut status = 0;
+    // SAFETY: rusage is plain data for which zeroes are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the calls write one int and one rusage; the child was not waited for, so the number is still its.
+    unsafe {
+        libc::close(poll.fd);
+        libc::kill(pid, libc::SIGKILL);
+        libc::wait4(pid, &raw mut status, 0, &raw mut usage);
+    }
+    ((ended && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status)), usage.ru_maxrss)
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod breaking;
 mod client;
 mod common;
 mod control;
