@@ -24,6 +24,7 @@ pub mod files;
 pub mod handles;
 pub mod http;
 pub mod io_threads;
+pub mod jailer;
 pub mod kernel;
 pub mod log;
 pub mod machine;

@@ -166,6 +166,7 @@ fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Fro
         let document = serde_json::from_slice(&document).map_err(StartError::Metadata)?;
         mmds.put(document).map_err(StartError::MetadataSize)?;
     }
+    log!(Info, "The API is served");
     Ok((front, Service { id: options.id.clone(), mmds }))
 }
 

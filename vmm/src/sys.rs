@@ -30,6 +30,28 @@ pub fn check_open(fd: RawFd) -> io::Result<()> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets no descriptor from `first` on through an exec: what this process was given goes no further.
+pub fn close_at_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: no pointers, and nothing is closed now.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn unshare(flags: c_int) -> io::Result<()> {
+    // SAFETY: no pointers; none of the flags that are passed here takes descriptors apart between threads.
+    if unsafe { libc::unshare(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A mount namespace of its own for this process, which must have one thread.
+pub fn unshare_mounts() -> io::Result<()> {
+    unshare(libc::CLONE_NEWNS)
+}
+
+/// A PID namespace for the children of this process.
+pub fn unshare_pids() -> io::Result<()> {
+    unshare(libc::CLONE_NEWPID)
+}
+
 /// Takes over an inherited descriptor.
 ///
 /// # Safety

@@ -10,6 +10,7 @@ mod common;
 mod control;
 mod endings;
 mod http;
+mod jailer;
 mod kernels;
 mod machine;
 mod media;

@@ -1,0 +1,136 @@
+//! `vial-jailer` as root: what the process that it starts sees and is.
+
+use crate::common::{SPIN, Vm, kvm};
+use crate::http::Http;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+const JAILER: &str = env!("CARGO_BIN_EXE_vial-jailer");
+
+fn root() -> bool {
+    // SAFETY: takes and writes nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: a jail needs root");
+    }
+    root
+}
+
+/// A jail's root with everything in it that a program linked to libraries needs. The VMM is linked statically when it is
+/// installed; the one of these tests is not, so its libraries are put where it looks for them.
+fn jail(vm: &Vm) -> PathBuf {
+    let jail = vm.path("vial-vmm").join("one/root");
+    let libraries = Command::new("ldd").arg(env!("CARGO_BIN_EXE_vial-vmm")).output().unwrap();
+    for word in String::from_utf8(libraries.stdout).unwrap().split_whitespace() {
+        if word.starts_with('/') {
+            let place = jail.join(word.trim_start_matches('/'));
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            std::fs::copy(word, place).unwrap();
+        }
+    }
+    std::fs::copy(vm.path("kernel"), jail.join("kernel")).unwrap();
+    jail
+}
+
+fn jailer(vm: &Vm, options: &[&str]) -> Command {
+    let mut command = Command::new(JAILER);
+    command
+        .args([
+            "--id",
+            "one",
+            "--exec-file",
+            env!("CARGO_BIN_EXE_vial-vmm"),
+            "--uid",
+            "12345",
+            "--gid",
+            "12346",
+        ])
+        .arg("--chroot-base-dir")
+        .arg(vm.path(""))
+        .args(options)
+        // A line that says that the API is there, so that nobody has to ask again and again.
+        .args(["--", "--level", "info", "--no-seccomp"])
+        .env("SECRET", "1");
+    command
+}
+
+#[test]
+fn a_jailed_vmm_serves_its_api_and_sees_nothing_else() {
+    if !kvm() || !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let jail = jail(&vm);
+    let inherited = std::fs::File::open("/etc/passwd").unwrap();
+    crate::common::inherit(&inherited);
+    let mut child = jailer(&vm, &["--resource-limit", "no-file=200"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("The API is served") {
+        line.clear();
+        assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    let proc = PathBuf::from(format!("/proc/{}", child.id()));
+    let status = std::fs::read_to_string(proc.join("status")).unwrap();
+    for field in ["Uid:\t12345\t12345\t12345\t12345", "Gid:\t12346\t12346\t12346\t12346", "Groups:\t \n"] {
+        assert!(status.contains(field), "{status}");
+    }
+    let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
+    assert!(
+        limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 200 ")),
+        "{limits}"
+    );
+    assert_eq!(std::fs::read(proc.join("environ")).unwrap(), b"");
+    let place = |path: PathBuf| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).unwrap();
+    assert_eq!(place(proc.join("root")), place(jail.clone()));
+    let open: Vec<_> = std::fs::read_dir(proc.join("fd"))
+        .unwrap()
+        .map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap())
+        .collect();
+    assert!(!open.contains(&"/etc/passwd".into()), "{open:?}");
+    let mut http = Http::connect(&jail.join("run/firecracker.socket"));
+    assert_eq!(http.get("/")["id"], "one");
+    http.ok("PUT", "/boot-source", &json!({"kernel_image_path": "/kernel"}));
+    http.ok("PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 32}));
+    let outside = json!({"drive_id": "a", "path_on_host": vm.path("kernel")}).to_string();
+    assert!(http.refused("PUT", "/drives/a", &outside).contains("No such file"));
+    http.ok("PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    assert_eq!(child.wait().unwrap().code(), Some(13));
+}
+
+#[test]
+fn a_pid_namespace_leaves_the_process_id_in_the_jail() {
+    if !kvm() || !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let jail = jail(&vm);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = jailer(&vm, &["--new-pid-ns"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let id: i32 = std::fs::read_to_string(jail.join("vial-vmm.pid")).unwrap().parse().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    assert!(status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{status}");
+    // SAFETY: a signal to the process that was just made, which nobody else waits for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
+    // Its end of the pipe closes with it.
+    reader.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn what_can_not_be_jailed_is_told() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(JAILER).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = run(&["--id", "one"]);
+    assert_eq!((code, message.contains("--exec-file is needed")), (Some(2), true), "{message}");
+    let (code, message) = run(&["--id", "one", "--exec-file", "/none", "--uid", "1", "--gid", "1"]);
+    assert_eq!((code, message.contains("could not find \"/none\"")), (Some(1), true), "{message}");
+}
