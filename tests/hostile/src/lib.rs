@@ -45,5 +45,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vsock", devices::vsock),
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
+    ("vm_api", machine::api),
     ("bench_document", bench::document),
 ];

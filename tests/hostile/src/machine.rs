@@ -1,6 +1,9 @@
 //! What a VM is made from: its document and its kernel.
 
 use std::ops::Range;
+use vmm::http::action::Action;
+use vmm::http::{Draft, route::route};
+use vmm::mmds::Store;
 use vmm::{kernel as kernels, validate};
 
 const RAM: Range<u64> = 0x10_0000..0x800_0000;
@@ -42,4 +45,36 @@ pub fn config(bytes: &[u8]) {
         validate::mac(net, "vm").expect("a checked address is one");
     }
     validate::command_line(&config).expect("a checked command line is one");
+}
+
+/// Requests to a VM's API, one a line: `METHOD PATH BODY`. What a draft takes in makes a document that is one, and the metadata
+/// document stays within its limit.
+pub fn api(bytes: &[u8]) {
+    const LIMIT: usize = 1000;
+    let (mut draft, mut mmds) = (Draft::default(), Store::new(LIMIT));
+    for line in bytes.split(|byte| *byte == b'\n').take(64) {
+        let mut parts = line.splitn(3, |byte| *byte == b' ');
+        let mut next = || parts.next().unwrap_or_default();
+        let (method, path, body) = (next(), next(), next());
+        let (method, path) = (String::from_utf8_lossy(method), String::from_utf8_lossy(path));
+        let Ok(action) = route(&method, &path, body) else { continue };
+        match action {
+            Action::Configure(document) => {
+                let before = draft.clone();
+                if draft.apply(*document).is_err() {
+                    assert_eq!(draft, before);
+                }
+            }
+            Action::PutMmds(document) => drop(mmds.put(document)),
+            Action::PatchMmds(patch) => drop(mmds.patch(&patch)),
+            _ => {}
+        }
+    }
+    assert!(mmds.document().to_string().len() <= LIMIT);
+    let _ = (mmds.text("/latest/meta-data"), mmds.json("/"), draft.document());
+    if let Ok(config) = draft.config() {
+        validate::check(&config).unwrap();
+        let text = serde_json::to_vec(&config).unwrap();
+        assert_eq!(serde_json::to_vec(&validate::parse(&text).unwrap()).unwrap(), text);
+    }
 }
