@@ -3,7 +3,10 @@ use super::Guest;
 use crate::api::config::RateLimiter;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
-use crate::virtio::testing::{Buffer, EVENT_IDX, INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{
+    Buffer, EVENT_IDX, GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1, arbitrary,
+};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -438,4 +441,54 @@ proptest! {
         prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
         prop_assert_eq!(content(&under).len(), 8192);
     }
+}
+
+/// A disk on which each request writes a sector of its own.
+pub(super) struct Written {
+    file: File,
+    rings: bool,
+    requests: std::collections::HashMap<u32, Buffer>,
+}
+
+impl Written {
+    pub(super) fn new(rings: bool) -> Self {
+        Self { file: file(&[0; 1024 * 512]), rings, requests: Default::default() }
+    }
+}
+
+impl Subject for Written {
+    const FEATURES: u64 = FLUSH;
+
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        let mut config = BlockConfig::new("suite", vec![self.file.try_clone().unwrap()], false);
+        if self.rings {
+            config.rings.push(Ring::new(QUEUE_SIZE, &self.file).expect("this machine has io_uring"));
+        }
+        Box::new(Block::new(config).unwrap())
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        let head = guest.data(&header(VIRTIO_BLK_T_OUT, (number % 1024).into()));
+        let data = guest.data(&pattern(512, number as u8));
+        let status = Buffer { writable: true, ..guest.data(&[0xff]) };
+        self.requests.insert(number, status);
+        (0, guest.offer(0, &[head, data, status]))
+    }
+
+    fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
+        let status = self.requests.remove(&number).unwrap();
+        assert_eq!((written, guest.bytes(status, 1)[0]), (1, OK));
+        let at = number as usize % 1024 * 512;
+        assert_eq!(content(&self.file)[at..at + 512], pattern(512, number as u8));
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Written::new(false));
+}
+
+#[test]
+fn pauses_and_saved_states_behind_a_ring() {
+    Guest::suite(|| Written::new(true));
 }

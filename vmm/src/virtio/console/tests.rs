@@ -1,6 +1,7 @@
 use super::super::*;
 use super::Guest;
-use crate::virtio::testing::{Buffer, EVENT_IDX, VERSION_1};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{Buffer, EVENT_IDX, GuestOver, Registers, VERSION_1};
 use std::io::Write;
 use std::io::{Seek, pipe};
 use std::os::fd::OwnedFd;
@@ -133,4 +134,33 @@ fn a_buffer_without_room_ends_the_vm() {
     let buffer = guest.data(b"readable");
     guest.send(0, &[buffer]);
     assert!(guest.is_broken());
+}
+
+/// A file that gets a line for each request.
+struct Lines(File);
+
+impl Subject for Lines {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        Box::new(Console::new(None, Some(self.0.try_clone().unwrap())).unwrap())
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        let line = guest.data(format!("{number}\n").as_bytes());
+        (1, guest.offer(1, &[line]))
+    }
+
+    fn answered<R: Registers>(&mut self, _guest: &mut GuestOver<R>, _number: u32, written: u32) {
+        assert_eq!(written, 0);
+    }
+
+    fn finish(&mut self, count: u32) {
+        self.0.rewind().unwrap();
+        let lines = std::io::read_to_string(&self.0).unwrap();
+        assert_eq!(lines, (0..count).map(|number| format!("{number}\n")).collect::<String>());
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Lines(tempfile::tempfile().unwrap()));
 }

@@ -3,7 +3,8 @@ use super::super::*;
 use super::Guest;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
-use crate::virtio::testing::{Buffer, EVENT_IDX, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{Buffer, EVENT_IDX, GuestOver, QUEUE_SIZE, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -266,4 +267,74 @@ proptest! {
         }
         prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
     }
+}
+
+/// A wire; even requests send a frame, odd ones receive one.
+struct Wire {
+    ours: File,
+    theirs: File,
+    sent: Vec<u32>,
+    buffers: std::collections::HashMap<u32, Buffer>,
+    // Frames that come later than the buffers for them.
+    late: std::collections::VecDeque<Vec<u8>>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let (ours, theirs) = wire();
+        Self { ours, theirs, sent: Vec::new(), buffers: Default::default(), late: Default::default() }
+    }
+
+    /// What came out by now.
+    fn hear(&mut self) {
+        let mut bytes = [0; 2000];
+        while let Ok(len @ 1..) = self.theirs.read(&mut bytes) {
+            assert_eq!(len, HEADER + 4);
+            let number = [bytes[HEADER], bytes[HEADER + 1], bytes[HEADER + 2], bytes[HEADER + 3]];
+            self.sent.push(u32::from_le_bytes(number));
+        }
+    }
+}
+
+impl Subject for Wire {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        Box::new(Net::with_tap(Tap::pretend(self.ours.try_clone().unwrap()), MAC, unlimited()))
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        let mut frame = frame(0);
+        frame.extend(number.to_le_bytes());
+        if number.is_multiple_of(2) {
+            let frame = guest.data(&frame);
+            return (1, guest.offer(1, &[frame]));
+        }
+        self.late.push_back(frame);
+        let buffer = guest.room(1526, true);
+        self.buffers.insert(number, buffer);
+        (0, guest.offer(0, &[buffer]))
+    }
+
+    fn come(&mut self) {
+        if let Some(frame) = self.late.pop_front() {
+            self.theirs.write_all(&frame).unwrap();
+        }
+    }
+
+    fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
+        self.hear();
+        if let Some(buffer) = self.buffers.remove(&number) {
+            // Frames come in the order of the buffers.
+            assert_eq!(guest.bytes(buffer, written as usize)[HEADER..], number.to_le_bytes());
+        }
+    }
+
+    fn finish(&mut self, count: u32) {
+        self.hear();
+        assert_eq!(self.sent, (0..count).step_by(2).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(Wire::new);
 }

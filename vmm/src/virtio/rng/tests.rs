@@ -1,6 +1,8 @@
 use super::super::Rng;
 use super::Guest;
-use crate::virtio::testing::{INDIRECT, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::VirtioDevice;
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 
 fn guest() -> Guest {
@@ -73,4 +75,26 @@ proptest! {
         }
         prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
     }
+}
+
+struct Randomness;
+
+impl Subject for Randomness {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        Box::new(Rng::new())
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {
+        let buffer = guest.room(8, true);
+        (0, guest.offer(0, &[buffer]))
+    }
+
+    fn answered<R: Registers>(&mut self, _guest: &mut GuestOver<R>, _number: u32, written: u32) {
+        assert_eq!(written, 8);
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Randomness);
 }

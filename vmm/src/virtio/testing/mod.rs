@@ -1,6 +1,7 @@
 //! A guest's side for tests: a driver that goes through the registers and the rings as a real one does, and can misbehave.
 
 mod registers;
+pub mod suite;
 
 use super::{FaultSink, GuestMemory, Subscriber, Surroundings, Transport, TransportState, VirtioDevice};
 use event_manager::EventManager;
@@ -83,6 +84,11 @@ impl Guest {
 }
 
 impl<R: Registers> GuestOver<R> {
+    /// Puts devices through [`suite`] behind this guest's registers.
+    pub fn suite<S: suite::Subject>(make: impl FnMut() -> S) {
+        suite::run::<S, R>(make);
+    }
+
     /// A guest whose driver has not looked at the device yet.
     pub fn cold(device: Box<dyn VirtioDevice>) -> Self {
         Self::with_memory(memory(), device)
@@ -293,6 +299,7 @@ impl<R: Registers> GuestOver<R> {
         let state: TransportState = serde_json::from_str(&state).unwrap();
         let mut other = Self::with_memory(self.memory.clone(), device);
         other.transport.restore(&state).unwrap();
+        other.transport.core_mut().resume().unwrap();
         (other.rings, other.next_buffer) = (self.rings, self.next_buffer);
         other.run();
         other

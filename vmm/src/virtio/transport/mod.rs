@@ -40,7 +40,7 @@ pub trait Transport: BusDevice {
     /// It is not paused.
     fn save(&mut self) -> Result<TransportState, DeviceError>;
 
-    /// Takes over a saved state; an active device runs at once. To be called on a new transport.
+    /// Takes over a saved state; an active device is paused then. To be called on a new transport.
     ///
     /// # Errors
     /// The state is of another device or transport, or its rings are not in this guest's memory.

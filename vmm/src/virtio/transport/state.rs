@@ -141,6 +141,8 @@ impl Core {
         self.signals.restore(state.interrupt_status, state.config_generation, state.needs_reset);
         if let Some(rings) = rings {
             self.activate_with(rings)?;
+            // It touches nothing before somebody says that the rest of the machine is there too.
+            self.device.pause();
             // A kick may have been lost with the old process.
             for event in &self.events {
                 let _ = event.write(1);

@@ -4,7 +4,8 @@ use super::super::packet::{
 };
 use super::super::*;
 use super::Guest;
-use crate::virtio::testing::{EVENT_IDX, QUEUE_SIZE, VERSION_1};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{EVENT_IDX, GuestOver, QUEUE_SIZE, Registers, VERSION_1};
 use proptest::prelude::*;
 use std::io::{ErrorKind, Read, Write};
 use vm_memory::{Bytes, GuestAddress};
@@ -516,4 +517,31 @@ proptest! {
         }
         prop_assert!(!pair.guest.is_broken());
     }
+}
+
+/// Packets of connections that do not exist: each is taken once. What is said to them needs buffers, which nobody gives.
+struct Strays(tempfile::TempDir, u32);
+
+impl Subject for Strays {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        self.1 += 1;
+        let path = self.0.path().join(self.1.to_string());
+        let listener = UnixListener::bind(&path).unwrap();
+        let config = VsockConfig { cid: CID as u32, listener, guest_connect: GuestConnect::PathPrefix(path) };
+        Box::new(Vsock::new(config).unwrap())
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        let packet = guest.data(&header(Operation::Reset, number, 99).encode());
+        (1, guest.offer(1, &[packet]))
+    }
+
+    fn answered<R: Registers>(&mut self, _guest: &mut GuestOver<R>, _number: u32, written: u32) {
+        assert_eq!(written, 0);
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Strays(tempfile::tempdir().unwrap(), 0));
 }
