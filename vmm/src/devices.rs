@@ -4,7 +4,7 @@ use crate::api::config::{CacheType, Drive, VmConfig};
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
 use crate::validate::{self, ConfigError};
-use crate::virtio::{VirtioDevice, block, console, net, rng, vsock};
+use crate::virtio::{VirtioDevice, balloon, block, console, net, rng, vsock};
 use std::fs::File;
 
 /// Why a device could not be made.
@@ -57,6 +57,8 @@ pub enum Handle {
     None,
     /// A drive.
     Drive(block::Tray),
+    /// The balloon.
+    Balloon(balloon::BalloonControl),
     /// An interface.
     Net {
         /// Its name.
@@ -80,7 +82,7 @@ pub struct Prepared {
     pub threads: IoThreads,
 }
 
-/// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, entropy, console.
+/// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, balloon, entropy, console.
 pub fn make(
     config: &VmConfig,
     vm: &str,
@@ -112,6 +114,12 @@ pub fn make(
         let device = vsock::Vsock::new(settings)
             .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
         devices.push(device.into());
+    }
+    if let Some(settings) = &config.balloon {
+        let device = balloon::Balloon::new(settings, files.memory.backing.clone())
+            .map_err(|source| MakeError::Io { what: "the balloon".into(), source })?;
+        let handle = Handle::Balloon(device.control());
+        devices.push(Made { device: Box::new(device), handle });
     }
     if config.entropy.is_some() {
         devices.push(rng::Rng::new().into());

@@ -184,6 +184,10 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
             changed(machine, &state, &reply, result);
             state
         }
+        (Request::Balloon { amount_mib }, state) => {
+            changed(machine, &state, &reply, machine.resize_balloon(amount_mib));
+            state
+        }
         (Request::UpdateInterface { iface_id, rx_rate_limiter: rx, tx_rate_limiter: tx }, state) => {
             let result = machine.handles.limit_interface(&iface_id, rx.as_ref(), tx.as_ref());
             changed(machine, &state, &reply, result);

@@ -4,6 +4,7 @@ use crate::api::config::RateLimiter;
 use crate::devices::Handle;
 use crate::metrics::{Figure, Figures};
 use crate::validate::{self, ConfigError};
+use crate::virtio::balloon::{BalloonControl, BalloonError};
 use crate::virtio::block::{BlockConfigError, Tray};
 use crate::virtio::{Signals, net};
 use std::fs::File;
@@ -28,6 +29,12 @@ pub enum HandleError {
         /// How many descriptors came with it.
         came: usize,
     },
+    /// No balloon.
+    #[error("this VM has no balloon")]
+    NoBalloon,
+    /// The balloon does not do it.
+    #[error(transparent)]
+    Balloon(#[from] BalloonError),
     /// The request makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -46,6 +53,7 @@ struct DriveHandle {
 pub struct Handles {
     drives: Vec<DriveHandle>,
     interfaces: Vec<(String, net::Limits)>,
+    balloon: Option<(BalloonControl, Arc<Signals>)>,
 }
 
 impl Handles {
@@ -54,6 +62,7 @@ impl Handles {
         match handle {
             Handle::None => {}
             Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
+            Handle::Balloon(control) => self.balloon = Some((control, interrupt)),
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
         }
     }
@@ -99,6 +108,15 @@ impl Handles {
     pub fn eject(&self, drive: &str) -> Result<(), HandleError> {
         let DriveHandle { tray, interrupt } = self.drive(drive)?;
         Ok(tray.eject(interrupt)?)
+    }
+
+    /// The balloon, and the way to its driver.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn balloon(&self) -> Result<(&BalloonControl, &Signals), HandleError> {
+        let (control, interrupt) = self.balloon.as_ref().ok_or(HandleError::NoBalloon)?;
+        Ok((control, interrupt))
     }
 
     /// Changes a drive: the buckets that `limiter` has; then its files, if `said` is not 0, or else, if `measure`, what it knows of their

@@ -9,7 +9,7 @@ use crate::bus::BadRange;
 use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
 use crate::files::Files;
-use crate::handles::Handles;
+use crate::handles::{HandleError, Handles};
 use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
@@ -114,6 +114,7 @@ pub struct Machine {
     pub vcpus: Vcpus,
     /// What of its devices may be changed.
     pub handles: Handles,
+    memory_mib: u64,
     power_button: EventFd,
     /// In the order in which the guest finds them.
     transports: Vec<Attached>,
@@ -134,6 +135,15 @@ impl Machine {
     /// The event loop is gone.
     pub fn resume_devices(&self) -> Result<(), DeviceError> {
         self.transports.iter().rev().try_for_each(|transport| lock(transport).core_mut().resume())
+    }
+
+    /// Asks the guest for another amount of its memory, in MiB.
+    ///
+    /// # Errors
+    /// There is no balloon, or the guest has not so much.
+    pub fn resize_balloon(&self, amount_mib: u32) -> Result<(), HandleError> {
+        let (balloon, signals) = self.handles.balloon()?;
+        Ok(balloon.resize(amount_mib, self.memory_mib, signals)?)
     }
 
     /// Raises the interrupt of the generic event device.
@@ -227,7 +237,14 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let Backplane { ports, mmio, transports, .. } = backplane;
     let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
-    Ok(Machine { vcpus: threads.start(vcpus, &shared)?, handles, power_button, transports, _vm: vm })
+    Ok(Machine {
+        vcpus: threads.start(vcpus, &shared)?,
+        handles,
+        memory_mib: config.machine_config.mem_size_mib,
+        power_button,
+        transports,
+        _vm: vm,
+    })
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.

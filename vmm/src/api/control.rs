@@ -55,6 +55,11 @@ pub enum Request {
         #[serde(default)]
         measure: bool,
     },
+    /// Asks the guest for another amount of its memory.
+    Balloon {
+        /// In MiB, at most what the guest has.
+        amount_mib: u32,
+    },
     /// The same for an interface.
     UpdateInterface {
         /// Which interface.

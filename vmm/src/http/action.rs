@@ -1,8 +1,9 @@
 //! What requests ask for and what they are answered: types without a line of HTTP's syntax.
 
 use crate::api::config::{
-    BootSource, CpuConfig, Drive, Entropy, Extensions, Logger, MachineConfig, MachineConfigUpdate, Metrics,
-    MmdsConfig, NetworkInterface, PartialDrive, PartialNetworkInterface, Serial, Vsock,
+    Balloon, BalloonStart, BalloonStatsUpdate, BalloonUpdate, BootSource, CpuConfig, Drive, Entropy,
+    Extensions, Logger, MachineConfig, MachineConfigUpdate, Metrics, MmdsConfig, NetworkInterface,
+    PartialDrive, PartialNetworkInterface, Serial, Vsock,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub enum Action {
     PatchDrive(PartialDrive),
     /// `PATCH /network-interfaces/{iface_id}`.
     PatchNetwork(PartialNetworkInterface),
+    /// Everything about `/balloon` but its `PUT`.
+    Balloon(BalloonAction),
     /// `GET /mmds`.
     GetMmds,
     /// `PUT /mmds`.
@@ -68,12 +71,33 @@ pub enum Configure {
     Entropy(Entropy),
     /// `PUT /cpu-config`.
     Cpu(CpuConfig),
+    /// `PUT /balloon`.
+    Balloon(Balloon),
     /// `PUT /serial`.
     Serial(Serial),
     /// `PUT /mmds/config`.
     Mmds(MmdsConfig),
     /// *(Vial)* `PUT /vial`.
     Extensions(Extensions),
+}
+
+/// What is asked of the balloon.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BalloonAction {
+    /// `GET /balloon`.
+    Get,
+    /// `PATCH /balloon`.
+    Resize(BalloonUpdate),
+    /// `GET /balloon/statistics`.
+    Statistics,
+    /// `PATCH /balloon/statistics`.
+    Interval(BalloonStatsUpdate),
+    /// `PATCH /balloon/hinting/start`.
+    Start(BalloonStart),
+    /// `GET /balloon/hinting/status`.
+    Hinting,
+    /// `PATCH /balloon/hinting/stop`.
+    Stop,
 }
 
 /// Field `action_type` of `PUT /actions`.
@@ -129,11 +153,20 @@ impl Action {
             | Self::PatchDrive(_)
             | Self::PatchNetwork(_)
             | Self::Devices
+            | Self::Balloon(
+                BalloonAction::Resize(_)
+                | BalloonAction::Statistics
+                | BalloonAction::Interval(_)
+                | BalloonAction::Start(_)
+                | BalloonAction::Hinting
+                | BalloonAction::Stop,
+            )
             | Self::Vial(VialAction::PowerButton) => When::After,
             Self::DescribeInstance
             | Self::Version
             | Self::VmConfig
             | Self::GetMachineConfig
+            | Self::Balloon(BalloonAction::Get)
             | Self::GetMmds
             | Self::PutMmds(_)
             | Self::PatchMmds(_)

@@ -1,10 +1,12 @@
 //! Requests while the VM runs.
 
 use super::Front;
-use super::action::{Action, Answer, Call, Fault, InstanceAction, Outcome, VialAction, VmState};
-use super::before::{Service, machine};
+use super::action::{
+    Action, Answer, BalloonAction, Call, Fault, InstanceAction, Outcome, VialAction, VmState,
+};
+use super::before::{Service, json_of, machine};
 use super::draft::document;
-use crate::api::config::{Drive, FileSource, PartialDrive, PartialNetworkInterface, VmConfig};
+use crate::api::config::{self, Drive, FileSource, PartialDrive, PartialNetworkInterface, VmConfig};
 use crate::api::control::Request;
 use crate::control::{Command, ReplyTo};
 use crate::files;
@@ -46,6 +48,9 @@ impl After {
             Action::VmConfig => Ok(Answer::Json(document(&self.config))),
             Action::GetMachineConfig => Ok(Answer::Json(machine(&self.config.machine_config))),
             Action::PatchDrive(update) => self.patch_drive(vm, &update),
+            Action::Balloon(action) => self
+                .balloon(vm, action)
+                .map_err(|error| Fault::bad(format!("Balloon device error: {}", crate::chain(&error)))),
             Action::PatchNetwork(update) => patch_network(vm, &update),
             Action::Act(InstanceAction::FlushMetrics) if observer.flush(vm) => Ok(Answer::Empty),
             Action::Act(InstanceAction::FlushMetrics) => Err(Fault::bad(
@@ -54,6 +59,27 @@ impl After {
             Action::Prometheus => Ok(Answer::Text(observer.figures(Some(vm)).prometheus())),
             other => self.service.handle(other, if paused { "Paused" } else { "Running" }),
         }
+    }
+
+    fn balloon(&self, vm: &Machine, action: BalloonAction) -> Result<Answer, HandleError> {
+        let (balloon, signals) = vm.handles.balloon()?;
+        match action {
+            BalloonAction::Get => {
+                let now = config::Balloon {
+                    amount_mib: balloon.amount_mib(),
+                    stats_polling_interval_s: balloon.interval_s(),
+                    ..self.config.balloon.clone().unwrap_or_default()
+                };
+                return Ok(json_of(&now));
+            }
+            BalloonAction::Statistics => return Ok(json_of(&balloon.statistics()?)),
+            BalloonAction::Hinting => return Ok(json_of(&balloon.hinting()?)),
+            BalloonAction::Resize(update) => vm.resize_balloon(update.amount_mib)?,
+            BalloonAction::Interval(update) => balloon.set_interval(update.stats_polling_interval_s)?,
+            BalloonAction::Start(start) => balloon.start_hinting(start, signals)?,
+            BalloonAction::Stop => balloon.stop_hinting(signals)?,
+        }
+        Ok(Answer::Empty)
     }
 
     /// Another file, other limits, or both: the file first, since only that can fail once the limits are checked.

@@ -1,6 +1,6 @@
 //! Requests before the start: documents for the draft, and what is true of any VM.
 
-use super::action::{Action, Answer, Configure, Fault, Outcome};
+use super::action::{Action, Answer, BalloonAction, Configure, Fault, Outcome};
 use super::{API_VERSION, Draft};
 use crate::files;
 use crate::mmds::{Store, StoreError};
@@ -39,6 +39,7 @@ pub fn handle(
         }
         Action::VmConfig => Ok(Answer::Json(draft.document())),
         Action::GetMachineConfig => Ok(Answer::Json(machine(draft.machine_config()))),
+        Action::Balloon(BalloonAction::Get) => draft.balloon().map(|balloon| json_of(&balloon)),
         Action::Logger(logger) => Observer::log(&logger)
             .map(|()| Answer::Empty)
             .map_err(|error| Fault::bad(format!("Logger error: {}", crate::chain(&error)))),
@@ -49,6 +50,13 @@ pub fn handle(
         Action::Prometheus => Ok(Answer::Text(observer.figures(None).prometheus())),
         other => service.handle(other, "Not started"),
     }
+}
+
+/// A document as an answer.
+pub fn json_of(document: &impl serde::Serialize) -> Answer {
+    Answer::Json(
+        serde_json::to_value(document).expect("documents have only strings, numbers and lists of them"),
+    )
 }
 
 /// What `GET /machine-config` shows.

@@ -1,7 +1,7 @@
 //! The VM to be, while its documents come in one by one: no file is touched here, and a document that does not fit changes nothing.
 
 use super::action::{Configure, Fault};
-use crate::api::config::{BootSource, Drive, FileSource, MachineConfig, MmdsConfig, VmConfig};
+use crate::api::config::{Balloon, BootSource, Drive, FileSource, MachineConfig, MmdsConfig, VmConfig};
 use crate::validate::{self, ConfigError};
 
 /// The documents so far.
@@ -56,6 +56,7 @@ impl Draft {
             Configure::Vsock(vsock) => config.vsock = Some(vsock),
             Configure::Entropy(entropy) => config.entropy = Some(entropy),
             Configure::Cpu(template) => config.cpu_config = Some(template),
+            Configure::Balloon(balloon) => config.balloon = Some(balloon),
             Configure::Serial(serial) => config.serial = Some(serial),
             Configure::Mmds(mmds) => {
                 check_mmds(&mmds, config)?;
@@ -79,6 +80,14 @@ impl Draft {
     /// What `GET /machine-config` shows.
     pub fn machine_config(&self) -> &MachineConfig {
         &self.config.machine_config
+    }
+
+    /// What `GET /balloon` shows.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn balloon(&self) -> Result<Balloon, Fault> {
+        self.config.balloon.clone().ok_or_else(|| Fault::bad("Balloon device error: this VM has no balloon"))
     }
 
     /// All documents, without a boot source as long as there is none.
@@ -143,6 +152,7 @@ fn kind(document: &Configure) -> &'static str {
         Configure::Vsock(_) => "Vsock config",
         Configure::Entropy(_) => "Entropy device",
         Configure::Cpu(_) => "CPU config",
+        Configure::Balloon(_) => "Balloon config",
         Configure::Serial(_) => "Serial device",
         Configure::Mmds(_) => "MMDS config",
         Configure::Extensions(_) => "Vial config",

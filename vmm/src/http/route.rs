@@ -1,6 +1,7 @@
 //! From method, path and body to an [`Action`]: a pure function, fed with whatever comes in through the socket.
 
-use super::action::{Action, Configure, Fault, VmState};
+use super::action::{Action, BalloonAction, Configure, Fault, VmState};
+use crate::api::config::BalloonStart;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -50,7 +51,9 @@ fn get(parts: [&str; 4]) -> Result<Action, Fault> {
         ["vm", "config", "", _] => Action::VmConfig,
         ["machine-config", "", ..] => Action::GetMachineConfig,
         ["mmds", "", ..] => Action::GetMmds,
-        ["balloon", ..] => Action::Lacking("balloon"),
+        ["balloon", "", ..] => Action::Balloon(BalloonAction::Get),
+        ["balloon", "statistics", "", _] => Action::Balloon(BalloonAction::Statistics),
+        ["balloon", "hinting", "status", ""] => Action::Balloon(BalloonAction::Hinting),
         ["hotplug", "memory", "", _] => Action::Lacking("memory hotplug"),
         ["vial", "devices", "", _] => Action::Devices,
         ["vial", "metrics", "", _] => Action::Prometheus,
@@ -82,7 +85,7 @@ fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["metrics", "", ..] => json(body).map(Action::Metrics),
         ["mmds", "", ..] => json(body).map(Action::PutMmds),
         ["mmds", "config", "", _] => configure(Configure::Mmds(json(body)?)),
-        ["balloon", "", ..] => Ok(Action::Lacking("balloon")),
+        ["balloon", "", ..] => configure(Configure::Balloon(json(body)?)),
         ["cpu-config", "", ..] => configure(Configure::Cpu(json(body)?)),
         ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
         ["serial", "", ..] => configure(Configure::Serial(json(body)?)),
@@ -117,11 +120,26 @@ fn patch(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         }
         ["mmds", "", ..] => json(body).map(Action::PatchMmds),
         ["vm", "", ..] => json(body).map(|vm: Vm| Action::PatchVm(vm.state)),
-        ["balloon", ..] => Ok(Action::Lacking("balloon")),
+        ["balloon", ..] => patch_balloon(parts, body),
         ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
         ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),
         [first, ..] => Err(unknown("PATCH", first)),
     }
+}
+
+fn patch_balloon(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
+    let action = match parts {
+        ["balloon", "hinting", "start", ""] if body.is_empty() => {
+            BalloonAction::Start(BalloonStart::default())
+        }
+        ["balloon", "hinting", "start", ""] => BalloonAction::Start(json(body)?),
+        ["balloon", "hinting", "stop", ""] => BalloonAction::Stop,
+        _ if body.is_empty() => return Err(Fault::bad("Empty PATCH request.")),
+        ["balloon", "", ..] => BalloonAction::Resize(json(body)?),
+        ["balloon", "statistics", "", _] => BalloonAction::Interval(json(body)?),
+        [first, ..] => return Err(unknown("PATCH", first)),
+    };
+    Ok(Action::Balloon(action))
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {

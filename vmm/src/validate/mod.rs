@@ -61,6 +61,9 @@ pub enum ConfigError {
     /// Two ways to make memory that don't go together.
     #[error("{0}; take one of them away")]
     MemoryKinds(&'static str),
+    /// A balloon bigger than its guest.
+    #[error("balloon.amount_mib is {0}; give at most machine-config.mem_size_mib")]
+    Balloon(u32),
     /// A name is empty, too long or unprintable.
     #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
     Name {
@@ -159,6 +162,11 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     check_machine(machine)?;
     check_memory(config)?;
+    if let Some(balloon) = &config.balloon
+        && u64::from(balloon.amount_mib) > machine.mem_size_mib
+    {
+        return Err(ConfigError::Balloon(balloon.amount_mib));
+    }
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     for drive in &config.drives {
@@ -274,6 +282,7 @@ fn device_count(config: &VmConfig) -> usize {
     config.drives.len()
         + config.network_interfaces.len()
         + usize::from(config.vsock.is_some())
+        + usize::from(config.balloon.is_some())
         + usize::from(config.entropy.is_some())
         + usize::from(config.vial.console.is_some())
 }

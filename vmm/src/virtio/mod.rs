@@ -9,6 +9,7 @@
 //! error its device type has for that; a ring that breaks the specification stops the device (DEVICE_NEEDS_RESET) and is
 //! reported to the [`FaultSink`], which ends the VM.
 
+pub mod balloon;
 pub mod block;
 mod chain;
 #[cfg(test)]

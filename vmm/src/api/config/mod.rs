@@ -3,6 +3,7 @@
 //! The shape is Firecracker's `--config-file` (version 1.10), so its documents work here; what Vial adds is optional and
 //! marked *(Vial)*. Unknown fields are errors. Sizes are in MiB as there. Each endpoint of Firecracker's API has its types in a file of its own.
 
+mod balloon;
 mod boot;
 mod cpu;
 mod drive;
@@ -17,6 +18,9 @@ mod serial;
 mod update;
 mod vsock;
 
+pub use balloon::{
+    Balloon, BalloonHinting, BalloonStart, BalloonStats, BalloonStatsUpdate, BalloonUpdate, GuestStats,
+};
 pub use boot::{BootProtocol, BootSource, KernelLoad};
 pub use cpu::{
     Bitmap, CpuConfig, CpuidLeafModifier, CpuidRegister, CpuidRegisterModifier, KvmCapability, MsrModifier,
@@ -59,6 +63,9 @@ pub struct VmConfig {
     /// Socket device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// Memory that the guest gives back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<Balloon>,
     /// Entropy device; the empty object asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<Entropy>,
@@ -89,6 +96,7 @@ impl VmConfig {
             drives: Vec::new(),
             network_interfaces: Vec::new(),
             vsock: None,
+            balloon: None,
             entropy: None,
             serial: None,
             mmds_config: None,
