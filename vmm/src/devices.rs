@@ -93,11 +93,12 @@ pub fn make(
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
         devices.push(make_drive(drive, files, prepared)?);
     }
-    for (interface, tap) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
+    for (interface, taps) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
         let mac = validate::mac(interface, vm)?;
         let device = net::Net::new(net::NetConfig {
-            tap,
+            taps,
             mac,
+            mtu: interface.mtu,
             receive_limit: interface.rx_rate_limiter,
             transmit_limit: interface.tx_rate_limiter,
         })

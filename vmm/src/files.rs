@@ -1,6 +1,6 @@
 //! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
 
-use crate::api::config::{BootSource, FileSource, MachineConfig, MemoryBacking, VmConfig};
+use crate::api::config::{BootSource, FileSource, MachineConfig, MemoryBacking, NetworkInterface, VmConfig};
 use crate::memory::{Backing, MemoryError, Recipe};
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
@@ -120,8 +120,8 @@ pub struct Files {
     pub memory: Recipe,
     /// One list for each drive of the configuration.
     pub drives: Vec<Vec<File>>,
-    /// One TAP for each interface of the configuration.
-    pub taps: Vec<File>,
+    /// The queues of each interface's TAP.
+    pub taps: Vec<Vec<File>>,
     /// Sockets of the socket device.
     pub vsock: Option<VsockFiles>,
     /// Input and output of the console.
@@ -237,11 +237,7 @@ impl Files {
             initrd,
             memory: memory(&config.machine_config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
-            taps: config
-                .network_interfaces
-                .iter()
-                .map(|net| tap(&net.host_dev_name))
-                .collect::<Result<_, _>>()?,
+            taps: config.network_interfaces.iter().map(taps).collect::<Result<_, _>>()?,
             vsock: config.vsock.as_ref().map(vsock).transpose()?,
             console: match &config.vial.console {
                 Some(console) => Some((
@@ -308,17 +304,21 @@ pub fn drive(drive: &crate::api::config::Drive) -> Result<Vec<File>, FileError> 
     drive.path_on_host.iter().chain(&drive.concat).map(|source| open_data(&what, source, &options)).collect()
 }
 
-/// A TAP, attached to.
-pub fn tap(source: &FileSource) -> Result<File, FileError> {
-    let FileSource::Path(name) = source else {
-        return open("a TAP", source, &read_only());
+/// Attaches to each queue of an interface's TAP, or takes over what is attached.
+pub fn taps(net: &NetworkInterface) -> Result<Vec<File>, FileError> {
+    let FileSource::Path(name) = &net.host_dev_name else {
+        let queues = [&net.host_dev_name].into_iter().chain(&net.more_queues);
+        return queues.map(|source| open("a TAP", source, &read_only())).collect();
     };
-    let name = name.to_string_lossy();
+    (0..net.queue_pairs).map(|_| tap(&name.to_string_lossy(), net.queue_pairs > 1)).collect()
+}
+
+fn tap(name: &str, multi_queue: bool) -> Result<File, FileError> {
     let tun = FileSource::Path("/dev/net/tun".into());
     let tap = open("TAP devices", &tun, read_only().write(true))?;
-    sys::attach_tap(&tap, &name)
+    sys::attach_tap(&tap, name, multi_queue)
         .and_then(|()| sys::set_nonblocking(&tap))
-        .map_err(|source| FileError::Tap { name: name.into_owned(), source })?;
+        .map_err(|source| FileError::Tap { name: name.to_owned(), source })?;
     Ok(tap)
 }
 

@@ -76,6 +76,9 @@ impl Handles {
             }
         }
         for (id, limits) in &self.interfaces {
+            for (name, count) in limits.metrics.figures() {
+                figures.of("net", id, name, Figure::Count(count));
+            }
             let throttled = [("rx", &limits.receive), ("tx", &limits.transmit)];
             for (way, throttle) in throttled {
                 let name = format!("{way}_rate_limiter_throttled");

@@ -267,10 +267,12 @@ mod ioctls {
     const TUNGETIFF: i32 = 0x8004_54d2_u32.cast_signed();
     const TUNSETOFFLOAD: i32 = 0x4004_54d0;
     const TUNSETVNETHDRSZ: i32 = 0x4004_54d8;
+    /// Queues of a TAP, taken up and let go of as the driver wants.
+    const TUNSETQUEUE: i32 = 0x4004_54d9;
 
     const VCPU: [i32; 5] = [RUN, GET_REGS, KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETVNETHDRSZ];
 
-    const VMM: [i32; 26] = [
+    const VMM: [i32; 27] = [
         ioc(NONE, 0x01, 0),                                         // KVM_CREATE_VM
         ioc(NONE, 0x03, 0),                                         // KVM_CHECK_EXTENSION
         ioc(NONE, 0x04, 0),                                         // KVM_GET_VCPU_MMAP_SIZE
@@ -294,6 +296,7 @@ mod ioctls {
         TUNGETIFF,
         TUNSETOFFLOAD,
         TUNSETVNETHDRSZ,
+        TUNSETQUEUE,
         0x5421,                       // FIONBIO: sockets that don't wait
         0x541b,                       // FIONREAD
         0x8008_1272u32.cast_signed(), // BLKGETSIZE64: the size of a block device

@@ -88,7 +88,7 @@ pub fn signal_descriptor(signals: &[c_int]) -> io::Result<File> {
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 
 /// Attaches `tun`, a fresh `/dev/net/tun`, to the TAP `name` with a virtio-net header on each packet.
-pub fn attach_tap(tun: &File, name: &str) -> io::Result<()> {
+pub fn attach_tap(tun: &File, name: &str, multi_queue: bool) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
@@ -97,7 +97,8 @@ pub fn attach_tap(tun: &File, name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: `request` is a valid ifreq for the time of the call.
     if unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &mut request) } < 0 {

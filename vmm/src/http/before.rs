@@ -70,9 +70,7 @@ fn probe(document: &Configure) -> Result<(), Fault> {
     let checked = match document {
         Configure::BootSource(boot) => files::boot(boot).map(drop).map_err(|error| ("Boot source", error)),
         Configure::Drive(drive) => files::drive(drive).map(drop).map_err(|error| ("Drive config", error)),
-        Configure::Network(net) => {
-            files::tap(&net.host_dev_name).map(drop).map_err(|error| ("Network config", error))
-        }
+        Configure::Network(net) => files::taps(net).map(drop).map_err(|error| ("Network config", error)),
         _ => Ok(()),
     };
     checked.map_err(|(kind, error)| Fault::bad(format!("{kind} error: {}", crate::chain(&error))))

@@ -13,7 +13,8 @@ pub use mmds::mmds;
 pub use sources::sources;
 
 use crate::api::config::{
-    CpuTemplate, Drive, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking, RateLimiter, VmConfig,
+    CpuTemplate, Drive, FileSource, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking,
+    NetworkInterface, RateLimiter, VmConfig,
 };
 use crate::arch::places::Places;
 use sources::check_sources;
@@ -29,6 +30,10 @@ pub const MIN_MEMORY_MIB: u64 = 32;
 pub const MAX_MEMORY_MIB: u64 = 1 << 20;
 /// Queues of a drive at most, as many as there may be vCPUs.
 const MAX_QUEUES: u8 = MAX_VCPUS;
+/// Pairs of queues of an interface at most.
+const MAX_PAIRS: u8 = 16;
+/// The least that IPv4 can live with (RFC 791).
+const MIN_MTU: u16 = 68;
 /// Milliseconds in which a rate limiter's bucket gets full at most: seven weeks.
 pub const MAX_REFILL_MS: u64 = u32::MAX as u64;
 /// Names of drives and interfaces at most, in bytes.
@@ -100,6 +105,17 @@ pub enum ConfigError {
         /// What it may say.
         range: &'static str,
     },
+    /// Pairs of queues.
+    #[error("interface {0:?}: queue_pairs is {1}; give 1 to {MAX_PAIRS}")]
+    Pairs(String, u8),
+    /// Queues of a TAP.
+    #[error(
+        "interface {0:?}: more_queues must name {1} descriptors: with host_dev_name one for each of queue_pairs, none beside a name"
+    )]
+    MoreQueues(String, usize),
+    /// An MTU.
+    #[error("interface {0:?}: mtu is {1}; give {MIN_MTU} to 65535")]
+    Mtu(String, u16),
     /// A serial.
     #[error("drive {0:?}: a serial has 1 to 20 printable ASCII characters")]
     Serial(String),
@@ -187,6 +203,7 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     for net in &config.network_interfaces {
         mac(net, "")?;
+        check_interface(net)?;
         let name = |which| format!("interface {:?}: {which}_rate_limiter", net.iface_id);
         rate_limiter(&name("rx"), net.rx_rate_limiter.as_ref())?;
         rate_limiter(&name("tx"), net.tx_rate_limiter.as_ref())?;
@@ -209,6 +226,22 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     check_sources(config)?;
     command_line(config).map(drop)
+}
+
+fn check_interface(net: &NetworkInterface) -> Result<(), ConfigError> {
+    let id = || net.iface_id.clone();
+    if !(1..=MAX_PAIRS).contains(&net.queue_pairs) {
+        return Err(ConfigError::Pairs(id(), net.queue_pairs));
+    }
+    let by_path = matches!(net.host_dev_name, FileSource::Path(_));
+    let more = if by_path { 0 } else { usize::from(net.queue_pairs) - 1 };
+    if net.more_queues.len() != more {
+        return Err(ConfigError::MoreQueues(id(), more));
+    }
+    match net.mtu {
+        Some(mtu) if mtu < MIN_MTU => Err(ConfigError::Mtu(id(), mtu)),
+        _ => Ok(()),
+    }
 }
 
 fn check_drive(drive: &Drive) -> Result<(), ConfigError> {

@@ -21,6 +21,7 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
     }
     for net in &config.network_interfaces {
         add(format!("interface {:?}", net.iface_id), Some(&net.host_dev_name));
+        net.more_queues.iter().for_each(|queue| add(format!("interface {:?}", net.iface_id), Some(queue)));
     }
     if let Some(vsock) = &config.vsock {
         add("vsock.uds_path".into(), Some(&vsock.uds_path));

@@ -245,6 +245,21 @@ pub(super) fn tap_flags(file: &impl AsFd) -> io::Result<libc::c_int> {
     Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
 }
 
+/// Takes up a queue of a TAP or lets go of it, by TUNSETQUEUE; `flag` is IFF_ATTACH_QUEUE or IFF_DETACH_QUEUE.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn tap_queue(file: &impl AsFd, flag: libc::c_int) -> io::Result<()> {
+    /// `_IOW('T', 217, int)`; what it reads is a `struct ifreq`.
+    const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
+    // SAFETY: ifreq is plain data for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_flags = flag as libc::c_short;
+    // SAFETY: the kernel reads one ifreq.
+    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), TUNSETQUEUE as _, &raw const request) } as isize)
+        .map(drop)
+}
+
 /// Connects to a Unix stream socket without ever waiting: a listener that is full is an error. The socket does not block.
 ///
 /// # Errors

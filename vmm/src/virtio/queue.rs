@@ -22,6 +22,11 @@ impl DeviceQueue {
         Self { index, queue, event, used_since_signal: false }
     }
 
+    /// What others wake the queue's worker with: as a kick does.
+    pub(super) fn waker(&self) -> Arc<EventFd> {
+        Arc::clone(&self.event)
+    }
+
     /// What the driver's kick makes readable.
     pub fn event(&self) -> &EventFd {
         &self.event

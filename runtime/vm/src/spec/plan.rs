@@ -165,6 +165,9 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             TapSource::Open(_) => Opening::OpenTap(index),
         }),
         guest_mac: net.mac.clone(),
+        queue_pairs: 1,
+        more_queues: vec![],
+        mtu: None,
         rx_rate_limiter: None,
         tx_rate_limiter: None,
     });

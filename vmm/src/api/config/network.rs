@@ -14,10 +14,28 @@ pub struct NetworkInterface {
     /// `aa:bb:cc:dd:ee:ff`; absent: a locally administered one derived from the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_mac: Option<String>,
+    /// *(Vial)* Pairs of queues, 1 to 16: as many as vCPUs lets each have its own. With more than one the TAP must be made for several
+    /// (`ip tuntap add … multi_queue`).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queue_pairs: u8,
+    /// *(Vial)* For a TAP that is given as a descriptor: its other queues, one less than `queue_pairs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_queues: Vec<FileSource>,
+    /// The largest packet that the guest had better send, 68 to 65535 bytes; absent: it is told nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// How much the guest may receive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rx_rate_limiter: Option<RateLimiter>,
     /// How much the guest may send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_rate_limiter: Option<RateLimiter>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn is_one(number: &u8) -> bool {
+    *number == 1
 }

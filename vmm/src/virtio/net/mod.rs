@@ -1,14 +1,18 @@
-//! virtio-net (virtio 1.2, section 5.1) on a TAP: one pair of queues, checksum and segmentation offload both ways,
+//! virtio-net (virtio 1.2, section 5.1) on a TAP: one pair of queues or several, checksum and segmentation offload both ways,
 //! mergeable receive buffers.
 //!
 //! Frames go between guest memory and the TAP without a copy here. The header in front of each is the TAP's own
 //! (`IFF_VNET_HDR`), so the host kernel is who reads and checks it.
 
+mod control;
+mod metrics;
 mod tap;
 #[cfg(test)]
 #[path = "."]
 mod over_mmio {
     use crate::virtio::testing::Guest;
+    #[path = "pairs_tests.rs"]
+    mod pairs_tests;
     #[path = "tests.rs"]
     mod tests;
 }
@@ -16,59 +20,105 @@ mod over_mmio {
 #[path = "."]
 mod over_pci {
     use crate::virtio::testing::PciGuest as Guest;
+    #[path = "pairs_tests.rs"]
+    mod pairs_tests;
     #[path = "tests.rs"]
     mod tests;
 }
 mod worker;
 
+pub use metrics::NetMetrics;
+
 use super::limiter::Throttle;
 use super::worker::WorkerSlot;
-use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
+use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config::RateLimiter;
+use control::ControlWorker;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tap::Tap;
 pub use tap::TapError;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 use worker::NetWorker;
 
-const QUEUE_SIZES: [u16; 2] = [256, 256];
+const QUEUE_SIZE: u16 = 256;
+const CONTROL_QUEUE_SIZE: u16 = 16;
 
 /// What a network device is made of.
 #[derive(Debug)]
 pub struct NetConfig {
-    /// A TAP, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
-    pub tap: File,
+    /// The queues of a TAP, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, and `IFF_MULTI_QUEUE` if there are several: each is
+    /// for a pair of the guest's. One at least.
+    pub taps: Vec<File>,
     /// The guest's address on it.
     pub mac: [u8; 6],
+    /// The largest packet that the guest had better send.
+    pub mtu: Option<u16>,
     /// How much the guest may receive.
     pub receive_limit: Option<RateLimiter>,
     /// How much the guest may send.
     pub transmit_limit: Option<RateLimiter>,
 }
 
-/// What limits a device, from outside: clones change the same device.
+/// What may be changed and read from outside: clones are about the same device.
 #[derive(Clone)]
 pub struct Limits {
     /// What the guest receives.
     pub receive: Arc<Throttle>,
     /// What the guest sends.
     pub transmit: Arc<Throttle>,
+    /// What it has received and sent.
+    pub metrics: Arc<NetMetrics>,
+}
+
+/// What workers and the configuration space share.
+#[derive(Clone)]
+struct Common {
+    mac: Arc<Mutex<[u8; 6]>>,
+    /// Pairs of queues that the driver uses.
+    pairs: Arc<AtomicU16>,
+    /// Until the TAP is deleted; no new one ever takes its place.
+    link: Arc<AtomicBool>,
+    metrics: Arc<NetMetrics>,
+}
+
+impl Common {
+    fn mac(&self) -> [u8; 6] {
+        *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_mac(&self, mac: [u8; 6]) {
+        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
+    }
+}
+
+/// What a driver of several pairs has chosen.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    pairs: u16,
+    mac: [u8; 6],
 }
 
 /// The device.
 pub struct Net {
     name: String,
-    tap: Arc<Tap>,
+    taps: Vec<Arc<Tap>>,
     mac: [u8; 6],
-    /// Until the TAP is deleted; no new one ever takes its place.
-    link: Arc<AtomicBool>,
+    mtu: Option<u16>,
+    common: Common,
     limits: Limits,
-    worker: WorkerSlot<NetWorker>,
+    queue_sizes: Vec<u16>,
+    lanes: Vec<WorkerSlot<NetWorker>>,
+    control: WorkerSlot<ControlWorker>,
+    /// Which queues the workers have, in the order in which they tell of them.
+    order: Vec<usize>,
 }
 
 impl Net {
@@ -77,24 +127,90 @@ impl Net {
     /// # Errors
     /// It is no TAP, or one without the header.
     pub fn new(config: NetConfig) -> Result<Self, TapError> {
-        let NetConfig { tap, mac, receive_limit, transmit_limit } = config;
+        let taps = config.taps.into_iter().enumerate().map(|(index, file)| Tap::new(file, index == 0));
+        let taps = taps.collect::<Result<Vec<_>, _>>()?;
+        if taps.is_empty() {
+            return Err(TapError::None);
+        }
         let limits = Limits {
-            receive: Throttle::new(receive_limit.as_ref()),
-            transmit: Throttle::new(transmit_limit.as_ref()),
+            receive: Throttle::new(config.receive_limit.as_ref()),
+            transmit: Throttle::new(config.transmit_limit.as_ref()),
+            metrics: Arc::default(),
         };
-        Ok(Self::with_tap(Tap::new(tap)?, mac, limits))
+        Ok(Self::with_taps(taps, config.mac, config.mtu, limits))
     }
 
-    fn with_tap(tap: Tap, mac: [u8; 6], limits: Limits) -> Self {
+    fn with_taps(taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, limits: Limits) -> Self {
         let [a, b, c, d, e, f] = mac;
-        let name = format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        let link = Arc::new(AtomicBool::new(true));
-        Self { name, tap: Arc::new(tap), mac, link, limits, worker: WorkerSlot::new() }
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * taps.len()];
+        // Who has one pair has nothing to choose, and starts without the steps that a queue costs.
+        queue_sizes.extend((taps.len() > 1).then_some(CONTROL_QUEUE_SIZE));
+        Self {
+            name: format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+            lanes: taps.iter().map(|_| WorkerSlot::new()).collect(),
+            control: WorkerSlot::new(),
+            taps: taps.into_iter().map(Arc::new).collect(),
+            mac,
+            mtu,
+            common: Common {
+                mac: Arc::new(Mutex::new(mac)),
+                pairs: Arc::new(AtomicU16::new(1)),
+                link: Arc::new(AtomicBool::new(true)),
+                metrics: Arc::clone(&limits.metrics),
+            },
+            limits,
+            queue_sizes,
+            order: Vec::new(),
+        }
     }
 
-    /// Its limits, to be changed while it runs.
+    /// What of it may be changed and read while it runs.
     pub fn limits(&self) -> Limits {
         self.limits.clone()
+    }
+
+    fn has_pairs(&self) -> bool {
+        self.taps.len() > 1
+    }
+
+    /// Starts the workers. Without VIRTIO_NET_F_MQ the control queue is the third and the rest is not used (section 5.1.2).
+    fn start(&mut self, mut context: ActivateContext) -> Result<(), DeviceError> {
+        let pairs = if context.features & 1 << VIRTIO_NET_F_MQ != 0 { self.taps.len() } else { 1 };
+        let mut queues = std::mem::take(&mut context.queues).into_iter();
+        let like = |context: &ActivateContext| ActivateContext {
+            memory: context.memory.clone(),
+            queues: Vec::new(),
+            interrupt: Arc::clone(&context.interrupt),
+            features: context.features,
+            workers: context.workers.clone(),
+            faults: context.faults.clone(),
+        };
+        let mut wakers = Vec::new();
+        for (index, lane) in self.lanes.iter_mut().enumerate().take(pairs) {
+            let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else { break };
+            wakers.push(receive.waker());
+            let (tap, common, limits) = (Arc::clone(&self.taps[index]), self.common.clone(), &self.limits);
+            lane.start(&self.name, like(&context), |context| {
+                Ok(NetWorker::new(context, (receive, transmit), tap, common, limits, index as u16))
+            })?;
+        }
+        self.order = (0..2 * pairs).collect();
+        if let Some(queue) = queues.next() {
+            let common = self.common.clone();
+            self.order.extend(2 * pairs..self.queue_sizes.len());
+            self.control.start(&self.name, like(&context), |context| {
+                Ok(ControlWorker {
+                    memory: context.memory,
+                    queue,
+                    interrupt: context.interrupt,
+                    common,
+                    wakers,
+                    unused: queues.collect(),
+                    chain: Chain::default(),
+                })
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -108,46 +224,80 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_NET_F_STATUS | self.tap.features()
+        let pairs = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
+        1 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_MRG_RXBUF
+            | 1 << VIRTIO_NET_F_STATUS
+            | if self.has_pairs() { pairs } else { 0 }
+            | if self.mtu.is_some() { 1 << VIRTIO_NET_F_MTU } else { 0 }
+            | self.taps.iter().fold(u64::MAX, |all, tap| all & tap.features())
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        // struct virtio_net_config: the address, then the status (section 5.1.4).
-        let up = self.link.load(Ordering::Relaxed);
-        let status = if up { VIRTIO_NET_S_LINK_UP as u16 } else { 0 }.to_le_bytes();
-        let mut space = [0; 8];
-        space[..6].copy_from_slice(&self.mac);
-        space[6..].copy_from_slice(&status);
+        // struct virtio_net_config: the address, the status, the most pairs, the MTU (section 5.1.4).
+        let up = self.common.link.load(Ordering::Relaxed);
+        let status = if up { VIRTIO_NET_S_LINK_UP as u16 } else { 0 };
+        let mut space = [0; 12];
+        space[..6].copy_from_slice(&self.common.mac());
+        space[6..8].copy_from_slice(&status.to_le_bytes());
+        space[8..10].copy_from_slice(&(self.taps.len() as u16).to_le_bytes());
+        space[10..].copy_from_slice(&self.mtu.unwrap_or(0).to_le_bytes());
         super::read_space(&space, offset, data);
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (tap, link, limits) = (Arc::clone(&self.tap), Arc::clone(&self.link), &self.limits);
-        self.worker.start(&self.name, context, |context| Ok(NetWorker::new(context, tap, link, limits)))
+        self.start(context)
     }
 
     fn reset(&mut self) {
-        self.worker.stop();
+        self.lanes.iter_mut().for_each(|lane| drop(lane.stop()));
+        self.control.stop();
+        self.common.pairs.store(1, Ordering::Relaxed);
+        self.common.set_mac(self.mac);
     }
 
     fn pause(&mut self) {
-        self.worker.pause();
+        self.lanes.iter_mut().for_each(WorkerSlot::pause);
+        self.control.pause();
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
-        self.worker.save(&self.name)
+        let mut told = Vec::new();
+        for lane in &self.lanes {
+            told.extend(lane.save(&self.name)?.queues);
+        }
+        told.extend(self.control.save(&self.name)?.queues);
+        let mut queues: Vec<_> = self.order.iter().zip(told).collect();
+        queues.sort_by_key(|(index, _)| **index);
+        let chosen = Chosen { pairs: self.common.pairs.load(Ordering::Relaxed), mac: self.common.mac() };
+        let device = match self.has_pairs() {
+            true => serde_json::to_value(chosen).expect("it has only numbers"),
+            false => serde_json::Value::Null,
+        };
+        Ok(DeviceState { queues: queues.into_iter().map(|(_, queue)| queue).collect(), device })
     }
 
-    fn restore(&mut self, _state: &serde_json::Value) -> Result<(), DeviceError> {
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
         // What the TAP must know follows from the features that the driver accepted.
+        if state.is_null() {
+            return Ok(());
+        }
+        let bad = |why: String| DeviceError::BadState { device: self.name.clone(), why };
+        let Chosen { pairs, mac } = Chosen::deserialize(state).map_err(|error| bad(error.to_string()))?;
+        if !(1..=self.taps.len()).contains(&pairs.into()) {
+            return Err(bad(format!("{pairs} pairs of queues where there are {}", self.taps.len())));
+        }
+        self.common.pairs.store(pairs, Ordering::Relaxed);
+        self.common.set_mac(mac);
         Ok(())
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {
-        self.worker.resume()
+        self.lanes.iter_mut().try_for_each(WorkerSlot::resume)?;
+        self.control.resume()
     }
 }

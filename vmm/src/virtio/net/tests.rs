@@ -9,11 +9,11 @@ use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 
 /// Two ends that keep frames apart, as a TAP does.
-fn wire() -> (File, File) {
+pub(super) fn wire() -> (File, File) {
     let mut ends = [0; 2];
     // SAFETY: the kernel fills an array of two.
     let made = unsafe {
@@ -26,17 +26,17 @@ fn wire() -> (File, File) {
     (a, b)
 }
 
-fn unlimited() -> Limits {
-    Limits { receive: Throttle::new(None), transmit: Throttle::new(None) }
+pub(super) fn unlimited() -> Limits {
+    Limits { receive: Throttle::new(None), transmit: Throttle::new(None), metrics: Arc::default() }
 }
 
 fn guest(features: u64) -> (Guest, File) {
     let (ours, theirs) = wire();
-    let net = Net::with_tap(Tap::pretend(ours), MAC, unlimited());
+    let net = Net::with_taps(vec![Tap::pretend(ours)], MAC, None, unlimited());
     (Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX | features), theirs)
 }
 
-fn frame(len: usize) -> Vec<u8> {
+pub(super) fn frame(len: usize) -> Vec<u8> {
     let payload = (0..len).map(|index| (index % 249) as u8);
     std::iter::repeat_n(0, HEADER).chain(payload).collect()
 }
@@ -69,7 +69,13 @@ fn the_address_can_be_read() {
 fn a_file_that_is_no_tap_is_refused() {
     let file = tempfile::tempfile().unwrap();
     assert!(matches!(
-        Net::new(NetConfig { tap: file, mac: MAC, receive_limit: None, transmit_limit: None }),
+        Net::new(NetConfig {
+            taps: vec![file],
+            mac: MAC,
+            mtu: None,
+            receive_limit: None,
+            transmit_limit: None
+        }),
         Err(TapError::NoTap(_))
     ));
 }
@@ -141,7 +147,7 @@ fn buffers_that_were_only_taken_survive_a_save() {
     let (mut guest, _wire) = guest(MERGE);
     let buffers: Vec<Buffer> = (0..QUEUE_SIZE).map(|_| give(&mut guest, 2000)).collect();
     let (ours, mut wire) = wire();
-    let mut guest = guest.migrate(Box::new(Net::with_tap(Tap::pretend(ours), MAC, unlimited())));
+    let mut guest = guest.migrate(Box::new(Net::with_taps(vec![Tap::pretend(ours)], MAC, None, unlimited())));
     wire.write_all(&frame(5000)).unwrap();
     guest.run();
     assert_eq!(received(&mut guest, &buffers), Some(frame(5000)[HEADER..].to_vec()));
@@ -193,7 +199,7 @@ fn limited_frames_wait_and_a_change_lets_them_pass() {
     limits.receive.update(&bytes(150, HOUR_MS));
     limits.transmit.update(&ops(2, HOUR_MS));
     let (ours, mut wire) = wire();
-    let net = Net::with_tap(Tap::pretend(ours), MAC, limits.clone());
+    let net = Net::with_taps(vec![Tap::pretend(ours)], MAC, None, limits.clone());
     let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);
     let data = guest.data(&frame(60));
     for _ in 0..4 {
@@ -231,7 +237,7 @@ fn who_waits_is_called_when_there_is_enough_again() {
     let limits = unlimited();
     limits.transmit.update(&ops(1, 1));
     let (ours, _wire) = wire();
-    let net = Net::with_tap(Tap::pretend(ours), MAC, limits);
+    let net = Net::with_taps(vec![Tap::pretend(ours)], MAC, None, limits);
     let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);
     let data = guest.data(&frame(60));
     for _ in 0..8 {
@@ -298,7 +304,7 @@ impl Wire {
 
 impl Subject for Wire {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
-        Box::new(Net::with_tap(Tap::pretend(self.ours.try_clone().unwrap()), MAC, unlimited()))
+        Box::new(Net::with_taps(vec![Tap::pretend(self.ours.try_clone().unwrap())], MAC, None, unlimited()))
     }
 
     fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {

@@ -1,7 +1,8 @@
 //! Frames in and out.
 
-use super::Limits;
+use super::metrics::add;
 use super::tap::{HEADER, Received, Tap};
+use super::{Common, Limits};
 use crate::virtio::io::writev;
 use crate::virtio::limiter::Meter;
 use crate::virtio::queue::drain_while;
@@ -10,7 +11,7 @@ use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemor
 use event_manager::EventSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 const RECEIVE: u32 = 0;
@@ -41,20 +42,24 @@ pub(super) struct NetWorker {
     watching: bool,
     receive_meter: Meter,
     transmit_meter: Meter,
-    // Shared with the device, whose configuration space shows it.
-    link: Arc<AtomicBool>,
+    common: Common,
+    // Of the pair.
+    index: u16,
 }
 
 impl NetWorker {
     pub(super) fn new(
-        mut context: ActivateContext,
+        context: ActivateContext,
+        (receive, transmit): (DeviceQueue, DeviceQueue),
         tap: Arc<Tap>,
-        link: Arc<AtomicBool>,
+        common: Common,
         limits: &Limits,
+        index: u16,
     ) -> Self {
-        Self {
-            receive: context.take_queue(),
-            transmit: context.take_queue(),
+        let meter = |throttle, token| Meter::new(Arc::clone(throttle), index.into(), token);
+        let mut worker = Self {
+            receive,
+            transmit,
             memory: context.memory,
             interrupt: context.interrupt,
             chain: Chain::default(),
@@ -64,12 +69,20 @@ impl NetWorker {
             spare: Vec::new(),
             room: 0,
             configured: false,
-            // What is gone would be ready for ever.
-            watching: link.load(Ordering::Relaxed),
-            receive_meter: Meter::new(Arc::clone(&limits.receive), 0, RECEIVE_TIMER),
-            transmit_meter: Meter::new(Arc::clone(&limits.transmit), 0, TRANSMIT_TIMER),
-            link,
-        }
+            watching: false,
+            receive_meter: meter(&limits.receive, RECEIVE_TIMER),
+            transmit_meter: meter(&limits.transmit, TRANSMIT_TIMER),
+            common,
+            index,
+        };
+        // What is gone would be ready for ever, and so would a queue that the TAP does not serve.
+        worker.watching = worker.is_active();
+        worker
+    }
+
+    /// Whether frames may come: the link is up, and the driver uses this pair.
+    fn is_active(&self) -> bool {
+        self.common.link.load(Ordering::Relaxed) && self.common.pairs.load(Ordering::Relaxed) > self.index
     }
 
     fn merges(&self) -> bool {
@@ -100,10 +113,13 @@ impl NetWorker {
 
     /// Moves frames from the TAP into the guest: a queueful at most; the TAP stays readable if there are more.
     fn receive_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        if !self.link.load(Ordering::Relaxed) || self.receive_meter.is_waiting() {
+        if self.receive_meter.is_waiting() {
             return Ok(());
         }
-        let mut budget = self.receive.size();
+        let active = self.is_active();
+        // It fails for a TAP that is gone, which the next frame tells.
+        let _ = self.tap.attach(active);
+        let mut budget = if active { self.receive.size() } else { 0 };
         let mut starved = false;
         while budget > 0 {
             budget -= 1;
@@ -112,6 +128,7 @@ impl NetWorker {
                 if self.receive.listen(&self.memory)? {
                     continue;
                 }
+                add(&self.common.metrics.no_rx_avail_buffer, 1);
                 starved = true;
                 break;
             }
@@ -121,10 +138,15 @@ impl NetWorker {
                 break;
             }
             match self.receive_frame()? {
-                Received::Frame(len) => self.receive_meter.take((len - HEADER) as u64),
+                Received::Frame(len) => {
+                    self.common.metrics.received(len - HEADER);
+                    self.receive_meter.take((len - HEADER) as u64);
+                }
                 Received::Nothing => break,
+                // Its queue was let go of meanwhile.
+                Received::Gone if !self.is_active() => break,
                 Received::Gone => {
-                    self.link.store(false, Ordering::Relaxed);
+                    self.common.link.store(false, Ordering::Relaxed);
                     self.interrupt.config();
                     break;
                 }
@@ -132,7 +154,7 @@ impl NetWorker {
         }
         self.receive.signal(&self.memory, self.interrupt.as_ref())?;
         // A TAP that is gone reports an error without end, whatever it is watched for.
-        let watch = !starved && self.link.load(Ordering::Relaxed);
+        let watch = !starved && self.is_active();
         match (watch, self.watching) {
             (false, true) => interest.ignore(self.tap.file()),
             (true, false) => interest.watch(self.tap.file(), TAP, EventSet::IN),
@@ -179,7 +201,7 @@ impl NetWorker {
     }
 
     fn transmit_frames(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, transmit, interrupt, chain, tap, transmit_meter: meter, .. } = self;
+        let Self { memory, transmit, interrupt, chain, tap, transmit_meter: meter, common, .. } = self;
         if meter.is_waiting() {
             transmit.clear_event();
             return Ok(());
@@ -193,7 +215,10 @@ impl NetWorker {
             let len = chain.readable_len();
             if len <= MAX_FRAME {
                 // A frame that the TAP has no room for, or finds wrong, is lost, as on any wire.
-                let _ = writev(tap.file(), &chain.readable_slices(memory, 0, len));
+                match writev(tap.file(), &chain.readable_slices(memory, 0, len)) {
+                    Ok(_) => common.metrics.sent(len as usize - HEADER),
+                    Err(_) => add(&common.metrics.tx_fails, 1),
+                }
             }
             Ok(0)
         })
