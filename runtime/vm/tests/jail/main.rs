@@ -1,6 +1,6 @@
 //! The jail's proof: the production `vial-vmm` and its filters, made hostile from outside.
 //!
-//! A debugger makes a thread of a running VM's process do what it must not do, one act in one fresh VM: `acts.rs` lists them. For each
+//! A debugger makes a thread of a running VM's process do what it must not do, one act in one fresh VM: `acts/` lists them. For each
 //! kind of thread and each profile the filter has to kill the process; and the same act in the same jail around a program that has no
 //! filter has to fail too, wherever the table says that something else of the jail stops it. What is left to a thread that a guest has
 //! taken over is read off the kernel: its filters, its descriptors, its namespaces (`reach.rs`).
@@ -35,26 +35,53 @@ enum Where {
     PodVcpu,
     OpenMain,
     OpenVcpu,
+    OpenIo,
+    ApiMain,
+    ApiVcpu,
+    ApiHttp,
     /// In the launcher's jail, without a filter.
     Unfiltered,
 }
 
-const FILTERED: [Where; 4] = [Where::PodMain, Where::PodVcpu, Where::OpenMain, Where::OpenVcpu];
+const ALL: [Where; 9] = [
+    Where::PodMain,
+    Where::PodVcpu,
+    Where::OpenMain,
+    Where::OpenVcpu,
+    Where::OpenIo,
+    Where::ApiMain,
+    Where::ApiVcpu,
+    Where::ApiHttp,
+    Where::Unfiltered,
+];
 
 impl Where {
     fn start(self, world: &World) -> Running {
         match self {
             Self::PodMain | Self::PodVcpu => world.jailed(),
-            Self::OpenMain | Self::OpenVcpu => world.open(),
+            Self::OpenMain | Self::OpenVcpu | Self::OpenIo => world.open(),
+            Self::ApiMain | Self::ApiVcpu | Self::ApiHttp => world.api(),
             Self::Unfiltered => world.unfiltered(),
         }
     }
 
     fn thread(self) -> &'static str {
         match self {
-            Self::PodMain | Self::OpenMain => "vial-vmm",
-            Self::PodVcpu | Self::OpenVcpu => "vcpu0",
+            Self::PodMain | Self::OpenMain | Self::ApiMain => "vial-vmm",
+            Self::PodVcpu | Self::OpenVcpu | Self::ApiVcpu => "vcpu0",
+            Self::OpenIo => "io0",
+            Self::ApiHttp => "api",
             Self::Unfiltered => "probe",
+        }
+    }
+
+    /// Whether its filter lets this act be; the table says why.
+    fn may(self, filter: Filter) -> bool {
+        match filter {
+            Filter::Kills => false,
+            Filter::LetsBe => true,
+            Filter::LetsConnect => matches!(self, Self::OpenMain | Self::ApiMain),
+            Filter::LetsOpen => self == Self::ApiMain,
         }
     }
 }
@@ -94,7 +121,7 @@ fn main() {
     let mut failures = Vec::new();
     let acts = acts::all();
     for act in &acts {
-        for place in FILTERED.into_iter().chain([Where::Unfiltered]) {
+        for place in ALL {
             let seen = attempt(&world, &bait, act, place);
             if let Err(why) = judge(act, place, seen) {
                 println!("{}, {place:?}: {why}", act.name);
@@ -164,15 +191,11 @@ fn judge(act: &Act, place: Where, seen: Seen) -> Result<(), String> {
             Seen::Returned(value) if errors.iter().any(|errno| value == -i64::from(*errno)) => Ok(()),
             _ => Err(format!("one of the errors {errors:?} was promised, and {seen:?} was seen")),
         },
-        _ if act.filter == Filter::LetsBe
-            || act.filter == Filter::KillsButOpen && place == Where::OpenMain =>
-        {
-            match seen {
-                // The table must not promise less either.
-                Seen::Returned(_) => Ok(()),
-                Seen::Killed(_) => Err(format!("the filter should let it be, and it ended with {seen:?}")),
-            }
-        }
+        _ if place.may(act.filter) => match seen {
+            // The table must not promise less either.
+            Seen::Returned(_) => Ok(()),
+            Seen::Killed(_) => Err(format!("the filter should let it be, and it ended with {seen:?}")),
+        },
         _ if killed => Ok(()),
         _ => Err(format!("the filter did not stop it: {seen:?}")),
     }

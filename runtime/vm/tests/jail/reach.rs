@@ -58,20 +58,33 @@ pub fn page(world: &World, acts: &[Act]) -> String {
     descriptors(&mut page, &jailed, &document);
     page.push_str("\n**Surroundings**:\n\n");
     surroundings(&mut page, &jailed);
-    let pod = [filter(&jailed, "vial-vmm"), filter(&jailed, "vcpu0")];
+    let pod = filters(&jailed, ["vial-vmm", "vcpu0"]);
     world.end(jailed);
     let running = world.open();
-    let open = [filter(&running, "vial-vmm"), filter(&running, "vcpu0")];
+    let open = filters(&running, ["vial-vmm", "vcpu0", "io0"]);
     world.end(running);
-    page.push_str("\n**System calls** of the main thread in the pod profile:\n\n");
-    calls(&mut page, &pod[0], &BTreeMap::new());
-    page.push_str("\nof the main thread in the open profile, besides:\n\n");
-    calls(&mut page, &open[0], &pod[0]);
-    page.push_str("\nof a vCPU's thread in the pod profile:\n\n");
-    calls(&mut page, &pod[1], &BTreeMap::new());
-    page.push_str("\nof a vCPU's thread in the open profile, besides:\n\n");
-    calls(&mut page, &open[1], &pod[1]);
+    let running = world.api();
+    let api = filters(&running, ["vial-vmm", "vcpu0", "api"]);
+    world.end(running);
+    let none = Calls::new();
+    for (who, all, known) in [
+        ("**System calls** of the main thread in the pod profile", &pod[0], &none),
+        ("of the main thread in the open profile, besides", &open[0], &pod[0]),
+        ("of the main thread with the HTTP API, besides the open profile's", &api[0], &open[0]),
+        ("of a vCPU's thread in the pod profile", &pod[1], &none),
+        ("of a vCPU's thread in the open profile, besides", &open[1], &pod[1]),
+        ("of a vCPU's thread with the HTTP API, besides", &api[1], &open[1]),
+        ("of a drive's thread", &open[2], &none),
+        ("of the HTTP API's thread", &api[2], &none),
+    ] {
+        let _ = writeln!(page, "\n{who}:\n");
+        calls(&mut page, all, known);
+    }
     page
+}
+
+fn filters<const N: usize>(running: &Running, threads: [&str; N]) -> [Calls; N] {
+    threads.map(|thread| filter(running, thread))
 }
 
 const INTRODUCTION: &str = "\
@@ -83,9 +96,9 @@ act in one fresh VM, and looks at what becomes of it.
 
 ## Forbidden acts
 
-Each was tried in the main thread and in a vCPU's thread, in both profiles; where the second column says *kills*, the filter ended the process with SIGSYS in all
-four. The third column is the second line of defence: the same act in the same jail, done by a program without a filter, fails for this reason with one of
-these errors. *Nothing else*: only the filter stops it, and that is what it would be good for.
+Each was tried in every kind of thread (main, vCPU, drive, HTTP), in all three profiles; where the second column says *kills*, the filter ended the process with
+SIGSYS in all of them. The third column is the second line of defence: the same act in the launcher's jail, done by a program without a filter, fails for this
+reason with one of these errors. *Nothing else*: only the filter stops it, and that is what it would be good for.
 
 | act | filter | without the filter |
 |---|---|---|
@@ -101,7 +114,8 @@ fn table(page: &mut String, acts: &[Act]) {
     for act in acts {
         let filter = match act.filter {
             Filter::Kills => "kills",
-            Filter::KillsButOpen => "kills, but not *open*'s main thread",
+            Filter::LetsConnect => "kills, but not the main thread of *open* and *API*",
+            Filter::LetsOpen => "kills, but not the main thread of *API*",
             Filter::LetsBe => "**lets it be**",
         };
         let second = match &act.second {
@@ -341,5 +355,6 @@ const MEANINGS: &[(i64, u32, u32, u32, &str)] = &[
     (libc::SYS_prctl, 0, ALL, 0x5356_4d41, "`PR_SET_VMA`"),
     (libc::SYS_newfstatat, 3, 0x1000, 0x1000, "`AT_EMPTY_PATH`"),
     (libc::SYS_statx, 2, 0x1000, 0x1000, "`AT_EMPTY_PATH`"),
+    (libc::SYS_openat, 2, 0x40_0040, 0, "neither `O_CREAT` nor `O_TMPFILE`"),
     (libc::SYS_socket, 0, ALL, 1, "`AF_UNIX`"),
 ];

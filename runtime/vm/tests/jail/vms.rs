@@ -111,14 +111,25 @@ impl World {
 
     /// The production program with the open profile, as people start it: with paths, and no launcher.
     pub fn open(&self) -> Running {
+        self.by_hand(&["--no-api"])
+    }
+
+    /// The same with the HTTP API.
+    pub fn api(&self) -> Running {
+        self.by_hand(&["--api-sock", "api"])
+    }
+
+    fn by_hand(&self, arguments: &[&str]) -> Running {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("disk"), [0; 4096]).unwrap();
         let document = json!({
             "boot-source": {"kernel_image_path": self.vmm.kernel},
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 32},
-            "vsock": {"guest_cid": 3, "uds_path": path("vsock")},
-            "vial": {"profile": "open", "control": {"fd": 3}},
+            "drives": [{"drive_id": "disk", "path_on_host": "disk", "is_read_only": true, "io_threads": 1}],
+            "vsock": {"guest_cid": 3, "uds_path": "vsock"},
+            "vial": {"control": {"fd": 3}},
         });
         std::fs::write(path("config"), document.to_string()).unwrap();
         let control = UnixListener::bind(path("control")).unwrap();
@@ -126,8 +137,10 @@ impl World {
         let descriptors =
             [control.into(), kvm.into()].map(|fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap());
         let mut command = Command::new(&self.vmm.vmm);
-        command.arg("--config-file").arg(path("config")).args(["--kvm-fd", "4"]);
+        command.args(["--config-file", "config", "--kvm-fd", "4"]).args(arguments).current_dir(folder.path());
         let child = careful(&mut command, descriptors.into(), NOBODY).spawn().unwrap();
+        // It holds our copies of the descriptors: with them, a VMM that could not start would never be noticed.
+        drop(command);
         wait_for(&path("control"));
         Running { pid: child.id().try_into().unwrap(), end: End::Child(child) }
     }

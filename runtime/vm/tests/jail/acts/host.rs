@@ -8,22 +8,35 @@ pub fn files() -> Vec<Act> {
     let how = || words([0, 0, 0]);
     vec![
         act("open a file of the host", [sys(libc::SYS_open, [text("/etc/passwd"), n(0), n(0)])], tree(GONE)),
-        act("open it with openat", [sys(libc::SYS_openat, [at(), text("/etc/passwd"), n(0)])], tree(GONE)),
+        Act {
+            filter: Filter::LetsOpen,
+            ..act(
+                "open it with openat",
+                [sys(libc::SYS_openat, [at(), text("/etc/passwd"), n(0)])],
+                tree(GONE),
+            )
+        },
         act(
             "open it with openat2",
             [sys(libc::SYS_openat2, [at(), text("/etc/passwd"), how(), n(24)])],
             tree(GONE),
         ),
-        act(
-            "another VM's files through /proc",
-            [sys(libc::SYS_openat, [at(), text("/proc/1/root/etc/passwd"), n(0)])],
-            tree(GONE),
-        ),
-        act(
-            "/dev/kvm, to make another VM",
-            [sys(libc::SYS_openat, [at(), text("/dev/kvm"), n(libc::O_RDWR)])],
-            tree(GONE),
-        ),
+        Act {
+            filter: Filter::LetsOpen,
+            ..act(
+                "another VM's files through /proc",
+                [sys(libc::SYS_openat, [at(), text("/proc/1/root/etc/passwd"), n(0)])],
+                tree(GONE),
+            )
+        },
+        Act {
+            filter: Filter::LetsOpen,
+            ..act(
+                "/dev/kvm, to make another VM",
+                [sys(libc::SYS_openat, [at(), text("/dev/kvm"), n(libc::O_RDWR)])],
+                tree(GONE),
+            )
+        },
         act(
             "list the root folder",
             [sys(libc::SYS_open, [text("/"), n(libc::O_DIRECTORY), n(0)])],
@@ -104,7 +117,7 @@ pub fn sockets() -> Vec<Act> {
     let unix_stream = || socket(libc::AF_UNIX, libc::SOCK_STREAM);
     vec![
         Act {
-            filter: Filter::KillsButOpen,
+            filter: Filter::LetsConnect,
             ..act(
                 "connect to a program of the host by path",
                 [unix_stream(), connect(unix("/run/vial/vial.sock\0"))],
@@ -112,7 +125,7 @@ pub fn sockets() -> Vec<Act> {
             )
         },
         Act {
-            filter: Filter::KillsButOpen,
+            filter: Filter::LetsConnect,
             ..act(
                 "the same by an abstract name",
                 [unix_stream(), connect(unix("\0vial-jail-proof"))],

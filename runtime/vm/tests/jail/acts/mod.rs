@@ -46,8 +46,10 @@ pub enum Second {
 pub enum Filter {
     /// Each of them ends the process.
     Kills,
-    /// Each but that of the open profile's main thread, which does it for its guest.
-    KillsButOpen,
+    /// Each but those of the open and the API profile's main thread, which connects to sockets of the host for its guest.
+    LetsConnect,
+    /// Each but that of the API profile's main thread, whose clients give drives other files.
+    LetsOpen,
     /// No filter can tell it from what has to be allowed.
     LetsBe,
 }
