@@ -6,6 +6,7 @@ mod bench;
 mod completion;
 mod containers;
 mod copy;
+mod firecracker_api;
 mod hostile_container;
 mod image_tree;
 mod images;

@@ -1,0 +1,195 @@
+//! Firecracker's way of starting a VM, with curl as the client: through the jailer and requests, and from a configuration file.
+
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use vial_tests::fixtures;
+use vial_tests::host::Vial;
+
+const SECTOR: usize = 512;
+
+/// A part of the installation.
+fn part(name: &str) -> PathBuf {
+    let program = std::fs::canonicalize(Vial::program()).expect("the program is installed");
+    program.parent().and_then(Path::parent).expect("it is in a bin folder").join("lib/vial").join(name)
+}
+
+/// A script as a word of the kernel's command line.
+fn script(lines: &[&str]) -> String {
+    format!("console=hvc0 quiet panic=-1 script={}", lines.join(";").replace(' ', "${IFS}"))
+}
+
+/// Status and body.
+fn curl(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, String) {
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--write-out",
+        "\n%{http_code}",
+        "--request",
+        method,
+        "--unix-socket",
+    ]);
+    command.arg(socket).arg(format!("http://localhost{path}"));
+    if !body.is_null() {
+        command.args(["--header", "Content-Type: application/json", "--data", &body.to_string()]);
+    }
+    let output = command.output().expect("curl is there");
+    let text = String::from_utf8(output.stdout.clone()).expect("answers are UTF-8");
+    let (body, status) = text.rsplit_once('\n').expect("curl writes the status behind the body");
+    (status.parse().unwrap_or_else(|_| panic!("{method} {path}: {output:?}")), body.to_owned())
+}
+
+fn done(socket: &Path, method: &str, path: &str, body: &Value) {
+    assert_eq!(curl(socket, method, path, body), (204, String::new()), "{method} {path} {body}");
+}
+
+fn state(socket: &Path) -> String {
+    let (status, body) = curl(socket, "GET", "/", &Value::Null);
+    assert_eq!(status, 200, "{body}");
+    let info: Value = serde_json::from_str(&body).expect("it is JSON");
+    info["state"].as_str().expect("it has a state").to_owned()
+}
+
+/// A guest's console: a named pipe, so that whoever reads it waits exactly as long as he has to.
+struct Console(BufReader<File>);
+
+impl Console {
+    fn new(path: &Path) -> Self {
+        assert!(
+            Command::new("mkfifo").args(["-m", "666"]).arg(path).status().expect("mkfifo is there").success()
+        );
+        let pipe = OpenOptions::new().read(true).write(true).open(path).expect("the pipe was made");
+        Self(BufReader::new(pipe))
+    }
+
+    fn wait_for(&mut self, words: &str) {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            self.0.read_line(&mut line).expect("the pipe stays open");
+        }
+    }
+}
+
+/// Waits until the VMM says on its log, the standard output, that the API is there.
+fn served(child: &mut Child) {
+    let mut log = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    while !line.contains("The API is served") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).expect("the log is text"), 0, "it ended");
+    }
+    // Nobody reads it any more; the log never waits for its reader.
+}
+
+fn open_to_all(path: &Path) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).expect("the file is ours");
+}
+
+#[test]
+fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let jail = folder.path().join("vial-vmm/one/root");
+    std::fs::create_dir_all(&jail).expect("there is room");
+    std::fs::copy(part("vmlinux"), jail.join("kernel")).expect("there is room");
+    std::fs::copy(fixtures::busybox_initrd(), jail.join("initrd")).expect("there is room");
+    for name in ["one", "two"] {
+        let mut content = vec![b'.'; 8 * SECTOR];
+        content[..3].copy_from_slice(name.as_bytes());
+        std::fs::write(jail.join(name), content).expect("there is room");
+        open_to_all(&jail.join(name));
+    }
+    let mut console = Console::new(&jail.join("console"));
+    let mut command = Command::new(part("vial-jailer"));
+    command.args([
+        "--id",
+        "one",
+        "--uid",
+        "12345",
+        "--gid",
+        "12345",
+        "--cgroup",
+        "pids.max=50",
+        "--exec-file",
+    ]);
+    command.arg(part("vial-vmm")).arg("--chroot-base-dir").arg(folder.path());
+    command.args(["--", "--level", "info", "--boot-timer"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the jailer can be run");
+    served(&mut child);
+    let group = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("it lives");
+    assert!(group.contains("/vial-vmm/one"), "{group}");
+    let socket = &jail.join("run/firecracker.socket");
+    assert_eq!(state(socket), "Not started");
+    let append = script(&[
+        "trap 'echo button;poweroff -f' 38",
+        "echo up",
+        "until head -c 3 /dev/vda|grep two",
+        "do sleep 1",
+        "done",
+        "echo patched",
+        "while :",
+        "do sleep 1",
+        "done",
+    ]);
+    done(socket, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 128}));
+    let boot = json!({"kernel_image_path": "/kernel", "initrd_path": "/initrd", "boot_args": append});
+    done(socket, "PUT", "/boot-source", &boot);
+    done(
+        socket,
+        "PUT",
+        "/drives/data",
+        &json!({"drive_id": "data", "path_on_host": "/one", "is_root_device": false}),
+    );
+    done(socket, "PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": "/vsock"}));
+    done(socket, "PUT", "/vial", &json!({"console": {"output": "/console"}}));
+    done(socket, "PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    console.wait_for("up");
+    done(socket, "PATCH", "/vm", &json!({"state": "Paused"}));
+    assert_eq!(state(socket), "Paused");
+    done(socket, "PATCH", "/vm", &json!({"state": "Resumed"}));
+    assert_eq!(state(socket), "Running");
+    done(socket, "PATCH", "/drives/data", &json!({"drive_id": "data", "path_on_host": "/two"}));
+    console.wait_for("patched");
+    let (status, text) = curl(socket, "GET", "/vial/metrics", &Value::Null);
+    assert!(status == 200 && text.contains("vial_vcpu_exit_"), "{text}");
+    done(socket, "PUT", "/actions", &json!({"action_type": "SendCtrlAltDel"}));
+    console.wait_for("button");
+    assert_eq!(child.wait().expect("it is our child").code(), Some(0));
+    std::fs::remove_dir("/sys/fs/cgroup/vial-vmm/one").expect("nobody is in the group any more");
+}
+
+#[test]
+fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let mut console = Console::new(&folder.path().join("console"));
+    let config = json!({
+        "boot-source": {
+            "kernel_image_path": part("vmlinux"),
+            "initrd_path": fixtures::busybox_initrd(),
+            "boot_args": script(&["echo up", "sleep 1000"]),
+        },
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 128, "smt": false},
+        "metrics": {"metrics_path": folder.path().join("metrics")},
+        "vial": {"console": {"output": folder.path().join("console")}},
+    });
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, config.to_string()).expect("there is room");
+    let mut child =
+        Command::new(part("vial-vmm")).arg("--config-file").arg(&path).spawn().expect("it can be run");
+    console.wait_for("up");
+    let socket = Path::new("/run/firecracker.socket");
+    assert_eq!(state(socket), "Running");
+    done(socket, "PUT", "/mmds", &json!({"a": 1}));
+    done(socket, "PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    assert_eq!(child.wait().expect("it is our child").code(), Some(13));
+    let metrics = std::fs::read_to_string(folder.path().join("metrics")).expect("there are metrics");
+    let last: Value =
+        serde_json::from_str(metrics.lines().last().expect("a line at the end")).expect("it is JSON");
+    assert_eq!(last["put_api_requests"]["mmds_count"], 1);
+    let _ = std::fs::remove_file(socket);
+}
