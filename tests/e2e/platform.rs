@@ -22,7 +22,8 @@ fn run(folder: &Path, config: &Value) -> String {
     let document = folder.join("config.json");
     std::fs::write(&document, config.to_string()).expect("the folder is writable");
     let mut command = Command::new(part("vial-vmm"));
-    let output = command.arg("--config-file").arg(&document).output().expect("the VMM can be run");
+    let output =
+        command.args(["--no-api", "--config-file"]).arg(&document).output().expect("the VMM can be run");
     let console = std::fs::read(folder.join("console")).unwrap_or_default();
     let text = String::from_utf8_lossy(&[console, output.stdout].concat()).replace('\r', "");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -29,6 +29,7 @@ Usage: vial-vmm [--api-sock PATH] [--config-file PATH [--no-api]]
   --log-path PATH, --level LEVEL, --show-level, --show-log-origin, --module PATH
                       log there, from this level on (Info), with level, with file and line, of these modules
   --metrics-path PATH a line of metrics every minute, and when a request or the end wants one
+  --enable-pci        virtio devices are on a PCI bus
   --boot-timer        log when the guest writes 123 to the boot timer
   --no-seccomp        accepted, and without effect: the filters stay on
   --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N
@@ -83,6 +84,8 @@ pub struct Options {
     pub logger: Logger,
     /// Where metrics go.
     pub metrics: Option<PathBuf>,
+    /// Whether devices are on a PCI bus whatever the configuration says.
+    pub pci: bool,
     /// Whether the guest has a boot timer.
     pub boot_timer: bool,
     /// When and at which cost the process was started, if its parent says.
@@ -152,6 +155,7 @@ struct Given {
     body_limit: Option<usize>,
     mmds_limit: Option<usize>,
     boot_timer: Option<()>,
+    pci: Option<()>,
 }
 
 impl Given {
@@ -182,6 +186,7 @@ impl Given {
             "--show-log-origin" => options.logger.show_log_origin.replace(true).is_some(),
             "--module" => options.logger.module.replace(text(name, value()?)?).is_some(),
             "--metrics-path" => options.metrics.replace(value()?.into()).is_some(),
+            "--enable-pci" => self.pci.replace(()).is_some(),
             "--boot-timer" => self.boot_timer.replace(()).is_some(),
             "--start-time-us" => options.started.wall_us.replace(number(name, value()?)?).is_some(),
             "--start-time-cpu-us" => options.started.cpu_us.replace(number(name, value()?)?).is_some(),
@@ -200,7 +205,7 @@ impl Given {
 
     /// Checks that the arguments go together.
     fn options(self) -> Result<Options, BadArguments> {
-        let Self { mut options, socket, no_api, id, body_limit, mmds_limit, boot_timer } = self;
+        let Self { mut options, socket, no_api, id, body_limit, mmds_limit, boot_timer, pci } = self;
         let inherited = matches!(options.config, Some(ConfigSource::Fd(_)));
         let config = if let Some(ConfigSource::Fd(fd)) = options.config { Some(fd) } else { None };
         let api = if let Some(FileSource::Fd { fd }) = socket { Some(fd) } else { None };
@@ -228,7 +233,7 @@ impl Given {
         }
         options.body_limit = body_limit.unwrap_or(MAX_BODY);
         options.mmds_limit = mmds_limit.unwrap_or(options.body_limit);
-        options.boot_timer = boot_timer.is_some();
+        (options.boot_timer, options.pci) = (boot_timer.is_some(), pci.is_some());
         Ok(options)
     }
 }
@@ -294,10 +299,10 @@ mod tests {
     fn firecrackers_options_are_understood() {
         let given = options(
             "--api-sock /s --id a --level warn --log-path /l --show-level --show-log-origin --module m --metrics-path /m \
-             --boot-timer --http-api-max-payload-size 1000 --metadata /d --start-time-us 1 --start-time-cpu-us 2 \
+             --boot-timer --enable-pci --http-api-max-payload-size 1000 --metadata /d --start-time-us 1 --start-time-cpu-us 2 \
              --parent-cpu-time-us 3",
         );
-        assert_eq!((given.body_limit, given.mmds_limit, given.boot_timer), (1000, 1000, true));
+        assert_eq!((given.body_limit, given.mmds_limit, given.boot_timer && given.pci), (1000, 1000, true));
         assert_eq!(given.logger.level, Some(LogLevel::Warning));
         assert_eq!(given.started.parent_cpu_us, Some(3));
         assert_eq!(options("--mmds-size-limit 7").mmds_limit, 7);

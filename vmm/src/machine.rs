@@ -18,7 +18,7 @@ use crate::seccomp::{Filter, SeccompError, Thread};
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
-use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
+use crate::virtio::{Core, DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::io;
@@ -144,6 +144,11 @@ impl Machine {
     pub fn resize_balloon(&self, amount_mib: u32) -> Result<(), HandleError> {
         let (balloon, signals) = self.handles.balloon()?;
         Ok(balloon.resize(amount_mib, self.memory_mib, signals)?)
+    }
+
+    /// Calls `visit` with each device and what its driver has made of it, in the guest's order.
+    pub fn each_device(&self, mut visit: impl FnMut(&Core)) {
+        self.transports.iter().for_each(|transport| visit(lock(transport).core()));
     }
 
     /// Raises the interrupt of the generic event device.

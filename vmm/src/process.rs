@@ -1,6 +1,6 @@
 //! The life of a `vial-vmm` process: from its arguments to its exit code.
 
-use crate::api::config::{FileSource, Logger, Profile, VmConfig};
+use crate::api::config::{FileSource, Logger, Profile, Transport, VmConfig};
 use crate::api::status::{ExitReason, Step};
 use crate::args::{ConfigSource, Options};
 use crate::control::{Command, Control};
@@ -10,7 +10,7 @@ use crate::files::{self, FileError, Files};
 use crate::http::after::After;
 use crate::http::before::Service;
 use crate::http::waiting::{self, Start, Waited};
-use crate::http::{Answer, Fault, Front, ServeError};
+use crate::http::{Answer, Draft, Fault, Front, ServeError};
 use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
 use crate::mmds::{Store, StoreError};
@@ -133,11 +133,13 @@ fn run_on_request(
     options: &Options,
     status: &Status,
 ) -> Result<Ending, StartError> {
-    let start = match waiting::wait(&front, &mut service, &mut host.observer, &mut host.manager, &host.end) {
-        Waited::Start(start) => start,
-        Waited::End(ending) => return Ok(ending),
-        Waited::Broken(error) => return Err(setup("the event loop")(io::Error::other(error))),
-    };
+    let draft = Draft::new(options.pci);
+    let start =
+        match waiting::wait(draft, &front, &mut service, &mut host.observer, &mut host.manager, &host.end) {
+            Waited::Start(start) => start,
+            Waited::End(ending) => return Ok(ending),
+            Waited::Broken(error) => return Err(setup("the event loop")(io::Error::other(error))),
+        };
     let Start { call, config, files, status: records } = *start;
     status.redirect(records);
     status.milestone(Step::Configured);
@@ -265,6 +267,9 @@ fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, Sta
         ConfigSource::Path(path) => read(File::open(path), &format!("{path:?}"))?,
     };
     let mut config = validate::parse(&document)?;
+    if options.pci {
+        config.vial.transport = Transport::Pci;
+    }
     match (&options.api, config.vial.profile) {
         (Some(_), Profile::Pod) => Err(StartError::PodApi),
         (Some(_), _) => {

@@ -14,6 +14,10 @@ use crate::handles::HandleError;
 use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::validate;
+use serde_json::{Value, json};
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_NEEDS_RESET,
+};
 
 /// The API of a running VM.
 pub struct After {
@@ -56,6 +60,7 @@ impl After {
             Action::Act(InstanceAction::FlushMetrics) => Err(Fault::bad(
                 "Metrics error: nobody reads them, or there is no room: they come with the next line",
             )),
+            Action::Devices => Ok(Answer::Json(devices(vm))),
             Action::Prometheus => Ok(Answer::Text(observer.figures(Some(vm)).prometheus())),
             other => self.service.handle(other, if paused { "Paused" } else { "Running" }),
         }
@@ -109,6 +114,29 @@ impl After {
         }
         Ok(Answer::Empty)
     }
+}
+
+/// What `GET /vial/devices` shows: names, virtio's device types, and what the drivers have made of them.
+fn devices(vm: &Machine) -> Value {
+    let mut list = Vec::new();
+    vm.each_device(|core| {
+        let device = core.device();
+        let state = match core.status() {
+            status if status & VIRTIO_CONFIG_S_NEEDS_RESET != 0 => "needs reset",
+            status if status & VIRTIO_CONFIG_S_FAILED != 0 => "given up by its driver",
+            status if status & VIRTIO_CONFIG_S_DRIVER_OK != 0 => "in use",
+            0 => "without a driver",
+            _ => "being set up",
+        };
+        list.push(json!({
+            "name": device.name(),
+            "type": device.device_type(),
+            "state": state,
+            "queues": device.queue_sizes().len(),
+            "features": format!("{:#x}", core.driver_features()),
+        }));
+    });
+    list.into()
 }
 
 fn patch_network(vm: &Machine, update: &PartialNetworkInterface) -> Outcome {

@@ -1,7 +1,9 @@
 //! The VM to be, while its documents come in one by one: no file is touched here, and a document that does not fit changes nothing.
 
 use super::action::{Configure, Fault};
-use crate::api::config::{Balloon, BootSource, Drive, FileSource, MachineConfig, MmdsConfig, VmConfig};
+use crate::api::config::{
+    Balloon, BootSource, Drive, FileSource, MachineConfig, MmdsConfig, Transport, VmConfig,
+};
 use crate::validate::{self, ConfigError};
 
 /// The documents so far.
@@ -10,6 +12,8 @@ pub struct Draft {
     // Its boot source means something only if `boots`.
     config: VmConfig,
     boots: bool,
+    // Of the command line; no document takes it back.
+    pci: bool,
 }
 
 impl Default for Draft {
@@ -22,11 +26,24 @@ impl Default for Draft {
             entry: None,
         };
         let config = VmConfig::booting(boot_source);
-        Self { config, boots: false }
+        Self { config, boots: false, pci: false }
     }
 }
 
 impl Draft {
+    /// No documents yet; all devices are on a PCI bus if `pci`.
+    pub fn new(pci: bool) -> Self {
+        let mut draft = Self { pci, ..Self::default() };
+        draft.keep_pci();
+        draft
+    }
+
+    fn keep_pci(&mut self) {
+        if self.pci {
+            self.config.vial.transport = Transport::Pci;
+        }
+    }
+
     /// Takes a document in: a new one, or in the place of its namesake.
     ///
     /// # Errors
@@ -35,6 +52,7 @@ impl Draft {
         let kind = kind(&document);
         let mut next = self.clone();
         next.put(document)?;
+        next.keep_pci();
         next.check().map_err(|error| Fault::bad(format!("{kind} error: {}", crate::chain(&error))))?;
         *self = next;
         Ok(())

@@ -34,15 +34,15 @@ pub struct Start {
     pub status: Option<File>,
 }
 
-/// Serves requests until one starts the VM.
+/// Serves requests until one starts the VM that `draft` has become.
 pub fn wait(
+    mut draft: Draft,
     front: &Front,
     service: &mut Service,
     observer: &mut Observer,
     manager: &mut EventManager<Subscriber>,
     end: &EndSignal,
 ) -> Waited {
-    let mut draft = Draft::default();
     loop {
         if let Some(ending) = end.ending() {
             return Waited::End(ending);

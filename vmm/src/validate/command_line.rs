@@ -19,7 +19,11 @@ pub fn command_line(config: &VmConfig) -> Result<String, ConfigError> {
         let letters = disk_letters(index);
         let drive = &config.drives[index];
         let mode = if drive.is_read_only || !drive.concat.is_empty() { "ro" } else { "rw" };
-        line.insert_str(format!("root=/dev/vd{letters} {mode}")).map_err(failed)?;
+        let root = match &drive.partuuid {
+            Some(id) => format!("PARTUUID={id}"),
+            None => format!("/dev/vd{letters}"),
+        };
+        line.insert_str(format!("root={root} {mode}")).map_err(failed)?;
     }
     let line = line.as_cstring().map_err(failed)?;
     line.into_string().map_err(|error| ConfigError::CommandLine(error.to_string()))

@@ -184,6 +184,10 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Balloon(balloon.amount_mib));
     }
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
+    if let Some(id) = config.drives.iter().filter_map(|drive| drive.partuuid.as_ref()).find(|id| !is_name(id))
+    {
+        return Err(ConfigError::Name { field: "partuuid", name: id.clone() });
+    }
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     for drive in &config.drives {
         if drive.is_removable {
@@ -320,11 +324,15 @@ fn device_count(config: &VmConfig) -> usize {
         + usize::from(config.vial.console.is_some())
 }
 
+/// Whether `name` can stand in a command line and in messages as one word.
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn check_names<'a>(field: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), ConfigError> {
     let mut seen = HashSet::new();
     for name in names {
-        let printable = name.bytes().all(|byte| byte.is_ascii_graphic());
-        if name.is_empty() || name.len() > MAX_NAME || !printable {
+        if !is_name(name) {
             return Err(ConfigError::Name { field, name: name.clone() });
         }
         if !seen.insert(name) {

@@ -79,6 +79,12 @@ fn the_root_device_goes_before_what_init_gets() {
     });
     assert_eq!(command_line(&config.unwrap()).unwrap(), "quiet root=/dev/vdb ro -- --verbose");
     assert_eq!(command_line(&with(|_| ()).unwrap()).unwrap(), "");
+    let partition = |id: &str| {
+        let drive = json!([{"drive_id": "a", "path_on_host": "/a", "is_root_device": true, "partuuid": id}]);
+        with(|document| document["drives"] = drive)
+    };
+    assert_eq!(command_line(&partition("0eaa91a0-01").unwrap()).unwrap(), "root=PARTUUID=0eaa91a0-01 rw");
+    assert!(matches!(partition("a init=/bin/sh"), Err(ConfigError::Name { field: "partuuid", .. })));
 }
 
 #[test]

@@ -38,6 +38,8 @@ fn a_vm_is_configured_started_paused_resumed_and_stopped() {
     assert_eq!(http.get("/vm/config")["machine-config"]["vcpu_count"], 1);
     start(&mut http);
     assert_eq!(http.get("/")["state"], "Running");
+    let devices = http.get("/vial/devices");
+    assert_eq!((&devices[0]["type"], &devices[0]["state"]), (&json!(4), &json!("without a driver")));
     for _ in 0..20 {
         http.ok("PATCH", "/vm", &json!({"state": "Paused"}));
         assert_eq!(http.get("/")["state"], "Paused");
@@ -275,6 +277,25 @@ fn a_configuration_file_starts_at_once_and_the_api_serves_what_runs() {
     assert_eq!(http.get("/vm/config")["vial"]["profile"], "api");
     http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
     assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn all_devices_are_on_a_pci_bus_if_the_command_line_says_so() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let (_child, mut http) = spawn_api(&vm, &["--enable-pci"]);
+    configure(&vm, &mut http);
+    assert_eq!(http.get("/vm/config")["vial"]["transport"], "pci");
+    start(&mut http);
+    let (_child, mut http) = {
+        std::fs::write(vm.path("config"), vm.config.to_string()).unwrap();
+        let config = vm.path("config");
+        std::fs::remove_file(vm.path("api")).unwrap();
+        spawn_api(&vm, &["--enable-pci", "--config-file", config.to_str().unwrap()])
+    };
+    assert_eq!(http.get("/vm/config")["vial"]["transport"], "pci");
 }
 
 #[test]

@@ -146,6 +146,7 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             concat,
             is_removable: matches!(disk.source, DiskSource::Removable { .. }),
             is_read_only: disk.read_only,
+            partuuid: None,
             is_root_device: disk.root,
             // What a container has synced survives the host's power.
             cache_type: CacheType::Writeback,

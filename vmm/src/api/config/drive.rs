@@ -25,6 +25,9 @@ pub struct Drive {
     /// Adds `root=/dev/vda` (of the matching letter) and `ro` or `rw` to the command line.
     #[serde(default)]
     pub is_root_device: bool,
+    /// Partition that the kernel mounts as its root, instead of the whole disk, if `is_root_device`: a name for `root=PARTUUID=`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partuuid: Option<String>,
     /// Whether what the guest flushes becomes durable.
     #[serde(default)]
     pub cache_type: CacheType,

@@ -119,6 +119,11 @@ impl Core {
         self.device.as_ref()
     }
 
+    /// Features that the driver accepted.
+    pub fn driver_features(&self) -> u64 {
+        self.driver_features
+    }
+
     /// Takes the device out of the event loop; its rings stay as they are.
     pub fn pause(&mut self) {
         self.device.pause();
