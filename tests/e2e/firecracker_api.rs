@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
@@ -17,9 +17,11 @@ fn part(name: &str) -> PathBuf {
     program.parent().and_then(Path::parent).expect("it is in a bin folder").join("lib/vial").join(name)
 }
 
-/// A script as a word of the kernel's command line.
+/// A kernel command line that runs `lines`. The initrd runs one word; a shell's keywords have to stand in it as such, so the word makes
+/// the script from octal numbers.
 fn script(lines: &[&str]) -> String {
-    format!("console=hvc0 quiet panic=-1 script={}", lines.join(";").replace(' ', "${IFS}"))
+    let octal: String = lines.join("\n").bytes().map(|byte| format!("\\{byte:03o}")).collect();
+    format!("console=hvc0 quiet panic=-1 script=eval${{IFS}}\"$(printf${{IFS}}'{octal}')\"")
 }
 
 /// Status and body.
@@ -56,23 +58,47 @@ fn state(socket: &Path) -> String {
 }
 
 /// A guest's console: a named pipe, so that whoever reads it waits exactly as long as he has to.
-struct Console(BufReader<File>);
+struct Console {
+    path: PathBuf,
+    // Opened before the VMM, which wants a reader; not waited for.
+    _reader: File,
+}
 
 impl Console {
     fn new(path: &Path) -> Self {
-        assert!(
-            Command::new("mkfifo").args(["-m", "666"]).arg(path).status().expect("mkfifo is there").success()
-        );
-        let pipe = OpenOptions::new().read(true).write(true).open(path).expect("the pipe was made");
-        Self(BufReader::new(pipe))
+        let made = Command::new("mkfifo").args(["-m", "666"]).arg(path).status();
+        assert!(made.expect("mkfifo is there").success());
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        Self { path: path.to_owned(), _reader: reader.expect("the pipe was made") }
     }
 
+    /// To be called when the VMM has opened its end: then reading waits, and ends with the VMM.
+    fn read(self) -> Lines {
+        Lines(BufReader::new(File::open(&self.path).expect("the pipe is there")))
+    }
+}
+
+struct Lines(BufReader<File>);
+
+impl Lines {
     fn wait_for(&mut self, words: &str) {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
-            self.0.read_line(&mut line).expect("the pipe stays open");
+            let read = self.0.read_line(&mut line).expect("it is text");
+            assert_ne!(read, 0, "the VM has ended before it said {words}");
         }
+    }
+}
+
+/// A process; a test that fails takes it along.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Does nothing to one that was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -104,7 +130,7 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
         std::fs::write(jail.join(name), content).expect("there is room");
         open_to_all(&jail.join(name));
     }
-    let mut console = Console::new(&jail.join("console"));
+    let console = Console::new(&jail.join("console"));
     let mut command = Command::new(part("vial-jailer"));
     command.args([
         "--id",
@@ -119,22 +145,19 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
     ]);
     command.arg(part("vial-vmm")).arg("--chroot-base-dir").arg(folder.path());
     command.args(["--", "--level", "info", "--boot-timer"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("the jailer can be run");
-    served(&mut child);
+    let mut process = Process(command.stdout(Stdio::piped()).spawn().expect("the jailer can be run"));
+    let child = &mut process.0;
+    served(child);
     let group = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("it lives");
     assert!(group.contains("/vial-vmm/one"), "{group}");
     let socket = &jail.join("run/firecracker.socket");
     assert_eq!(state(socket), "Not started");
     let append = script(&[
-        "trap 'echo button;poweroff -f' 38",
+        "trap 'echo button; poweroff -f' 38",
         "echo up",
-        "until head -c 3 /dev/vda|grep two",
-        "do sleep 1",
-        "done",
+        "until head -c 3 /dev/vda | grep two; do sleep 1; done",
         "echo patched",
-        "while :",
-        "do sleep 1",
-        "done",
+        "while :; do sleep 1; done",
     ]);
     done(socket, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 128}));
     let boot = json!({"kernel_image_path": "/kernel", "initrd_path": "/initrd", "boot_args": append});
@@ -148,6 +171,7 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
     done(socket, "PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": "/vsock"}));
     done(socket, "PUT", "/vial", &json!({"console": {"output": "/console"}}));
     done(socket, "PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    let mut console = console.read();
     console.wait_for("up");
     done(socket, "PATCH", "/vm", &json!({"state": "Paused"}));
     assert_eq!(state(socket), "Paused");
@@ -166,7 +190,7 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
 #[test]
 fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() {
     let folder = tempfile::tempdir().expect("there is room");
-    let mut console = Console::new(&folder.path().join("console"));
+    let console = Console::new(&folder.path().join("console"));
     let config = json!({
         "boot-source": {
             "kernel_image_path": part("vmlinux"),
@@ -179,11 +203,14 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
     });
     let path = folder.path().join("config.json");
     std::fs::write(&path, config.to_string()).expect("there is room");
-    let mut child =
-        Command::new(part("vial-vmm")).arg("--config-file").arg(&path).spawn().expect("it can be run");
-    console.wait_for("up");
+    let mut command = Command::new(part("vial-vmm"));
+    command.args(["--level", "info", "--config-file"]).arg(&path).stdout(Stdio::piped());
+    let mut process = Process(command.spawn().expect("it can be run"));
+    let child = &mut process.0;
+    served(child);
     let socket = Path::new("/run/firecracker.socket");
     assert_eq!(state(socket), "Running");
+    console.read().wait_for("up");
     done(socket, "PUT", "/mmds", &json!({"a": 1}));
     done(socket, "PUT", "/vial/actions", &json!({"action_type": "Stop"}));
     assert_eq!(child.wait().expect("it is our child").code(), Some(13));
