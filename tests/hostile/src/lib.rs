@@ -16,6 +16,7 @@ pub mod frames;
 pub mod images;
 pub mod kernel_log;
 pub mod machine;
+pub mod objects;
 pub mod registry;
 mod tarball;
 
@@ -47,4 +48,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vm_config", machine::config),
     ("vm_api", machine::api),
     ("bench_document", bench::document),
+    ("objects", objects::body),
+    ("object_patches", objects::patches),
 ];

@@ -1,0 +1,154 @@
+//! Deletion: at once, or in order, when finalizers and whoever runs the object have done their part.
+
+use super::{Engine, Failure, Target, conflict};
+use crate::object;
+use crate::status::ApiError;
+use crate::store::{Key, Stored};
+use chrono::{SecondsFormat, TimeDelta};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Finalizers of the garbage collector (meta/v1).
+pub const ORPHAN: &str = "orphan";
+/// The object goes when what it owns is gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+
+/// What becomes of the objects that an object owns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after it.
+    #[default]
+    Background,
+    /// It goes after them.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// What a client says beside the name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Seconds that whoever runs it may take; 0: it goes at once.
+    pub grace_period: Option<i64>,
+    /// What becomes of what it owns.
+    pub propagation: Propagation,
+    /// Only the object of this identity.
+    pub uid: Option<String>,
+    /// Only the object of this version.
+    pub resource_version: Option<String>,
+    /// Nothing happens.
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Of a `DeleteOptions` object.
+    ///
+    /// # Errors
+    /// It asks for something that there is not.
+    pub fn of(value: &Value) -> Result<Self, ApiError> {
+        let text = |path: &[&str]| Some(object::text(value, path).to_owned()).filter(|text| !text.is_empty());
+        let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+        let propagation = match (object::text(value, &["propagationPolicy"]), orphan) {
+            ("Orphan", _) | ("", Some(true)) => Propagation::Orphan,
+            ("Foreground", _) => Propagation::Foreground,
+            ("Background" | "", _) => Propagation::Background,
+            (other, _) => {
+                let message = format!(
+                    "propagationPolicy {other:?}: supported values: \"Orphan\", \"Background\", \"Foreground\""
+                );
+                return Err(ApiError::bad_request(message));
+            }
+        };
+        Ok(Self {
+            grace_period: object::number(value, &["gracePeriodSeconds"]).map(|seconds| seconds.max(0)),
+            propagation,
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+            dry_run: !object::list(value, &["dryRun"]).is_empty(),
+        })
+    }
+}
+
+/// Whether nothing holds an object any more that is to be deleted.
+pub(super) fn is_over(object: &Value) -> bool {
+    object::is_deleted(object)
+        && object::list(object, &["metadata", "finalizers"]).is_empty()
+        && object::list(object, &["spec", "finalizers"]).is_empty()
+        && object::number(object, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+}
+
+/// What a deletion came to.
+#[derive(Debug)]
+pub enum Deleted {
+    /// It is gone; this was the last of it.
+    Gone(Arc<Stored>),
+    /// It will go.
+    Going(Arc<Stored>),
+}
+
+impl Engine {
+    /// Deletes an object, or begins to.
+    ///
+    /// # Errors
+    /// It is not there, or is another than was meant.
+    pub fn delete(&self, target: Target<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        let key = target.key();
+        self.retry(&key, || {
+            let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
+            let is_other = |wanted: &Option<String>, found: &str| {
+                wanted.as_deref().is_some_and(|wanted| wanted != found)
+            };
+            if is_other(&options.uid, object::uid(&current.object))
+                || is_other(&options.resource_version, &current.version.to_string())
+            {
+                return Err(conflict(target.kind, target.name).into());
+            }
+            self.mark(&key, &current, options)
+        })
+    }
+
+    fn mark(&self, key: &Key, current: &Stored, options: &DeleteOptions) -> Result<Deleted, Failure> {
+        let mut new = current.object.clone();
+        let allowed = key.kind().strategy.grace_period(&new);
+        let asked = match (allowed, options.grace_period) {
+            (None, _) => 0,
+            (Some(0), _) => 0,
+            (Some(own), asked) => asked.unwrap_or(own),
+        };
+        let already = object::number(&new, &["metadata", "deletionGracePeriodSeconds"]);
+        // Who asks again may only make it faster.
+        let grace = already.map_or(asked, |already| already.min(asked));
+        let is_first = !object::is_deleted(&new);
+        if is_first || already != Some(grace) {
+            let deadline = self.world.now() + TimeDelta::try_seconds(grace).unwrap_or(TimeDelta::MAX / 4);
+            let deadline = deadline.to_rfc3339_opts(SecondsFormat::Secs, true);
+            *object::entry(&mut new, &["metadata", "deletionTimestamp"]) = deadline.into();
+            *object::entry(&mut new, &["metadata", "deletionGracePeriodSeconds"]) = grace.into();
+            if is_first && let Some(generation) = object::number(&new, &["metadata", "generation"]) {
+                *object::entry(&mut new, &["metadata", "generation"]) = (generation + 1).into();
+            }
+        }
+        if is_first {
+            let mut finalizers = object::list(&new, &["metadata", "finalizers"]).to_vec();
+            let wanted = match options.propagation {
+                Propagation::Background => None,
+                Propagation::Foreground => Some(FOREGROUND),
+                Propagation::Orphan => Some(ORPHAN),
+            };
+            if let Some(wanted) = wanted.filter(|wanted| !finalizers.contains(&Value::from(*wanted))) {
+                finalizers.push(wanted.into());
+                *object::entry(&mut new, &["metadata", "finalizers"]) = finalizers.into();
+            }
+            if key.kind().kind == "Namespace" {
+                *object::entry(&mut new, &["status", "phase"]) = "Terminating".into();
+            }
+        }
+        if is_over(&new) {
+            return Ok(Deleted::Gone(self.commit(key, Some(current.version), None, options.dry_run)?));
+        }
+        if new == current.object {
+            return Ok(Deleted::Going(Arc::new(Stored { object: new, version: current.version })));
+        }
+        Ok(Deleted::Going(self.commit(key, Some(current.version), Some(new), options.dry_run)?))
+    }
+}

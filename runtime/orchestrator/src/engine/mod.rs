@@ -1,0 +1,174 @@
+//! The verbs, for every kind alike.
+
+mod admission;
+mod bootstrap;
+mod delete;
+mod read;
+mod write;
+
+pub use delete::{DeleteOptions, Deleted, Propagation};
+pub use read::{List, ListOptions, WatchedEvent, Watcher};
+pub use write::{Patch, Target};
+
+use crate::kinds::Kind;
+use crate::status::{ApiError, Reason};
+use crate::store::{CommitError, Key, Store, Stored};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Attempts at a change that others get in the way of; each is made on what they wrote.
+const MAX_ATTEMPTS: usize = 10;
+
+/// Where time and chance come from; tests have their own.
+pub trait World: Send + Sync {
+    /// Now.
+    fn now(&self) -> DateTime<Utc>;
+    /// Random bytes.
+    fn random(&self) -> [u8; 16];
+}
+
+/// Serves the verbs on a store. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    store: Store,
+    world: Arc<dyn World>,
+}
+
+/// What a client says beside the object.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    /// Everything but the write itself.
+    pub dry_run: bool,
+    /// What becomes of fields that there are not.
+    pub validation: FieldValidation,
+    /// Who writes, for `managedFields`.
+    pub manager: String,
+    /// Apply takes fields over from others.
+    pub force: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { dry_run: false, validation: FieldValidation::Warn, manager: "unknown".into(), force: false }
+    }
+}
+
+/// `fieldValidation`: what becomes of unknown and doubled fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are left out.
+    Ignore,
+    /// They are left out and the client is warned.
+    Warn,
+    /// The request is refused.
+    Strict,
+}
+
+/// A write that worked.
+#[derive(Debug)]
+pub struct Written {
+    /// The object as it is now.
+    pub object: Arc<Stored>,
+    /// It did not exist before.
+    pub created: bool,
+    /// What the client should know.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// On this store.
+    pub fn new(store: Store, world: Arc<dyn World>) -> Self {
+        Self { store, world }
+    }
+
+    /// The store under it.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Now.
+    pub fn time(&self) -> DateTime<Utc> {
+        self.world.now()
+    }
+
+    /// Now, as objects say it.
+    pub fn now(&self) -> String {
+        self.world.now().to_rfc3339_opts(SecondsFormat::Secs, true)
+    }
+
+    /// A version 4 UUID (RFC 9562).
+    fn uid(&self) -> String {
+        let mut bytes = self.world.random();
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let part = |range: std::ops::Range<usize>| hex[range].concat();
+        format!("{}-{}-{}-{}-{}", part(0..4), part(4..6), part(6..8), part(8..10), part(10..16))
+    }
+
+    /// Five characters that names end with: no vowels, so no words (apimachinery's `rand.String`).
+    pub fn suffix(&self) -> String {
+        const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        self.world.random()[..5]
+            .iter()
+            .map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]))
+            .collect()
+    }
+
+    fn commit(
+        &self,
+        key: &Key,
+        expected: Option<u64>,
+        object: Option<Value>,
+        dry_run: bool,
+    ) -> Result<Arc<Stored>, Failure> {
+        if dry_run {
+            let version = expected.unwrap_or(0);
+            return Ok(Arc::new(Stored { object: object.unwrap_or_default(), version }));
+        }
+        self.store.commit(key, expected, object).map_err(|error| match error {
+            CommitError::Stale => Failure::Stale,
+            CommitError::Store(error) => {
+                Failure::Told(ApiError::new(Reason::InternalError, error.to_string()))
+            }
+        })
+    }
+
+    /// Tries a change until nobody gets in its way.
+    fn retry<T>(&self, key: &Key, mut change: impl FnMut() -> Result<T, Failure>) -> Result<T, ApiError> {
+        for _ in 0..MAX_ATTEMPTS {
+            match change() {
+                Ok(done) => return Ok(done),
+                Err(Failure::Told(error)) => return Err(error),
+                Err(Failure::Stale) => {}
+            }
+        }
+        Err(conflict(key.kind(), &key.name))
+    }
+}
+
+/// How one attempt ends without success.
+enum Failure {
+    /// Somebody wrote in between.
+    Stale,
+    /// For good.
+    Told(ApiError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Told(error)
+    }
+}
+
+fn conflict(kind: &Kind, name: &str) -> ApiError {
+    let what = kind.dotted();
+    let message = format!(
+        "Operation cannot be fulfilled on {what} {name:?}: the object has been modified; please apply your changes to the latest version and try again"
+    );
+    ApiError::new(Reason::Conflict, message).about(kind.group, kind.plural, name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+use super::delete::Deleted;
+use super::*;
+use crate::decode;
+use crate::store::{EventKind, SealKey};
+use serde_json::json;
+use std::sync::Mutex;
+use tempfile::TempDir;
+
+/// A clock that stands, and chance that counts.
+struct Still(Mutex<u8>);
+
+impl World for Still {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_767_225_600, 0).unwrap()
+    }
+
+    fn random(&self) -> [u8; 16] {
+        let mut count = self.0.lock().unwrap();
+        *count += 1;
+        [*count; 16]
+    }
+}
+
+fn engine() -> (TempDir, Engine) {
+    let folder = TempDir::new().unwrap();
+    let key = SealKey::at(&folder.path().join("key")).unwrap();
+    let store = Store::open(&folder.path().join("objects.db"), key).unwrap();
+    let engine = Engine::new(store, Arc::new(Still(Mutex::new(0))));
+    create(&engine, target("Namespace", "", ""), json!({"metadata": {"name": "a"}})).unwrap();
+    (folder, engine)
+}
+
+fn target<'a>(kind: &str, namespace: &'a str, name: &'a str) -> Target<'a> {
+    let kind = crate::kinds::KINDS.iter().find(|one| one.kind == kind).unwrap();
+    Target { kind, namespace, name, subresource: "" }
+}
+
+fn body(value: Value) -> decode::Decoded {
+    decode::json(&serde_json::to_vec(&value).unwrap()).unwrap()
+}
+
+fn create(engine: &Engine, target: Target<'_>, value: Value) -> Result<Written, ApiError> {
+    engine.create(target, body(value), &WriteOptions::default())
+}
+
+fn web(replicas: u32) -> Value {
+    json!({"metadata": {"name": "web"}, "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}}}})
+}
+
+#[test]
+fn a_new_object_gets_what_the_server_gives() {
+    let (_folder, engine) = engine();
+    let written = create(&engine, target("Deployment", "a", ""), web(2)).unwrap();
+    let object = &written.object.object;
+    assert_eq!((&object["apiVersion"], &object["kind"]), (&"apps/v1".into(), &"Deployment".into()));
+    let metadata = &object["metadata"];
+    assert_eq!(metadata["generation"], 1);
+    assert_eq!(metadata["creationTimestamp"], "2026-01-01T00:00:00Z");
+    assert_eq!(metadata["uid"].as_str().unwrap().len(), 36);
+    assert_eq!(metadata["managedFields"][0]["operation"], "Update");
+    assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
+    let error = create(&engine, target("Deployment", "a", ""), web(2)).unwrap_err();
+    assert_eq!(
+        (error.reason, error.message.as_str()),
+        (Reason::AlreadyExists, "deployments.apps \"web\" already exists")
+    );
+    let error = create(&engine, target("Deployment", "none", ""), web(2)).unwrap_err();
+    assert_eq!((error.reason, error.message.as_str()), (Reason::NotFound, "namespaces \"none\" not found"));
+}
+
+#[test]
+fn a_generated_name_is_another_when_it_is_taken() {
+    let (_folder, engine) = engine();
+    let pod =
+        json!({"metadata": {"generateName": "x-"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let names: Vec<String> = (0..3)
+        .map(|_| create(&engine, target("Pod", "a", ""), pod.clone()).unwrap())
+        .map(|written| object_name(&written.object.object))
+        .collect();
+    assert!(names.iter().all(|name| name.len() == 7 && name.starts_with("x-")), "{names:?}");
+    let error = create(&engine, target("Pod", "a", ""), json!({"spec": {}})).unwrap_err();
+    assert_eq!(error.reason, Reason::Invalid);
+}
+
+fn object_name(object: &Value) -> String {
+    crate::object::name(object).to_owned()
+}
+
+#[test]
+fn unknown_fields_are_ignored_warned_of_or_refused() {
+    let (_folder, engine) = engine();
+    let map = json!({"metadata": {"name": "m"}, "data": {}, "frob": 1});
+    let write = |validation| {
+        let options = WriteOptions { validation, dry_run: true, ..WriteOptions::default() };
+        engine.create(target("ConfigMap", "a", ""), body(map.clone()), &options)
+    };
+    assert_eq!(write(FieldValidation::Ignore).unwrap().warnings, Vec::<String>::new());
+    assert_eq!(write(FieldValidation::Warn).unwrap().warnings, ["unknown field \"frob\""]);
+    let error = write(FieldValidation::Strict).unwrap_err();
+    assert_eq!(error.message, "strict decoding error: unknown field \"frob\"");
+    assert!(engine.get(target("ConfigMap", "a", "m")).is_err(), "a dry run stores nothing");
+}
+
+#[test]
+fn an_update_counts_generations_keeps_the_status_and_needs_the_latest_version() {
+    let (_folder, engine) = engine();
+    let first = create(&engine, target("Deployment", "a", ""), web(2)).unwrap().object;
+    let status = Target { subresource: "status", ..target("Deployment", "a", "web") };
+    let with_status = json!({"status": {"replicas": 2}, "spec": {"replicas": 9}});
+    let second = engine.patch(status, &Patch::Merge(with_status), &WriteOptions::default()).unwrap().object;
+    assert_eq!(
+        (&second.object["status"]["replicas"], &second.object["spec"]["replicas"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(second.object["metadata"]["generation"], 1);
+    let mut stale = first.object.clone();
+    stale["spec"]["replicas"] = 3.into();
+    let update =
+        |value: Value| engine.update(target("Deployment", "a", "web"), body(value), &WriteOptions::default());
+    assert_eq!(update(stale.clone()).unwrap_err().reason, Reason::Conflict);
+    stale["metadata"]["resourceVersion"] = second.version.to_string().into();
+    let third = update(stale).unwrap().object;
+    assert_eq!(
+        (&third.object["status"]["replicas"], &third.object["metadata"]["generation"]),
+        (&2.into(), &2.into())
+    );
+    let again = update(third.object.clone()).unwrap().object;
+    assert_eq!(again.version, third.version, "what changes nothing makes no version");
+    let mut other = third.object.clone();
+    other["spec"]["selector"]["matchLabels"]["app"] = "else".into();
+    let error = update(other).unwrap_err();
+    assert!(error.message.contains("spec.selector: Invalid value: field is immutable"), "{error}");
+}
+
+#[test]
+fn each_kind_of_patch_changes_an_object() {
+    let (_folder, engine) = engine();
+    create(&engine, target("Deployment", "a", ""), web(1)).unwrap();
+    let patch =
+        |patch: Patch| engine.patch(target("Deployment", "a", "web"), &patch, &WriteOptions::default());
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}}});
+    let written = patch(Patch::Strategic(image)).unwrap().object;
+    assert_eq!(written.object["spec"]["template"]["spec"]["containers"][0]["image"], "nginx:2");
+    let written = patch(Patch::Merge(json!({"spec": {"replicas": 4}}))).unwrap().object;
+    assert_eq!(written.object["spec"]["replicas"], 4);
+    let operations = json!([{"op": "test", "path": "/spec/replicas", "value": 4}, {"op": "replace", "path": "/spec/replicas", "value": 5}]);
+    assert_eq!(patch(Patch::Json(operations.clone())).unwrap().object.object["spec"]["replicas"], 5);
+    assert_eq!(patch(Patch::Json(operations)).unwrap_err().reason, Reason::Invalid);
+    let mut config = web(5);
+    config["metadata"]["labels"] = json!({"x": "y"});
+    config["spec"]["template"]["spec"]["containers"][0]["image"] = "nginx:2".into();
+    let written = patch(Patch::Apply(config)).unwrap();
+    assert_eq!((written.created, &written.object.object["metadata"]["labels"]["x"]), (false, &"y".into()));
+    assert_eq!(
+        patch(Patch::Merge(json!({"spec": {"replicas": "many"}}))).unwrap_err().reason,
+        Reason::BadRequest
+    );
+    assert_eq!(patch(Patch::Merge(json!({"spec": {"replicas": -1}}))).unwrap_err().reason, Reason::Invalid);
+}
+
+#[test]
+fn apply_makes_what_is_not_there() {
+    let (_folder, engine) = engine();
+    let apply = Patch::Apply(json!({"metadata": {"name": "m"}, "data": {"k": "v"}}));
+    let options = WriteOptions { manager: "me".into(), ..WriteOptions::default() };
+    let written = engine.patch(target("ConfigMap", "a", "m"), &apply, &options).unwrap();
+    assert!(written.created);
+    let managed = &written.object.object["metadata"]["managedFields"];
+    assert_eq!(managed.as_array().unwrap().len(), 1);
+    assert_eq!(managed[0]["fieldsV1"], json!({"f:data": {".": {}, "f:k": {}}}));
+    let again = engine.patch(target("ConfigMap", "a", "m"), &apply, &options).unwrap();
+    assert_eq!(again.object.version, written.object.version);
+}
+
+#[test]
+fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
+    let (_folder, engine) = engine();
+    let delete = |kind, name, options: &DeleteOptions| engine.delete(target(kind, "a", name), options);
+    create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap();
+    assert!(matches!(delete("ConfigMap", "m", &DeleteOptions::default()), Ok(Deleted::Gone(_))));
+    create(
+        &engine,
+        target("ConfigMap", "a", ""),
+        json!({"metadata": {"name": "f", "finalizers": ["x.io/y"]}}),
+    )
+    .unwrap();
+    assert!(matches!(delete("ConfigMap", "f", &DeleteOptions::default()), Ok(Deleted::Going(_))));
+    let lift = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    engine.patch(target("ConfigMap", "a", "f"), &lift, &WriteOptions::default()).unwrap();
+    assert!(engine.get(target("ConfigMap", "a", "f")).is_err());
+
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "here", "containers": [{"name": "c", "image": "i"}]}});
+    create(&engine, target("Pod", "a", ""), pod.clone()).unwrap();
+    let Ok(Deleted::Going(going)) = delete("Pod", "p", &DeleteOptions::default()) else {
+        panic!("it is placed")
+    };
+    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(going.object["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
+    let faster = DeleteOptions { grace_period: Some(5), ..DeleteOptions::default() };
+    let Ok(Deleted::Going(going)) = delete("Pod", "p", &faster) else { panic!("it still runs") };
+    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], 5);
+    let now = DeleteOptions { grace_period: Some(0), ..DeleteOptions::default() };
+    assert!(matches!(delete("Pod", "p", &now), Ok(Deleted::Gone(_))));
+    let other = DeleteOptions { uid: Some("else".into()), ..DeleteOptions::default() };
+    create(&engine, target("Pod", "a", ""), pod).unwrap();
+    assert_eq!(delete("Pod", "p", &other).unwrap_err().reason, Reason::Conflict);
+}
+
+#[test]
+fn nothing_is_made_in_a_namespace_that_goes() {
+    let (_folder, engine) = engine();
+    assert!(matches!(
+        engine.delete(target("Namespace", "", "a"), &DeleteOptions::default()),
+        Ok(Deleted::Going(_))
+    ));
+    assert_eq!(engine.get(target("Namespace", "", "a")).unwrap().object["status"]["phase"], "Terminating");
+    let error =
+        create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap_err();
+    assert_eq!(error.reason, Reason::Forbidden);
+}
+
+#[test]
+fn lists_come_in_pages_and_by_selectors() {
+    let (_folder, engine) = engine();
+    for name in ["a", "b", "c"] {
+        let object = json!({"metadata": {"name": name, "labels": {"even": (name == "b").to_string()}}});
+        create(&engine, target("ConfigMap", "a", ""), object).unwrap();
+    }
+    let kind = target("ConfigMap", "a", "").kind;
+    let names =
+        |list: &List| list.objects.iter().map(|stored| object_name(&stored.object)).collect::<Vec<_>>();
+    let mut options = ListOptions { limit: 2, ..ListOptions::default() };
+    let first = engine.list(kind, &options).unwrap();
+    assert_eq!((names(&first), first.remaining), (vec!["a".into(), "b".into()], 1));
+    options.after = first.next;
+    let second = engine.list(kind, &options).unwrap();
+    assert_eq!((names(&second), second.next.as_str()), (vec!["c".into()], ""));
+    options.after = "rubbish".into();
+    assert!(engine.list(kind, &options).is_err());
+    let labels = crate::selector::LabelSelector::parse("even=true").unwrap();
+    let list = engine.list(kind, &ListOptions { labels, ..ListOptions::default() }).unwrap();
+    assert_eq!(names(&list), ["b"]);
+}
+
+#[tokio::test]
+async fn an_object_that_leaves_a_selector_is_deleted_for_who_watches_by_it() {
+    let (_folder, engine) = engine();
+    let kind = target("ConfigMap", "a", "").kind;
+    let labels = crate::selector::LabelSelector::parse("x=1").unwrap();
+    let options = ListOptions { labels, namespace: "a".into(), ..ListOptions::default() };
+    let mut watcher = engine.watch(kind, engine.store().version(), options).unwrap();
+    let label = |value: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"x": value}}}));
+        engine.patch(target("ConfigMap", "a", "m"), &patch, &WriteOptions::default()).unwrap();
+    };
+    create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap();
+    label("1".into());
+    label("2".into());
+    label("1".into());
+    engine.delete(target("ConfigMap", "a", "m"), &DeleteOptions::default()).unwrap();
+    for expected in [EventKind::Added, EventKind::Deleted, EventKind::Added, EventKind::Deleted] {
+        assert_eq!(watcher.next().await.unwrap().kind, expected);
+    }
+    let future = engine.store().version() + 1;
+    assert_eq!(engine.watch(kind, future, ListOptions::default()).err().unwrap().reason, Reason::Expired);
+}

@@ -1,0 +1,382 @@
+//! Create, update, patch.
+
+use super::{Engine, Failure, WriteOptions, Written, conflict};
+use crate::decode::Decoded;
+use crate::kinds::Kind;
+use crate::object;
+use crate::patch::{self, Writer};
+use crate::status::{ApiError, Reason};
+use crate::store::{Key, Stored};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What a write is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// Empty for kinds without.
+    pub namespace: &'a str,
+    /// Empty when the object is to name itself.
+    pub name: &'a str,
+    /// `status`; empty for the object itself.
+    pub subresource: &'a str,
+}
+
+impl Target<'_> {
+    pub(super) fn key(&self) -> Key {
+        Key::new(self.kind, self.namespace, self.name)
+    }
+}
+
+/// A change of a part of an object.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    /// RFC 6902.
+    Json(Value),
+    /// RFC 7386.
+    Merge(Value),
+    /// Kubernetes' own.
+    Strategic(Value),
+    /// Server-side apply.
+    Apply(Value),
+}
+
+/// Metadata that the server owns: what a client says of it is not heard.
+const SERVERS: [&str; 7] = [
+    "uid",
+    "creationTimestamp",
+    "generation",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "resourceVersion",
+];
+
+impl Engine {
+    /// Makes a new object.
+    ///
+    /// # Errors
+    /// The name is taken, the namespace is not there, or the object breaks a rule.
+    pub fn create(
+        &self,
+        target: Target<'_>,
+        body: Decoded,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let mut warnings = Vec::new();
+        let mut object = self.shape(target.kind, body, options, &mut warnings)?;
+        self.check_namespace(target.kind, target.namespace)?;
+        self.place(target, &mut object)?;
+        let is_generated = object::name(&object).is_empty();
+        let prefix = object::text(&object, &["metadata", "generateName"]).to_owned();
+        if is_generated && prefix.is_empty() {
+            let message = format!("{}: name or generateName is required", target.kind.kind);
+            return Err(ApiError::new(Reason::Invalid, message).about(
+                target.kind.group,
+                target.kind.plural,
+                "",
+            ));
+        }
+        for attempt in 0.. {
+            let mut object = object.clone();
+            if is_generated {
+                // Room for the suffix in 63 characters.
+                let kept: String = prefix.chars().take(58).collect();
+                *object::entry(&mut object, &["metadata", "name"]) =
+                    format!("{kept}{}", self.suffix()).into();
+            }
+            match self.insert(target, object, options) {
+                Err(error)
+                    if error.reason == Reason::AlreadyExists
+                        && is_generated
+                        && attempt < super::MAX_ATTEMPTS => {}
+                result => return result.map(|object| Written { object, created: true, warnings }),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Where it is must be where it says it is.
+    fn place(&self, target: Target<'_>, object: &mut Value) -> Result<(), ApiError> {
+        for (field, expected) in [("namespace", target.namespace), ("name", target.name)] {
+            let found = object::text(object, &["metadata", field]);
+            if !found.is_empty() && !expected.is_empty() && found != expected {
+                return Err(ApiError::bad_request(format!(
+                    "the {field} of the provided object does not match the {field} sent on the request: {found:?} is not {expected:?}"
+                )));
+            }
+            if !expected.is_empty() {
+                *object::entry(object, &["metadata", field]) = expected.into();
+            }
+        }
+        if !target.kind.namespaced {
+            object::remove(object, &["metadata", "namespace"]);
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        target: Target<'_>,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Stored>, ApiError> {
+        let kind = target.kind;
+        for field in SERVERS {
+            object::remove(&mut object, &["metadata", field]);
+        }
+        let now = self.now();
+        *object::entry(&mut object, &["metadata", "uid"]) = self.uid().into();
+        *object::entry(&mut object, &["metadata", "creationTimestamp"]) = now.clone().into();
+        if object.get("spec").is_some() {
+            *object::entry(&mut object, &["metadata", "generation"]) = 1.into();
+        }
+        kind.strategy.default(&mut object);
+        kind.strategy.prepare_create(&mut object);
+        self.validate(kind, None, &object)?;
+        let writer = Writer { manager: &options.manager, subresource: "", now: &now };
+        if object::at(&object, &["metadata", "managedFields"]).is_none() {
+            patch::track_update(kind.structure(), None, &mut object, writer);
+        }
+        let name = object::name(&object).to_owned();
+        let key = Key::new(kind, target.namespace, &name);
+        let exists = || {
+            let message = format!("{} {name:?} already exists", kind.dotted());
+            ApiError::new(Reason::AlreadyExists, message).about(kind.group, kind.plural, &name)
+        };
+        if self.store().get(&key).is_some() {
+            return Err(exists());
+        }
+        self.commit(&key, None, Some(object), options.dry_run).map_err(|failure| match failure {
+            Failure::Stale => exists(),
+            Failure::Told(error) => error,
+        })
+    }
+
+    /// Replaces an object, or its status.
+    ///
+    /// # Errors
+    /// It is not there, was changed by somebody else, or breaks a rule.
+    pub fn update(
+        &self,
+        target: Target<'_>,
+        body: Decoded,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let mut warnings = Vec::new();
+        let mut object = self.shape(target.kind, body, options, &mut warnings)?;
+        self.place(target, &mut object)?;
+        let asked = object::text(&object, &["metadata", "resourceVersion"]).to_owned();
+        let key = target.key();
+        let written = self.retry(&key, || {
+            let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
+            let is_current = asked.is_empty() || asked == current.version.to_string();
+            let uid = object::uid(&object);
+            if !is_current || !uid.is_empty() && uid != object::uid(&current.object) {
+                return Err(conflict(target.kind, target.name).into());
+            }
+            self.replace(target, &current, object.clone(), options, None)
+        })?;
+        Ok(Written { object: written, created: false, warnings })
+    }
+
+    /// Takes over only `spec.finalizers`: how a namespace is let go (core's `/finalize`).
+    ///
+    /// # Errors
+    /// As for an update.
+    pub fn finalize(
+        &self,
+        target: Target<'_>,
+        body: Decoded,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let finalizers = object::list(&body.value, &["spec", "finalizers"]).to_vec();
+        let own = Target { subresource: "", ..target };
+        self.patch(own, &Patch::Merge(json!({"spec": {"finalizers": finalizers}})), options)
+    }
+
+    /// Changes a part of an object; apply makes it if it is not there.
+    ///
+    /// # Errors
+    /// As for an update; and the patch does not fit.
+    pub fn patch(
+        &self,
+        target: Target<'_>,
+        change: &Patch,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let key = target.key();
+        let (mut warnings, mut created) = (Vec::new(), false);
+        let object = self.retry(&key, || {
+            warnings.clear();
+            let current = self.store().get(&key);
+            let Some(current) = current else {
+                let Patch::Apply(config) = change else {
+                    return Err(target.kind.not_found(target.name).into());
+                };
+                created = true;
+                return Ok(self.apply_new(target, config, options, &mut warnings)?);
+            };
+            let patched = self.patched(target, &current, change, options, &mut warnings)?;
+            let asked = object::text(&patched, &["metadata", "resourceVersion"]);
+            if !asked.is_empty() && asked != current.version.to_string() {
+                return Err(conflict(target.kind, target.name).into());
+            }
+            let managed = match change {
+                Patch::Apply(_) => object::at(&patched, &["metadata", "managedFields"]).cloned(),
+                _ => None,
+            };
+            self.replace(target, &current, patched, options, managed)
+        })?;
+        Ok(Written { object, created, warnings })
+    }
+
+    /// The object that a patch makes of the current one.
+    fn patched(
+        &self,
+        target: Target<'_>,
+        current: &Stored,
+        change: &Patch,
+        options: &WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, ApiError> {
+        let kind = target.kind;
+        let mut object = current.object.clone();
+        match change {
+            Patch::Json(patch) => patch::json(&mut object, patch)?,
+            Patch::Merge(patch) => patch::merge(&mut object, patch)?,
+            Patch::Strategic(patch) => patch::strategic(Some(kind.structure()), &mut object, patch)?,
+            Patch::Apply(config) => {
+                let config = self.config(target, config, options, warnings)?;
+                let now = self.now();
+                let writer = Writer { manager: &options.manager, subresource: target.subresource, now: &now };
+                let applied = patch::apply(kind.structure(), &object, &config, writer, options.force);
+                object = applied.map_err(|error| error.about(kind.group, kind.plural, target.name))?.0;
+            }
+        }
+        let mut object =
+            self.shape(kind, Decoded { value: object, duplicates: Vec::new() }, options, warnings)?;
+        self.place(target, &mut object)?;
+        Ok(object)
+    }
+
+    /// What a manager wants, as apply takes it.
+    fn config(
+        &self,
+        target: Target<'_>,
+        config: &Value,
+        options: &WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, ApiError> {
+        if object::at(config, &["metadata", "managedFields"]).is_some() {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil in what is applied"));
+        }
+        let mut config = self.shape(
+            target.kind,
+            Decoded { value: config.clone(), duplicates: Vec::new() },
+            options,
+            warnings,
+        )?;
+        self.place(target, &mut config)?;
+        Ok(config)
+    }
+
+    fn apply_new(
+        &self,
+        target: Target<'_>,
+        config: &Value,
+        options: &WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Stored>, ApiError> {
+        let config = self.config(target, config, options, warnings)?;
+        if !object::uid(&config).is_empty()
+            || !object::text(&config, &["metadata", "resourceVersion"]).is_empty()
+        {
+            return Err(target.kind.not_found(target.name));
+        }
+        self.check_namespace(target.kind, target.namespace)?;
+        let now = self.now();
+        let writer = Writer { manager: &options.manager, subresource: "", now: &now };
+        let applied = patch::apply(target.kind.structure(), &json!({}), &config, writer, false)?;
+        self.insert(target, applied.0, options)
+    }
+
+    /// Puts `new` in the place of `current`. `managed` are the managers when apply has already counted them.
+    fn replace(
+        &self,
+        target: Target<'_>,
+        current: &Stored,
+        mut new: Value,
+        options: &WriteOptions,
+        managed: Option<Value>,
+    ) -> Result<Arc<Stored>, Failure> {
+        let (kind, old) = (target.kind, &current.object);
+        for field in SERVERS {
+            let place = object::entry(&mut new, &["metadata", field]);
+            *place = old["metadata"].get(field).cloned().unwrap_or_default();
+            if place.is_null() {
+                object::remove(&mut new, &["metadata", field]);
+            }
+        }
+        match target.subresource {
+            "status" => {
+                let status = new.get("status").cloned().unwrap_or_default();
+                let metadata = new["metadata"].clone();
+                new = old.clone();
+                new["status"] = status;
+                // As in Kubernetes a status may come with labels and annotations, but never with a new specification.
+                for field in ["labels", "annotations", "finalizers"] {
+                    if let Some(value) = metadata.get(field) {
+                        new["metadata"][field] = value.clone();
+                    }
+                }
+            }
+            _ if kind.has_status() => match old.get("status") {
+                Some(status) => new["status"] = status.clone(),
+                None => {
+                    object::remove(&mut new, &["status"]);
+                }
+            },
+            _ => {}
+        }
+        kind.strategy.default(&mut new);
+        if old.get("spec") != new.get("spec") && old["metadata"].get("generation").is_some() {
+            let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
+            *object::entry(&mut new, &["metadata", "generation"]) = generation.into();
+        }
+        self.validate(kind, Some(old), &new)?;
+        let now = self.now();
+        match managed {
+            Some(managed) => *object::entry(&mut new, &["metadata", "managedFields"]) = managed,
+            None => {
+                let writer = Writer { manager: &options.manager, subresource: target.subresource, now: &now };
+                patch::track_update(kind.structure(), Some(old), &mut new, writer);
+            }
+        }
+        if same_but_times(old, &new) {
+            // A write that changes nothing makes no version: controllers that write what is there already would wake each other for ever.
+            return Ok(Arc::new(Stored { object: old.clone(), version: current.version }));
+        }
+        // An object that was only waiting for its finalizers goes with the last of them.
+        if super::delete::is_over(&new) {
+            return self.commit(&target.key(), Some(current.version), None, options.dry_run);
+        }
+        self.commit(&target.key(), Some(current.version), Some(new), options.dry_run)
+    }
+}
+
+/// Whether two objects differ in nothing but when somebody wrote them.
+fn same_but_times(old: &Value, new: &Value) -> bool {
+    let plain = |object: &Value| {
+        let mut object = object.clone();
+        object::remove(&mut object, &["metadata", "resourceVersion"]);
+        if let Some(Value::Array(entries)) = object["metadata"].get_mut("managedFields") {
+            entries.iter_mut().for_each(|entry| {
+                object::remove(entry, &["time"]);
+            });
+        }
+        object
+    };
+    plain(old) == plain(new)
+}

@@ -1,0 +1,210 @@
+//! The API server: Kubernetes' REST API over TLS, for clients that have a certificate.
+
+mod accept;
+mod discovery;
+mod openapi;
+mod openapi_v2;
+mod reply;
+mod request;
+mod resources;
+mod watch;
+
+use crate::decode::{self, MAX_BODY};
+use crate::engine::Engine;
+use crate::schema::schema;
+use crate::status::{ApiError, Reason};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use hyper::service::service_fn;
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use reply::Reply;
+use request::{Query, Route};
+use resources::Call;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// Connections at a time. A watch over HTTP/1.1 is one.
+const MAX_CONNECTIONS: usize = 4096;
+/// A client that says nothing during the handshake, or between a request's first and last header, goes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves for ever. Dropping it ends the listener; connections end with their runtime.
+pub async fn serve(listener: TcpListener, tls: TlsAcceptor, engine: Engine) {
+    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let server = Arc::new(Server { engine, address });
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // Closed never.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                // No descriptors, or the client has gone: others may do better in a moment.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (tls, server) = (tls.clone(), Arc::clone(&server));
+        tokio::spawn(async move {
+            let _place = place;
+            server.connection(tls, stream).await;
+        });
+    }
+}
+
+struct Server {
+    engine: Engine,
+    address: String,
+}
+
+impl Server {
+    async fn connection(self: Arc<Self>, tls: TlsAcceptor, stream: TcpStream) {
+        // Small answers must not wait for acknowledgements.
+        let _ = stream.set_nodelay(true);
+        let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await else { return };
+        let is_known = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+        let service = service_fn(|request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.answer(request, is_known).await) }
+        });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_headers(100);
+        // A broken connection is the client's affair.
+        let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, is_known: bool) -> Reply {
+        if !is_known {
+            let hint = if request.headers().contains_key(AUTHORIZATION) {
+                "tokens are not known here; "
+            } else {
+                ""
+            };
+            let message =
+                format!("Unauthorized: {hint}use the client certificate that `vial kubeconfig` writes");
+            return reply::error(&ApiError::new(Reason::Unauthorized, message));
+        }
+        let (head, body) = request.into_parts();
+        let header = |name: HeaderName| {
+            head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
+        let body = match Limited::new(body, MAX_BODY + 1).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                let message = format!("the body has more than {MAX_BODY} bytes");
+                return reply::error(&ApiError::new(Reason::RequestEntityTooLarge, message));
+            }
+            Err(_) => Bytes::new(),
+        };
+        let outcome = Query::parse(head.uri.query().unwrap_or_default()).and_then(|query| {
+            let call = Call {
+                method: &head.method,
+                query,
+                accept: header(ACCEPT),
+                agent: header(USER_AGENT),
+                content_type: header(CONTENT_TYPE),
+                body: &body,
+            };
+            self.route(&Route::parse(head.uri.path())?, &call)
+        });
+        outcome.unwrap_or_else(|error| reply::error(&error))
+    }
+
+    fn route(&self, route: &Route, call: &Call<'_>) -> Result<Reply, ApiError> {
+        let none = || ApiError::new(Reason::NotFound, "the server could not find the requested resource");
+        let aggregated = |core: bool| {
+            accept::aggregated(call.accept).map(|form| {
+                let kind = match form {
+                    "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                    _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                };
+                reply::bytes(200, kind, discovery::aggregated(core, form).to_string())
+            })
+        };
+        if !matches!(route, Route::Objects(_) | Route::Review(_))
+            && !matches!(*call.method, Method::GET | Method::HEAD)
+        {
+            return Err(ApiError::new(Reason::MethodNotAllowed, "this can only be read"));
+        }
+        Ok(match route {
+            Route::Version => reply::json(200, &version()),
+            Route::Health => reply::bytes(200, "text/plain; charset=utf-8", "ok"),
+            Route::Paths => reply::json(
+                200,
+                &json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            ),
+            Route::CoreVersions => match aggregated(true) {
+                Some(reply) => reply,
+                None => reply::json(200, &discovery::core_versions(&self.address)),
+            },
+            Route::Groups => match aggregated(false) {
+                Some(reply) => reply,
+                None => reply::json(200, &discovery::group_list()),
+            },
+            Route::Group(group) => reply::json(200, &discovery::group(group).ok_or_else(none)?),
+            Route::Resources(group, version) => {
+                reply::json(200, &discovery::resources(group, version).ok_or_else(none)?)
+            }
+            Route::OpenApiV2
+                if call.accept.contains("application/json") && !call.accept.contains("proto") =>
+            {
+                reply::json(
+                    200,
+                    &json!({"swagger": "2.0", "info": {"title": "Vial", "version": "v1"}, "paths": {}, "definitions": {}}),
+                )
+            }
+            Route::OpenApiV2 => reply::bytes(200, openapi_v2::TYPE, openapi_v2::document()),
+            Route::OpenApiIndex => reply::json(200, &openapi::index()),
+            Route::OpenApi(group, version) => {
+                reply::json(200, &openapi::document(group, version).ok_or_else(none)?)
+            }
+            Route::Review(kind) => review(kind, call)?,
+            Route::Objects(objects) => resources::serve(&self.engine, objects, call)?,
+        })
+    }
+}
+
+/// What clients decide by what they may ask for: Kubernetes' version is that of the schema.
+fn version() -> Value {
+    let (major, minor) = schema().version.trim_start_matches('v').split_once('_').unwrap_or(("1", "0"));
+    json!({
+        "major": major, "minor": minor, "gitVersion": format!("v{major}.{minor}.0+vial.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": "linux/amd64",
+    })
+}
+
+/// Who has the certificate may do everything.
+fn review(kind: &str, call: &Call<'_>) -> Result<Reply, ApiError> {
+    if *call.method != Method::POST {
+        return Err(ApiError::new(Reason::MethodNotAllowed, "a review can only be created"));
+    }
+    let mut value = decode::object(call.body)?.value;
+    if !value.is_object() {
+        return Err(ApiError::bad_request("a review is a JSON object"));
+    }
+    value["kind"] = kind.into();
+    value["apiVersion"] = "authorization.k8s.io/v1".into();
+    value["status"] = match kind {
+        "SelfSubjectRulesReview" => {
+            json!({"resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}], "incomplete": false})
+        }
+        _ => json!({"allowed": true}),
+    };
+    Ok(reply::json(201, &value))
+}
+
+/// Where a server listens when nobody says otherwise: loopback only.
+pub fn default_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 6443))
+}

@@ -1,0 +1,301 @@
+//! Requests about objects.
+
+use super::accept::{self, Form};
+use super::reply::{self, Reply};
+use super::request::{Objects, Query};
+use super::watch::{self, Wish, partial};
+use crate::decode::{self, Decoded};
+use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, Written};
+use crate::object;
+use crate::status::{ApiError, Reason};
+use crate::store::Stored;
+use crate::table::{self, Include};
+use hyper::Method;
+use serde_json::{Value, json};
+
+/// A request without its path.
+pub(super) struct Call<'a> {
+    pub(super) method: &'a Method,
+    pub(super) query: Query,
+    pub(super) accept: &'a str,
+    pub(super) agent: &'a str,
+    pub(super) content_type: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+impl Call<'_> {
+    fn include(&self) -> Include {
+        match self.query.text("includeObject") {
+            "None" => Include::None,
+            "Object" => Include::Object,
+            _ => Include::Metadata,
+        }
+    }
+}
+
+pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, ApiError> {
+    let Objects { kind, namespace, name, subresource } = objects;
+    let target = Target { kind, namespace, name, subresource };
+    if subresource == "scale" {
+        return scale(engine, target, call);
+    }
+    match (call.method, name.is_empty()) {
+        (&Method::GET, _) if call.query.flag("watch") => start_watch(engine, objects, call),
+        (&Method::GET, true) => list(engine, objects, call),
+        (&Method::GET, false) => shown(engine, &*engine.get(target)?, target, call, 200),
+        (&Method::POST, true) => {
+            if kind.namespaced && namespace.is_empty() {
+                return Err(ApiError::bad_request("the namespace belongs into the path of what is created"));
+            }
+            let options = call.query.write_options(call.agent)?;
+            written(engine, engine.create(target, decode::object(call.body)?, &options)?, target, call)
+        }
+        (&Method::PUT, false) if subresource == "finalize" => {
+            let options = call.query.write_options(call.agent)?;
+            written(engine, engine.finalize(target, decode::object(call.body)?, &options)?, target, call)
+        }
+        (&Method::PUT, false) => {
+            let options = call.query.write_options(call.agent)?;
+            written(engine, engine.update(target, decode::object(call.body)?, &options)?, target, call)
+        }
+        (&Method::PATCH, false) => {
+            let mut options = call.query.write_options(call.agent)?;
+            let patch = patch(call)?;
+            if matches!(patch, Patch::Apply(_)) && call.query.text("fieldManager").is_empty() {
+                return Err(ApiError::bad_request("fieldManager is required for apply patch"));
+            }
+            // The body is a part of an object: what it names twice would be lost silently.
+            options.force &= matches!(patch, Patch::Apply(_));
+            written(engine, engine.patch(target, &patch, &options)?, target, call)
+        }
+        (&Method::DELETE, false) => delete(engine, target, call),
+        (&Method::DELETE, true) => delete_collection(engine, objects, call),
+        _ => Err(not_allowed()),
+    }
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+}
+
+fn patch(call: &Call<'_>) -> Result<Patch, ApiError> {
+    let content_type = call.content_type.split(';').next().unwrap_or_default().trim();
+    let Decoded { value, .. } = decode::json(call.body)?;
+    match content_type {
+        "application/json-patch+json" => Ok(Patch::Json(value)),
+        "application/merge-patch+json" => Ok(Patch::Merge(value)),
+        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(value)),
+        "application/apply-patch+yaml" => Ok(Patch::Apply(value)),
+        other => {
+            let known = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+            Err(ApiError::new(
+                Reason::UnsupportedMediaType,
+                format!("a patch of type {other:?} is not understood: accepted media types are {known}"),
+            ))
+        }
+    }
+}
+
+fn written(
+    engine: &Engine,
+    written: Written,
+    target: Target<'_>,
+    call: &Call<'_>,
+) -> Result<Reply, ApiError> {
+    let status = if written.created { 201 } else { 200 };
+    let mut reply = shown(engine, &written.object, target, call, status)?;
+    reply::warn(&mut reply, &written.warnings);
+    Ok(reply)
+}
+
+fn shown(
+    engine: &Engine,
+    stored: &Stored,
+    target: Target<'_>,
+    call: &Call<'_>,
+    status: u16,
+) -> Result<Reply, ApiError> {
+    let value = match accept::form(call.accept)? {
+        Form::Objects => return Ok(reply::json(status, &stored.object)),
+        Form::Metadata(version) => partial(&stored.object, version),
+        Form::Table(version) => {
+            let metadata = json!({"resourceVersion": stored.version.to_string()});
+            table::table(target.kind, &[&stored.object], metadata, version, call.include(), engine.time())
+        }
+    };
+    Ok(reply::json(status, &value))
+}
+
+fn list(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, ApiError> {
+    let kind = objects.kind;
+    let list = engine.list(kind, &call.query.list_options(objects)?)?;
+    let mut metadata = json!({"resourceVersion": list.version.to_string()});
+    if !list.next.is_empty() {
+        metadata["continue"] = list.next.into();
+        metadata["remainingItemCount"] = list.remaining.into();
+    }
+    let values = list.objects.iter().map(|stored| &stored.object);
+    let value = match accept::form(call.accept)? {
+        Form::Objects => {
+            // Written by hand: thousands of objects are not copied to be printed.
+            let head = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata}).to_string();
+            let mut text = head;
+            text.pop();
+            text.push_str(",\"items\":[");
+            for (index, value) in values.enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                text.push_str(&value.to_string());
+            }
+            text.push_str("]}");
+            return Ok(reply::bytes(200, "application/json", text));
+        }
+        Form::Metadata(version) => {
+            let items: Vec<Value> = values.map(|value| partial(value, version)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata, "items": items})
+        }
+        Form::Table(version) => {
+            table::table(kind, &values.collect::<Vec<_>>(), metadata, version, call.include(), engine.time())
+        }
+    };
+    Ok(reply::json(200, &value))
+}
+
+fn start_watch(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, ApiError> {
+    let options = call.query.list_options(objects)?;
+    let initial_events = call.query.flag("sendInitialEvents");
+    let wish = Wish {
+        form: accept::form(call.accept)?,
+        include: call.include(),
+        version: call.query.text("resourceVersion").to_owned(),
+        bookmarks: call.query.flag("allowWatchBookmarks"),
+        initial_events,
+        timeout: call.query.number("timeoutSeconds")?,
+    };
+    if initial_events && (!wish.bookmarks || call.query.text("resourceVersionMatch") != "NotOlderThan") {
+        return Err(ApiError::new(
+            Reason::Invalid,
+            "sendInitialEvents needs allowWatchBookmarks=true and resourceVersionMatch=NotOlderThan",
+        ));
+    }
+    watch::start(engine, objects.kind, options, wish)
+}
+
+fn delete_options(call: &Call<'_>) -> Result<DeleteOptions, ApiError> {
+    let mut value = match call.body.is_empty() {
+        true => json!({}),
+        false => decode::object(call.body)?.value,
+    };
+    if !value.is_object() {
+        return Err(ApiError::bad_request("the body of a deletion is a DeleteOptions object"));
+    }
+    // The same may stand behind the question mark.
+    if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
+        object::default(&mut value, &["gracePeriodSeconds"], seconds);
+    }
+    for name in ["propagationPolicy", "orphanDependents"] {
+        match call.query.text(name) {
+            "" => {}
+            "true" => object::default(&mut value, &[name], true),
+            text => object::default(&mut value, &[name], text),
+        }
+    }
+    if call.query.text("dryRun") == "All" {
+        value["dryRun"] = json!(["All"]);
+    }
+    DeleteOptions::of(&value)
+}
+
+fn delete(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, ApiError> {
+    match engine.delete(target, &delete_options(call)?)? {
+        Deleted::Going(stored) => shown(engine, &stored, target, call, 200),
+        // Kinds that go in order answer with the object, as clients that wait for it expect.
+        Deleted::Gone(stored) if target.kind.strategy.grace_period(&stored.object).is_some() => {
+            shown(engine, &stored, target, call, 200)
+        }
+        Deleted::Gone(stored) => {
+            let mut details =
+                json!({"name": target.name, "kind": target.kind.plural, "uid": object::uid(&stored.object)});
+            if !target.kind.group.is_empty() {
+                details["group"] = target.kind.group.into();
+            }
+            Ok(reply::json(
+                200,
+                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}),
+            ))
+        }
+    }
+}
+
+fn delete_collection(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, ApiError> {
+    if objects.kind.namespaced && objects.namespace.is_empty() {
+        return Err(not_allowed());
+    }
+    let (options, selected) = (delete_options(call)?, call.query.list_options(objects)?);
+    let list = engine.list(objects.kind, &selected)?;
+    for stored in &list.objects {
+        let target = Target {
+            kind: objects.kind,
+            namespace: &objects.namespace,
+            name: object::name(&stored.object),
+            subresource: "",
+        };
+        match engine.delete(target, &options) {
+            // Somebody else was faster.
+            Err(error) if error.reason == Reason::NotFound => {}
+            result => drop(result?),
+        }
+    }
+    let items: Vec<&Value> = list.objects.iter().map(|stored| &stored.object).collect();
+    let metadata = json!({"resourceVersion": engine.store().version().to_string()});
+    let kind = objects.kind;
+    Ok(reply::json(
+        200,
+        &json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata, "items": items}),
+    ))
+}
+
+/// `autoscaling/v1.Scale`: the number of replicas, apart from everything else.
+fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, ApiError> {
+    let own = Target { subresource: "", ..target };
+    let current = engine.get(own)?;
+    let wanted = match *call.method {
+        Method::GET => return Ok(reply::json(200, &scale_of(&current.object))),
+        Method::PUT => decode::object(call.body)?.value,
+        Method::PATCH => {
+            let mut value = scale_of(&current.object);
+            match patch(call)? {
+                Patch::Json(change) => crate::patch::json(&mut value, &change)?,
+                Patch::Merge(change) | Patch::Strategic(change) | Patch::Apply(change) => {
+                    crate::patch::merge(&mut value, &change)?
+                }
+            }
+            value
+        }
+        _ => return Err(not_allowed()),
+    };
+    let replicas = object::number(&wanted, &["spec", "replicas"]).unwrap_or(0);
+    let version = object::text(&wanted, &["metadata", "resourceVersion"]);
+    let mut change = json!({"spec": {"replicas": replicas}});
+    if !version.is_empty() {
+        change["metadata"] = json!({"resourceVersion": version});
+    }
+    let options = call.query.write_options(call.agent)?;
+    let written = engine.patch(own, &Patch::Merge(change), &options)?;
+    Ok(reply::json(200, &scale_of(&written.object.object)))
+}
+
+fn scale_of(object: &Value) -> Value {
+    let labels = object::texts(object::object(object, &["spec", "selector", "matchLabels"]));
+    let selector: Vec<String> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        metadata[field] = object["metadata"][field].clone();
+    }
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": {"replicas": object::number(object, &["spec", "replicas"]).unwrap_or(0)},
+        "status": {"replicas": object::number(object, &["status", "replicas"]).unwrap_or(0), "selector": selector.join(",")},
+    })
+}

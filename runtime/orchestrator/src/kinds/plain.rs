@@ -1,0 +1,154 @@
+//! Kinds that hold data and have nobody who runs them.
+
+use super::Strategy;
+use super::rules::{immutable, one_of};
+use crate::object;
+use crate::status::{Cause, CauseKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+/// Bytes of data in one object (core's `MaxSecretSize`).
+const MAX_DATA: usize = 1 << 20;
+
+fn is_data_key(key: &str) -> bool {
+    let is_fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    (1..=253).contains(&key.len()) && key.bytes().all(is_fine) && key != "." && key != ".."
+}
+
+fn validate_data(value: &Value, fields: &[&str], causes: &mut Vec<Cause>) {
+    let mut size = 0;
+    for field in fields {
+        for (key, text) in object::texts(object::object(value, &[field])) {
+            size += text.len();
+            if !is_data_key(key) {
+                let rule = "a key has 1 to 253 letters, digits, '-', '_' and '.'";
+                causes.push(Cause::new(
+                    CauseKind::Invalid,
+                    format!("{field}[{key}]"),
+                    format!("{key:?}: {rule}"),
+                ));
+            }
+        }
+    }
+    if size > MAX_DATA {
+        causes.push(Cause::new(
+            CauseKind::Invalid,
+            "",
+            format!("{size} bytes of data: at most {MAX_DATA} fit into one object"),
+        ));
+    }
+}
+
+fn validate_immutable(old: &Value, new: &Value, fields: &[&str], causes: &mut Vec<Cause>) {
+    if old["immutable"] != true {
+        return;
+    }
+    for field in fields.iter().chain(&["immutable"]) {
+        if old.get(*field) != new.get(*field) {
+            let message = "field is immutable when `immutable` is set";
+            causes.push(Cause::new(CauseKind::Forbidden, *field, message));
+        }
+    }
+}
+
+fn validate_base64(value: &Value, field: &str, causes: &mut Vec<Cause>) {
+    for (key, text) in object::texts(object::object(value, &[field])) {
+        if STANDARD.decode(text).is_err() {
+            causes.push(Cause::new(CauseKind::Invalid, format!("{field}[{key}]"), "must be base64"));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ConfigMap;
+
+impl Strategy for ConfigMap {
+    fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+        validate_data(object, &["data", "binaryData"], causes);
+        validate_base64(object, "binaryData", causes);
+        for key in object::object(object, &["binaryData"]).keys() {
+            if object["data"].get(key).is_some() {
+                causes.push(Cause::new(
+                    CauseKind::Invalid,
+                    format!("data[{key}]"),
+                    "is in binaryData as well",
+                ));
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+        validate_immutable(old, new, &["data", "binaryData"], causes);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Secret;
+
+/// Keys that a type of secret must have.
+fn required_keys(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => &[],
+    }
+}
+
+impl Strategy for Secret {
+    fn default(&self, object: &mut Value) {
+        object::default(object, &["type"], "Opaque");
+        // Written as text, read as bytes: a convenience for those who write.
+        if let Some(Value::Object(texts)) = object::remove(object, &["stringData"]) {
+            for (key, text) in texts {
+                let encoded = STANDARD.encode(text.as_str().unwrap_or_default());
+                *object::entry(object, &["data", &key]) = encoded.into();
+            }
+        }
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+        validate_data(object, &["data"], causes);
+        validate_base64(object, "data", causes);
+        for key in required_keys(object::text(object, &["type"])) {
+            if object["data"].get(*key).is_none() {
+                causes.push(Cause::new(
+                    CauseKind::Required,
+                    format!("data[{key}]"),
+                    "a secret of this type has it",
+                ));
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+        immutable(causes, old, new, &["type"], "type");
+        validate_immutable(old, new, &["data"], causes);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Namespace;
+
+impl Strategy for Namespace {
+    fn prepare_create(&self, object: &mut Value) {
+        object["spec"] = json!({"finalizers": ["kubernetes"]});
+        object["status"] = json!({"phase": "Active"});
+        let name = object::name(object).to_owned();
+        *object::entry(object, &["metadata", "labels", "kubernetes.io/metadata.name"]) = name.into();
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Event;
+
+impl Strategy for Event {
+    fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+        if object.get("involvedObject").is_none() {
+            causes.push(Cause::new(CauseKind::Required, "involvedObject", ""));
+        }
+        one_of(causes, object, &["type"], "type", &["Normal", "Warning"]);
+    }
+}

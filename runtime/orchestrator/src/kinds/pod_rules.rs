@@ -1,0 +1,360 @@
+//! Pods: what makes no sense in a specification.
+
+use super::rules::{dns_label, in_range, one_of, required};
+use crate::object;
+use crate::quantity::Quantity;
+use crate::status::{Cause, CauseKind};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Containers, volumes or variables in one pod at most: what is beyond is no pod but a mistake.
+const MAX_ITEMS: usize = 4096;
+
+/// What is wrong with `pod.spec`, which is at `prefix` of the object.
+pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) {
+    let spec = object::at(pod, &["spec"]).unwrap_or(&Value::Null);
+    required(causes, spec, &["containers"], &format!("{prefix}.containers"));
+    one_of(
+        causes,
+        spec,
+        &["restartPolicy"],
+        &format!("{prefix}.restartPolicy"),
+        &["Always", "OnFailure", "Never"],
+    );
+    one_of(
+        causes,
+        spec,
+        &["dnsPolicy"],
+        &format!("{prefix}.dnsPolicy"),
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
+    in_range(
+        causes,
+        spec,
+        &["terminationGracePeriodSeconds"],
+        &format!("{prefix}.terminationGracePeriodSeconds"),
+        0..=i64::MAX,
+    );
+    in_range(
+        causes,
+        spec,
+        &["activeDeadlineSeconds"],
+        &format!("{prefix}.activeDeadlineSeconds"),
+        1..=i64::from(i32::MAX),
+    );
+    let volumes = validate_volumes(spec, prefix, causes);
+    let mut names = BTreeSet::new();
+    for list in ["initContainers", "containers"] {
+        let containers = object::list(spec, &[list]);
+        if containers.len() > MAX_ITEMS {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{prefix}.{list}"),
+                format!("more than {MAX_ITEMS}"),
+            ));
+        }
+        for (index, container) in containers.iter().take(MAX_ITEMS).enumerate() {
+            let place = format!("{prefix}.{list}[{index}]");
+            let name = object::text(container, &["name"]);
+            dns_label(causes, name, &format!("{place}.name"));
+            if !names.insert(name) {
+                causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
+            }
+            validate_container(container, &place, &volumes, list == "initContainers", causes);
+        }
+    }
+}
+
+fn validate_volumes<'a>(spec: &'a Value, prefix: &str, causes: &mut Vec<Cause>) -> BTreeSet<&'a str> {
+    let mut names = BTreeSet::new();
+    for (index, volume) in object::list(spec, &["volumes"]).iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{prefix}.volumes[{index}]");
+        let name = object::text(volume, &["name"]);
+        dns_label(causes, name, &format!("{place}.name"));
+        if !names.insert(name) {
+            causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
+        }
+        let sources = volume.as_object().map_or(0, |volume| volume.len().saturating_sub(1));
+        match sources {
+            0 => causes.push(Cause::new(CauseKind::Required, &place, "must specify a volume type")),
+            1 => {}
+            _ => causes.push(Cause::new(
+                CauseKind::Forbidden,
+                &place,
+                "may not specify more than 1 volume type",
+            )),
+        }
+        if volume.get("configMap").is_some() {
+            required(causes, volume, &["configMap", "name"], &format!("{place}.configMap.name"));
+        }
+        if volume.get("secret").is_some() {
+            required(causes, volume, &["secret", "secretName"], &format!("{place}.secret.secretName"));
+        }
+    }
+    names
+}
+
+fn validate_container(
+    container: &Value,
+    place: &str,
+    volumes: &BTreeSet<&str>,
+    is_init: bool,
+    causes: &mut Vec<Cause>,
+) {
+    required(causes, container, &["image"], &format!("{place}.image"));
+    let image = object::text(container, &["image"]);
+    if image.trim() != image {
+        causes.push(Cause::new(
+            CauseKind::Invalid,
+            format!("{place}.image"),
+            format!("{image:?}: must not have leading or trailing whitespace"),
+        ));
+    }
+    one_of(
+        causes,
+        container,
+        &["imagePullPolicy"],
+        &format!("{place}.imagePullPolicy"),
+        &["Always", "IfNotPresent", "Never"],
+    );
+    one_of(
+        causes,
+        container,
+        &["terminationMessagePolicy"],
+        &format!("{place}.terminationMessagePolicy"),
+        &["File", "FallbackToLogsOnError"],
+    );
+    if let Some(policy) = container.get("restartPolicy") {
+        if !is_init {
+            causes.push(Cause::new(
+                CauseKind::Forbidden,
+                format!("{place}.restartPolicy"),
+                "may not be set for non-init containers",
+            ));
+        } else if policy != "Always" {
+            causes.push(Cause::new(
+                CauseKind::NotSupported,
+                format!("{place}.restartPolicy"),
+                format!("{policy}: supported values: \"Always\""),
+            ));
+        }
+    }
+    validate_ports(container, place, causes);
+    validate_environment(container, place, causes);
+    validate_mounts(container, place, volumes, causes);
+    validate_resources(container, place, causes);
+    let is_sidecar = container.get("restartPolicy").is_some();
+    for (probe, handlers) in [("livenessProbe", 1), ("readinessProbe", 1), ("startupProbe", 1)] {
+        let Some(found) = container.get(probe) else { continue };
+        let place = format!("{place}.{probe}");
+        if is_init && !is_sidecar {
+            causes.push(Cause::new(
+                CauseKind::Forbidden,
+                &place,
+                "may not be set for init containers without restartPolicy=Always",
+            ));
+        }
+        validate_handler(found, &place, handlers, causes);
+        for field in
+            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
+            in_range(causes, found, &[field], &format!("{place}.{field}"), 0..=i64::MAX);
+        }
+        if probe != "readinessProbe"
+            && object::number(found, &["successThreshold"]).is_some_and(|threshold| threshold != 1)
+        {
+            causes.push(Cause::new(CauseKind::Invalid, format!("{place}.successThreshold"), "must be 1"));
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        if let Some(found) = object::at(container, &["lifecycle", hook]) {
+            validate_handler(found, &format!("{place}.lifecycle.{hook}"), 1, causes);
+        }
+    }
+}
+
+/// Exactly one way to ask.
+fn validate_handler(handler: &Value, place: &str, wanted: usize, causes: &mut Vec<Cause>) {
+    let ways = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+    let count = ways.iter().filter(|way| handler.get(**way).is_some()).count();
+    if count < wanted {
+        causes.push(Cause::new(CauseKind::Required, place, "must specify a handler type"));
+    } else if count > wanted {
+        causes.push(Cause::new(CauseKind::Forbidden, place, "may not specify more than 1 handler type"));
+    }
+    if handler.get("exec").is_some() {
+        required(causes, handler, &["exec", "command"], &format!("{place}.exec.command"));
+    }
+    for way in ["httpGet", "tcpSocket", "grpc"] {
+        if handler.get(way).is_some() {
+            required(causes, handler, &[way, "port"], &format!("{place}.{way}.port"));
+            in_range(causes, handler, &[way, "port"], &format!("{place}.{way}.port"), 1..=65535);
+        }
+    }
+}
+
+fn validate_ports(container: &Value, place: &str, causes: &mut Vec<Cause>) {
+    let mut names = BTreeSet::new();
+    for (index, port) in object::list(container, &["ports"]).iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{place}.ports[{index}]");
+        required(causes, port, &["containerPort"], &format!("{place}.containerPort"));
+        in_range(causes, port, &["containerPort"], &format!("{place}.containerPort"), 1..=65535);
+        in_range(causes, port, &["hostPort"], &format!("{place}.hostPort"), 1..=65535);
+        one_of(causes, port, &["protocol"], &format!("{place}.protocol"), &["TCP", "UDP", "SCTP"]);
+        let name = object::text(port, &["name"]);
+        if !name.is_empty() && !names.insert(name) {
+            causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
+        }
+    }
+}
+
+fn validate_environment(container: &Value, place: &str, causes: &mut Vec<Cause>) {
+    for (index, variable) in object::list(container, &["env"]).iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{place}.env[{index}]");
+        let name = object::text(variable, &["name"]);
+        if name.is_empty() {
+            causes.push(Cause::new(CauseKind::Required, format!("{place}.name"), ""));
+        } else if name.contains('=') || name.contains('\0') {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{place}.name"),
+                format!("{name:?}: must not contain '='"),
+            ));
+        }
+        if let Some(from) = variable.get("valueFrom") {
+            let sources = from.as_object().map_or(0, serde_json::Map::len);
+            if sources != 1 {
+                causes.push(Cause::new(
+                    CauseKind::Invalid,
+                    format!("{place}.valueFrom"),
+                    "must specify exactly one source",
+                ));
+            }
+            if !object::text(variable, &["value"]).is_empty() {
+                causes.push(Cause::new(
+                    CauseKind::Invalid,
+                    format!("{place}.valueFrom"),
+                    "may not be specified when `value` is not empty",
+                ));
+            }
+        }
+    }
+}
+
+fn validate_mounts(container: &Value, place: &str, volumes: &BTreeSet<&str>, causes: &mut Vec<Cause>) {
+    let mut paths = BTreeSet::new();
+    for (index, mount) in object::list(container, &["volumeMounts"]).iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{place}.volumeMounts[{index}]");
+        let name = object::text(mount, &["name"]);
+        if !volumes.contains(name) {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{place}.name"),
+                format!("{name:?}: there is no such volume"),
+            ));
+        }
+        required(causes, mount, &["mountPath"], &format!("{place}.mountPath"));
+        let path = object::text(mount, &["mountPath"]);
+        if !paths.insert(path) {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{place}.mountPath"),
+                format!("{path:?}: must be unique"),
+            ));
+        }
+        let sub = object::text(mount, &["subPath"]);
+        if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{place}.subPath"),
+                format!("{sub:?}: must be a relative path without '..'"),
+            ));
+        }
+    }
+}
+
+fn validate_resources(container: &Value, place: &str, causes: &mut Vec<Cause>) {
+    for (resource, request) in object::object(container, &["resources", "requests"]) {
+        let place = format!("{place}.resources.requests");
+        let Some(request_value) = Quantity::of(request) else { continue };
+        if request_value.is_negative() {
+            causes.push(Cause::new(CauseKind::Invalid, &place, format!("{request}: must not be negative")));
+        }
+        let limit = object::at(container, &["resources", "limits", resource]);
+        if let Some(limit_value) = limit.and_then(Quantity::of)
+            && request_value > limit_value
+        {
+            let message = format!(
+                "{request}: must be less than or equal to {resource} limit of {}",
+                limit.unwrap_or(&Value::Null)
+            );
+            causes.push(Cause::new(CauseKind::Invalid, place, message));
+        }
+    }
+    for (_, limit) in object::object(container, &["resources", "limits"]) {
+        if Quantity::of(limit).is_some_and(Quantity::is_negative) {
+            let place = format!("{place}.resources.limits");
+            causes.push(Cause::new(CauseKind::Invalid, place, format!("{limit}: must not be negative")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mistakes(spec: Value) -> Vec<String> {
+        let mut causes = Vec::new();
+        validate_spec(&json!({"spec": spec}), "spec", &mut causes);
+        causes.into_iter().map(|cause| cause.field).collect()
+    }
+
+    #[test]
+    fn a_good_specification_passes() {
+        let spec = json!({"initContainers": [{"name": "i", "image": "x", "restartPolicy": "Always", "startupProbe": {"exec": {"command": ["true"]}}}],
+            "containers": [{"name": "a", "image": "x", "env": [{"name": "A", "value": "1"}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                "ports": [{"containerPort": 80}], "resources": {"limits": {"memory": "1Gi"}, "requests": {"memory": "512Mi"}}}],
+            "volumes": [{"name": "v", "emptyDir": {}}], "restartPolicy": "Never"});
+        assert_eq!(mistakes(spec), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_mistake_is_named_where_it_is() {
+        for (container, field) in [
+            (json!({"name": "", "image": "x"}), "spec.containers[0].name"),
+            (json!({"name": "A", "image": "x"}), "spec.containers[0].name"),
+            (json!({"name": "a"}), "spec.containers[0].image"),
+            (json!({"name": "a", "image": " x"}), "spec.containers[0].image"),
+            (
+                json!({"name": "a", "image": "x", "restartPolicy": "Always"}),
+                "spec.containers[0].restartPolicy",
+            ),
+            (
+                json!({"name": "a", "image": "x", "ports": [{"containerPort": 0}]}),
+                "spec.containers[0].ports[0].containerPort",
+            ),
+            (json!({"name": "a", "image": "x", "env": [{"name": "a=b"}]}), "spec.containers[0].env[0].name"),
+            (
+                json!({"name": "a", "image": "x", "volumeMounts": [{"name": "n", "mountPath": "/"}]}),
+                "spec.containers[0].volumeMounts[0].name",
+            ),
+            (
+                json!({"name": "a", "image": "x", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}),
+                "spec.containers[0].resources.requests",
+            ),
+            (json!({"name": "a", "image": "x", "livenessProbe": {}}), "spec.containers[0].livenessProbe"),
+            (
+                json!({"name": "a", "image": "x", "livenessProbe": {"tcpSocket": {"port": 70000}}}),
+                "spec.containers[0].livenessProbe.tcpSocket.port",
+            ),
+        ] {
+            assert_eq!(mistakes(json!({"containers": [container.clone()]})), [field], "{container}");
+        }
+        assert_eq!(mistakes(json!({})), ["spec.containers"]);
+        let twice = json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}], "restartPolicy": "Often"});
+        assert_eq!(mistakes(twice), ["spec.restartPolicy", "spec.containers[1].name"]);
+        let volumes = json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "emptyDir": {}, "secret": {"secretName": "s"}}]});
+        assert_eq!(mistakes(volumes), ["spec.volumes[0]"]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The SQLite file under the store.
+
+use super::events::{Event, EventKind, KEPT, Log};
+use super::seal::{SealError, SealKey};
+use super::{Key, Stored};
+use crate::kinds::{KINDS, Kind};
+use crate::object;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Version of the tables.
+const VERSION: i64 = 1;
+/// The log in the file is cut when it is that much longer than what is kept.
+const CUT_EVERY: u64 = 1000;
+
+/// Why the store does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite: a full disk, a damaged file, missing rights.
+    #[error("the store of declared objects does not work: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// SQLite's own check found damage.
+    #[error(
+        "the store of declared objects is damaged ({0}): move the file away and declare the objects again; running pods go on"
+    )]
+    Damaged(String),
+    /// Written by a newer version.
+    #[error(
+        "the store of declared objects is of version {0}, this program knows {VERSION}: it was used by a newer vial; use that one"
+    )]
+    Newer(i64),
+    /// An object in it can't be read.
+    #[error("the store holds {key} that can't be read: {why}")]
+    Unreadable {
+        /// Which.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// A secret can't be sealed or opened.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+pub(super) struct File {
+    connection: Connection,
+    key: SealKey,
+    writes: u64,
+}
+
+type Contents = (File, BTreeMap<Key, Arc<Stored>>, Log);
+
+impl File {
+    pub(super) fn open(path: &Path, key: SealKey) -> Result<Contents, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if check != "ok" {
+            return Err(StoreError::Damaged(check));
+        }
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > VERSION {
+            return Err(StoreError::Newer(found));
+        }
+        let transaction = connection.transaction()?;
+        if found == 0 {
+            // AUTOINCREMENT: a version is never given twice, even when the newest rows of the log were cut off.
+            transaction.execute_batch(
+                "CREATE TABLE object (kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+                     body BLOB NOT NULL, PRIMARY KEY (kind, namespace, name)) WITHOUT ROWID;
+                 CREATE TABLE log (version INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, namespace TEXT NOT NULL,
+                     name TEXT NOT NULL, event INTEGER NOT NULL, body BLOB NOT NULL);",
+            )?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        let objects = read_objects(&transaction, &key)?;
+        let log = read_log(&transaction, &key)?;
+        transaction.commit()?;
+        Ok((Self { connection, key, writes: 0 }, objects, log))
+    }
+
+    /// Writes and syncs; the version that the write got.
+    pub(super) fn write(&mut self, key: &Key, event: EventKind, object: &Value) -> Result<u64, StoreError> {
+        let body = encode(key, object, &self.key)?;
+        let kind = kind_name(key.kind());
+        let transaction = self.connection.transaction()?;
+        transaction
+            .prepare_cached("INSERT INTO log (kind, namespace, name, event, body) VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![kind, key.namespace, key.name, event_number(event), body])?;
+        let version = transaction.last_insert_rowid();
+        match event {
+            EventKind::Deleted => transaction
+                .prepare_cached("DELETE FROM object WHERE kind = ? AND namespace = ? AND name = ?")?
+                .execute(params![kind, key.namespace, key.name])?,
+            EventKind::Added | EventKind::Modified => transaction
+                .prepare_cached("INSERT OR REPLACE INTO object (kind, namespace, name, version, body) VALUES (?, ?, ?, ?, ?)")?
+                .execute(params![kind, key.namespace, key.name, version, body])?,
+        };
+        if self.writes % CUT_EVERY == CUT_EVERY - 1 {
+            transaction.execute("DELETE FROM log WHERE version <= ?", [version - KEPT as i64])?;
+        }
+        transaction.commit()?;
+        self.writes += 1;
+        Ok(version.unsigned_abs())
+    }
+}
+
+/// `apps/Deployment`: names in the file outlive the order of the table.
+fn kind_name(kind: &Kind) -> String {
+    format!("{}/{}", kind.group, kind.kind)
+}
+
+fn kind_of(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind_name(kind) == name)
+}
+
+fn event_number(event: EventKind) -> i64 {
+    match event {
+        EventKind::Added => 0,
+        EventKind::Modified => 1,
+        EventKind::Deleted => 2,
+    }
+}
+
+fn encode(key: &Key, object: &Value, seal: &SealKey) -> Result<Vec<u8>, StoreError> {
+    let json = serde_json::to_vec(object).expect("a JSON value is JSON");
+    if key.kind().is_secret() { Ok(seal.seal(&place(key), json)?) } else { Ok(json) }
+}
+
+fn decode(key: &Key, version: i64, body: Vec<u8>, seal: &SealKey) -> Result<Arc<Stored>, StoreError> {
+    let unreadable = |why: String| StoreError::Unreadable { key: place(key), why };
+    let json = if key.kind().is_secret() { seal.open(&place(key), body)? } else { body };
+    let mut object: Value = serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))?;
+    if !object.is_object() {
+        return Err(unreadable("it is no object".into()));
+    }
+    *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
+    Ok(Arc::new(Stored { object, version: version.unsigned_abs() }))
+}
+
+/// What a sealed body belongs to: one can't be put in another's place.
+fn place(key: &Key) -> String {
+    format!("{} {}/{}", kind_name(key.kind()), key.namespace, key.name)
+}
+
+type Row = (i64, String, String, String, i64, Vec<u8>);
+
+fn rows(transaction: &Transaction<'_>, sql: &str) -> Result<Vec<Row>, StoreError> {
+    let mut statement = transaction.prepare(sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn read_objects(
+    transaction: &Transaction<'_>,
+    seal: &SealKey,
+) -> Result<BTreeMap<Key, Arc<Stored>>, StoreError> {
+    let mut objects = BTreeMap::new();
+    for (version, kind, namespace, name, _, body) in
+        rows(transaction, "SELECT version, kind, namespace, name, 0, body FROM object")?
+    {
+        let Some(kind) = kind_of(&kind) else {
+            return Err(StoreError::Unreadable { key: name, why: format!("there is no kind {kind:?}") });
+        };
+        let key = Key::new(kind, &namespace, &name);
+        objects.insert(key.clone(), decode(&key, version, body, seal)?);
+    }
+    Ok(objects)
+}
+
+fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreError> {
+    let sequence: Option<i64> = transaction
+        .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'log'", [], |row| row.get(0))
+        .optional()?;
+    let first: Option<i64> = transaction.query_row("SELECT min(version) FROM log", [], |row| row.get(0))?;
+    let newest = sequence.unwrap_or(0).unsigned_abs();
+    let mut log = Log::new(first.map_or(newest, |first| (first - 1).unsigned_abs()));
+    let mut last: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
+    for (version, kind, namespace, name, event, body) in
+        rows(transaction, "SELECT version, kind, namespace, name, event, body FROM log ORDER BY version")?
+    {
+        let Some(kind) = kind_of(&kind) else { continue };
+        let key = Key::new(kind, &namespace, &name);
+        let stored = decode(&key, version, body, seal)?;
+        let previous = last.insert(key.clone(), Arc::clone(&stored));
+        let kind = match event {
+            0 => EventKind::Added,
+            1 => EventKind::Modified,
+            _ => EventKind::Deleted,
+        };
+        if kind == EventKind::Deleted {
+            last.remove(&key);
+        }
+        log.push(Event { key, kind, stored, previous });
+    }
+    log.advance(newest);
+    Ok(log)
+}

@@ -1,0 +1,185 @@
+//! Where objects are kept: SQLite with a write-ahead log, synced at every commit; reads and watches are served from memory.
+//!
+//! The promise: a write that was answered survives a loss of power, and nobody sees one that was not committed. Resource versions come
+//! from one counter that never goes back, not even when the newest object is deleted.
+
+mod events;
+mod file;
+mod seal;
+
+pub use events::{Event, EventKind, Subscription};
+pub use file::StoreError;
+pub use seal::{SealError, SealKey};
+
+use crate::kinds::{KINDS, Kind};
+use crate::object;
+use events::Log;
+use file::File;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// An object's place: kind, namespace (empty for those without), name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Index in [`KINDS`].
+    kind: usize,
+    /// Empty for objects without one.
+    pub namespace: String,
+    /// Unique in kind and namespace.
+    pub name: String,
+}
+
+impl Key {
+    /// The place of such an object.
+    pub fn new(kind: &'static Kind, namespace: &str, name: &str) -> Self {
+        Self { kind: kind.index(), namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> &'static Kind {
+        &KINDS[self.kind]
+    }
+}
+
+/// An object as it was written; never changed, only replaced.
+#[derive(Debug, PartialEq)]
+pub struct Stored {
+    /// With `metadata.resourceVersion`.
+    pub object: Value,
+    /// The same as a number.
+    pub version: u64,
+}
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody else wrote first: the object is not of the version that was expected.
+    #[error("the object has been modified")]
+    Stale,
+    /// It could not be made durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All objects. Clones share them.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    /// The file; its lock orders the writes.
+    file: Mutex<File>,
+    memory: RwLock<Memory>,
+    newest: watch::Sender<u64>,
+}
+
+struct Memory {
+    objects: BTreeMap<Key, Arc<Stored>>,
+    log: Log,
+}
+
+impl Store {
+    /// Opens the store at `path`, or makes one. `key` seals what is secret.
+    ///
+    /// # Errors
+    /// The file can't be opened, is damaged, sealed by another key, or of a newer version.
+    pub fn open(path: &Path, key: SealKey) -> Result<Self, StoreError> {
+        let (file, objects, log) = File::open(path, key)?;
+        let newest = watch::Sender::new(log.newest());
+        let memory = RwLock::new(Memory { objects, log });
+        Ok(Self(Arc::new(Inner { file: Mutex::new(file), memory, newest })))
+    }
+
+    fn memory(&self) -> std::sync::RwLockReadGuard<'_, Memory> {
+        self.0.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object at `key`.
+    pub fn get(&self, key: &Key) -> Option<Arc<Stored>> {
+        self.memory().objects.get(key).cloned()
+    }
+
+    /// The objects of a kind, of all namespaces or of one, in order, and the version that the list is of.
+    pub fn list(&self, kind: &'static Kind, namespace: &str) -> (Vec<Arc<Stored>>, u64) {
+        let memory = self.memory();
+        let start = Key::new(kind, namespace, "");
+        let range = memory.objects.range((Bound::Included(start), Bound::Unbounded));
+        let belongs =
+            |key: &Key| key.kind == kind.index() && (namespace.is_empty() || key.namespace == namespace);
+        let objects =
+            range.take_while(|(key, _)| belongs(key)).map(|(_, stored)| Arc::clone(stored)).collect();
+        (objects, memory.log.newest())
+    }
+
+    /// The newest version.
+    pub fn version(&self) -> u64 {
+        self.memory().log.newest()
+    }
+
+    /// Writes `object` at `key`, or removes what is there (`None`), if what is there now is of version `expected` (`None`: nothing).
+    /// When it returns, the write is durable.
+    ///
+    /// # Errors
+    /// What is there is another; or the disk is full or broken: then nothing has changed.
+    pub fn commit(
+        &self,
+        key: &Key,
+        expected: Option<u64>,
+        object: Option<Value>,
+    ) -> Result<Arc<Stored>, CommitError> {
+        let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only who holds the file's lock writes to the memory, so this is still true below.
+        let previous = self.get(key);
+        if previous.as_ref().map(|stored| stored.version) != expected {
+            return Err(CommitError::Stale);
+        }
+        let kind = match (&previous, &object) {
+            (None, None) => return Err(CommitError::Stale),
+            (None, Some(_)) => EventKind::Added,
+            (Some(_), Some(_)) => EventKind::Modified,
+            (Some(_), None) => EventKind::Deleted,
+        };
+        let removed = || previous.as_ref().map(|stored| stored.object.clone()).unwrap_or_default();
+        let mut object = object.unwrap_or_else(removed);
+        object::remove(&mut object, &["metadata", "resourceVersion"]);
+        let version = file.write(key, kind, &object)?;
+        *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
+        let stored = Arc::new(Stored { object, version });
+        let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
+        match kind {
+            EventKind::Deleted => memory.objects.remove(key),
+            EventKind::Added | EventKind::Modified => memory.objects.insert(key.clone(), Arc::clone(&stored)),
+        };
+        memory.log.push(Event { key: key.clone(), kind, stored: Arc::clone(&stored), previous });
+        drop(memory);
+        self.0.newest.send_replace(version);
+        Ok(stored)
+    }
+
+    /// What happens to objects of a kind after `version`.
+    ///
+    /// # Errors
+    /// So much has happened since that it is not known any more: list again.
+    pub fn watch(&self, kind: &'static Kind, version: u64) -> Result<Subscription, Expired> {
+        if !self.memory().log.reaches(version) {
+            return Err(Expired(version));
+        }
+        Ok(Subscription::new(self.clone(), kind.index(), version, self.0.newest.subscribe()))
+    }
+
+    /// Up to `most` events of a kind after `version`, and up to which version that is all.
+    fn events(&self, kind: usize, version: u64, most: usize) -> Result<(Vec<Arc<Event>>, u64), Expired> {
+        self.memory().log.after(version, kind, most).ok_or(Expired(version))
+    }
+}
+
+/// A version that is too old to go on from.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too old resource version: {0}")]
+pub struct Expired(pub u64);
+
+#[cfg(test)]
+mod tests;

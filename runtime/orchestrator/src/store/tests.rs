@@ -1,0 +1,195 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+use tempfile::TempDir;
+
+fn open(folder: &TempDir) -> Store {
+    let key = SealKey::at(&folder.path().join("key")).unwrap();
+    Store::open(&folder.path().join("objects.db"), key).unwrap()
+}
+
+fn kind(name: &str) -> &'static Kind {
+    KINDS.iter().find(|kind| kind.kind == name).unwrap()
+}
+
+fn map(name: &str, value: u32) -> Value {
+    json!({"metadata": {"name": name}, "data": {"value": value.to_string()}})
+}
+
+fn put(store: &Store, key: &Key, object: Value) -> Arc<Stored> {
+    let expected = store.get(key).map(|stored| stored.version);
+    store.commit(key, expected, Some(object)).unwrap()
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart_and_versions_go_on() {
+    let folder = TempDir::new().unwrap();
+    let (one, two) = (Key::new(kind("ConfigMap"), "a", "one"), Key::new(kind("Secret"), "a", "two"));
+    let store = open(&folder);
+    put(&store, &one, map("one", 1));
+    put(&store, &two, map("two", 2));
+    put(&store, &one, map("one", 3));
+    let last = store.commit(&one, Some(3), None).unwrap();
+    assert_eq!((last.version, &last.object["metadata"]["resourceVersion"]), (4, &"4".into()));
+    drop(store);
+    let store = open(&folder);
+    assert_eq!(store.version(), 4);
+    assert_eq!(store.get(&one), None);
+    assert_eq!(store.get(&two).unwrap().object["data"]["value"], "2");
+    assert_eq!(put(&store, &one, map("one", 5)).version, 5);
+}
+
+#[test]
+fn secrets_are_not_in_the_file_as_they_are() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    put(&store, &Key::new(kind("Secret"), "a", "s"), json!({"data": {"k": "dGhlLXBhc3N3b3Jk"}}));
+    put(&store, &Key::new(kind("ConfigMap"), "a", "c"), json!({"data": {"k": "plain-words"}}));
+    drop(store);
+    let bytes = std::fs::read(folder.path().join("objects.db")).unwrap();
+    let contains = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
+    assert!(contains(b"plain-words") && !contains(b"dGhlLXBhc3N3b3Jk"));
+    // Another key opens nothing, and says so.
+    std::fs::write(folder.path().join("key"), [7; 32]).unwrap();
+    let key = SealKey::at(&folder.path().join("key")).unwrap();
+    assert!(matches!(
+        Store::open(&folder.path().join("objects.db"), key),
+        Err(StoreError::Seal(SealError::Open(_)))
+    ));
+}
+
+#[test]
+fn a_write_that_expects_another_version_changes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    assert!(matches!(store.commit(&key, Some(1), Some(map("one", 1))), Err(CommitError::Stale)));
+    put(&store, &key, map("one", 1));
+    for expected in [None, Some(0), Some(2)] {
+        assert!(matches!(store.commit(&key, expected, Some(map("one", 2))), Err(CommitError::Stale)));
+        assert!(matches!(store.commit(&key, expected, None), Err(CommitError::Stale)));
+    }
+    assert_eq!(store.version(), 1);
+}
+
+#[test]
+fn lists_are_of_one_kind_and_of_one_namespace_if_asked() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for (kind_name, namespace, name) in [
+        ("ConfigMap", "a", "x"),
+        ("ConfigMap", "ab", "y"),
+        ("ConfigMap", "b", "z"),
+        ("Pod", "a", "x"),
+        ("Namespace", "", "a"),
+    ] {
+        put(&store, &Key::new(kind(kind_name), namespace, name), map(name, 1));
+    }
+    let names = |kind_name, namespace| {
+        let (objects, _) = store.list(kind(kind_name), namespace);
+        objects.iter().map(|stored| object::name(&stored.object).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("ConfigMap", ""), ["x", "y", "z"]);
+    assert_eq!(names("ConfigMap", "a"), ["x"]);
+    assert_eq!(names("Namespace", ""), ["a"]);
+    assert_eq!(names("Secret", ""), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_is_none_or_of_a_newer_version_is_refused_with_words() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("objects.db");
+    std::fs::write(&path, vec![7; 8192]).unwrap();
+    let key = || SealKey::at(&folder.path().join("key")).unwrap();
+    assert!(Store::open(&path, key()).is_err());
+    std::fs::remove_file(&path).unwrap();
+    drop(Store::open(&path, key()).unwrap());
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
+    let error = Store::open(&path, key()).err().unwrap().to_string();
+    assert!(error.contains("newer vial"), "{error}");
+}
+
+#[tokio::test]
+async fn who_watches_sees_each_write_once_and_in_order_also_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let (one, other) = (Key::new(kind("ConfigMap"), "a", "one"), Key::new(kind("Secret"), "a", "two"));
+    put(&store, &one, map("one", 1));
+    let mut early = store.watch(kind("ConfigMap"), 0).unwrap();
+    let mut late = store.watch(kind("ConfigMap"), 1).unwrap();
+    let writer = store.clone();
+    let writes = tokio::spawn(async move {
+        put(&writer, &other, map("two", 1));
+        put(&writer, &one, map("one", 2));
+        writer.commit(&one, Some(3), None).unwrap();
+    });
+    let expected = [(1, EventKind::Added), (3, EventKind::Modified), (4, EventKind::Deleted)];
+    for (version, what) in expected {
+        let event = early.next().await.unwrap();
+        assert_eq!((event.stored.version, event.kind), (version, what));
+    }
+    assert_eq!(late.next().await.unwrap().stored.version, 3);
+    writes.await.unwrap();
+    drop((early, late, store));
+    let store = open(&folder);
+    let mut again = store.watch(kind("ConfigMap"), 1).unwrap();
+    let event = again.next().await.unwrap();
+    assert_eq!((event.stored.version, event.previous.as_ref().map(|stored| stored.version)), (3, Some(1)));
+}
+
+#[tokio::test]
+async fn who_is_too_far_behind_has_to_list_again() {
+    let mut log = Log::new(0);
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    for version in 1..=events::KEPT as u64 + 5 {
+        let stored = Arc::new(Stored { object: Value::Null, version });
+        log.push(Event { key: key.clone(), kind: EventKind::Modified, stored, previous: None });
+    }
+    assert!(!log.reaches(4) && log.reaches(5));
+    assert!(log.after(4, key.kind, 1).is_none());
+    assert_eq!(log.after(5, key.kind, 2).unwrap().1, 7);
+    let none = kind("Secret").index();
+    assert_eq!(log.after(5, none, 2).unwrap(), (vec![], events::KEPT as u64 + 5));
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.stored.version == other.stored.version
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_store_equals_its_model_whenever_it_is_opened_again(
+        steps in proptest::collection::vec((0..4u8, 0..3u8, any::<bool>(), 0..10u8), 1..40)
+    ) {
+        let folder = TempDir::new().unwrap();
+        let mut store = open(&folder);
+        let mut model: BTreeMap<Key, (Value, u64)> = BTreeMap::new();
+        let mut version = 0;
+        for (name, namespace, remove, reopen) in steps {
+            let key = Key::new(kind("ConfigMap"), &format!("n{namespace}"), &format!("o{name}"));
+            let expected = model.get(&key).map(|(_, version)| *version);
+            let object = (!remove).then(|| map("x", version as u32));
+            if let Ok(stored) = store.commit(&key, expected, object.clone()) {
+                version += 1;
+                prop_assert_eq!(stored.version, version);
+                match object {
+                    Some(_) => model.insert(key, (stored.object.clone(), version)),
+                    None => model.remove(&key),
+                };
+            } else {
+                prop_assert!(remove && expected.is_none());
+            }
+            if reopen == 0 {
+                drop(store);
+                store = open(&folder);
+            }
+            prop_assert_eq!(store.version(), version);
+            let (objects, _) = store.list(kind("ConfigMap"), "");
+            let found: Vec<_> = objects.iter().map(|stored| (stored.object.clone(), stored.version)).collect();
+            prop_assert_eq!(found, model.values().cloned().collect::<Vec<_>>());
+        }
+    }
+}
