@@ -4,12 +4,14 @@ use crate::api::config;
 use crate::arch::layout;
 use crate::arch::places::{Place, Places};
 use crate::bus::Bus;
+use crate::event_loop::Wake;
 use crate::machine::{BuildError, kvm_step, resource};
 use crate::pci::root::{ECAM_SIZE, Ecam, Root, Window};
 use crate::pci::wiring::{KvmWiring, Wires};
+use crate::pci::{Hotplug, hotplug};
+use crate::plugs::{Name, Plugs};
 use crate::serial;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use crate::virtio::pci::{BAR_SIZE, PciTransport};
 use crate::virtio::{Signals, Surroundings, Transport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::collections::HashMap;
@@ -27,8 +29,7 @@ pub struct Backplane {
     pub ports: Bus,
     /// Memory outside of RAM.
     pub mmio: Bus,
-    /// In the order in which the guest finds them.
-    pub transports: Vec<Attached>,
+    transports: Vec<Attached>,
     vm: Arc<VmFd>,
     surroundings: Surroundings,
     // One event for all who share a pin.
@@ -39,7 +40,7 @@ pub struct Backplane {
 /// What is in front of all devices of a machine.
 enum Slots {
     Mmio { places: Places, taken: Vec<Place> },
-    Pci { root: Arc<Root>, wiring: Arc<Wires> },
+    Pci(Box<Plugs>),
 }
 
 impl Backplane {
@@ -49,7 +50,7 @@ impl Backplane {
         surroundings: Surroundings,
         transport: config::Transport,
     ) -> Result<Self, BuildError> {
-        let mut mmio = Bus::default();
+        let (mut ports, mut mmio) = (Bus::default(), Bus::default());
         let slots = match transport {
             config::Transport::Mmio => Slots::Mmio { places: Places::default(), taken: Vec::new() },
             config::Transport::Pci => {
@@ -58,35 +59,35 @@ impl Backplane {
                 mmio.insert(layout::PCI_ECAM, ECAM_SIZE, Box::new(Ecam(Arc::clone(&root))))?;
                 let window = Box::new(Window(Arc::clone(&root)));
                 mmio.insert(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE, window)?;
-                Slots::Pci { root, wiring: Arc::new(Wires(KvmWiring::new(Arc::clone(&vm)))) }
+                let hotplug = make_hotplug(&vm, &root, &surroundings)?;
+                let registers = Box::new(hotplug::Registers(Arc::clone(&hotplug)));
+                ports.insert(layout::PORT_PCI_HOTPLUG.into(), hotplug::SIZE, registers)?;
+                let wiring = Arc::new(Wires(KvmWiring::new(Arc::clone(&vm))));
+                Slots::Pci(Box::new(Plugs::new(root, wiring, surroundings.clone(), hotplug)))
             }
         };
-        Ok(Self {
-            ports: Bus::default(),
-            mmio,
-            transports: Vec::new(),
-            vm,
-            surroundings,
-            lines: HashMap::new(),
-            slots,
-        })
+        Ok(Self { ports, mmio, transports: Vec::new(), vm, surroundings, lines: HashMap::new(), slots })
     }
 
     /// The windows of virtio-mmio devices, in the guest's order.
     pub fn places(&self) -> &[Place] {
         match &self.slots {
             Slots::Mmio { taken, .. } => taken,
-            Slots::Pci { .. } => &[],
+            Slots::Pci(_) => &[],
         }
     }
 
     /// Whether there is a PCI bus.
     pub fn has_pci(&self) -> bool {
-        matches!(self.slots, Slots::Pci { .. })
+        matches!(self.slots, Slots::Pci(_))
     }
 
     /// Plugs a device in; the way to its driver.
-    pub fn attach(&mut self, device: Box<dyn VirtioDevice>) -> Result<Arc<Signals>, BuildError> {
+    pub fn attach(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        name: Option<Name>,
+    ) -> Result<Arc<Signals>, BuildError> {
         let surroundings = self.surroundings.clone();
         let (transport, signals): (Attached, _) = match &mut self.slots {
             Slots::Mmio { places, taken } => {
@@ -105,19 +106,23 @@ impl Backplane {
                 taken.push(place);
                 (transport, signals)
             }
-            Slots::Pci { root, wiring } => {
-                let slot = root.free_slot().ok_or(BuildError::NoSlot)?;
-                let bar = layout::PCI_WINDOW + u64::from(slot) * BAR_SIZE;
-                let transport = PciTransport::new(surroundings, device, Arc::clone(wiring) as _, bar)
-                    .map_err(resource("a device's events"))?;
-                let signals = transport.core().signals();
-                let transport = Arc::new(Mutex::new(transport));
-                root.add(slot, Arc::clone(&transport) as _);
+            Slots::Pci(plugs) => {
+                let seated = plugs.seat(device, name).map_err(resource("a device's events"))?;
+                let (_, transport, signals) = seated.ok_or(BuildError::NoSlot)?;
                 (transport, signals)
             }
         };
         self.transports.push(transport);
         Ok(signals)
+    }
+
+    /// Both buses, the devices in the guest's order, and what plugs in more.
+    pub fn take_apart(self) -> (Bus, Bus, Vec<Attached>, Option<Box<Plugs>>) {
+        let plugs = match self.slots {
+            Slots::Mmio { .. } => None,
+            Slots::Pci(plugs) => Some(plugs),
+        };
+        (self.ports, self.mmio, self.transports, plugs)
     }
 
     /// Wires the serial port.
@@ -133,6 +138,25 @@ impl Backplane {
             })
             .map_err(|error| place(io::Error::other(error)))
     }
+}
+
+/// The register block that tells of arrivals, its interrupt, and what wakes the loop when the guest has let go of something.
+fn make_hotplug(
+    vm: &VmFd,
+    root: &Arc<Root>,
+    surroundings: &Surroundings,
+) -> Result<Arc<Hotplug>, BuildError> {
+    let hotplug = Hotplug::new(Arc::clone(root)).map_err(resource("events"))?;
+    vm.register_irqfd(hotplug.interrupt(), layout::PCI_HOTPLUG_GSI).map_err(kvm_step("wire hot plug"))?;
+    let wake = Wake::new(hotplug.let_go()).map_err(resource("events"))?;
+    let place = resource("a place in the event loop");
+    surroundings
+        .workers
+        .fire(move |ops| {
+            let _ = ops.add_subscriber(Box::new(wake));
+        })
+        .map_err(|error| place(io::Error::other(error)))?;
+    Ok(hotplug)
 }
 
 /// The event that raises an interrupt, one for all devices that share it.

@@ -25,7 +25,7 @@ const MAX_CONNECTIONS: usize = 16;
 pub struct Command {
     /// What is asked for.
     pub request: Request,
-    /// Descriptors that came with [`Request::Insert`] or [`Request::UpdateDrive`]; none with others.
+    /// Descriptors that came with [`Request::Insert`], [`Request::UpdateDrive`] or [`Request::Plug`]; none with others.
     pub files: Vec<File>,
     /// Who asks.
     pub reply: ReplyTo,
@@ -177,7 +177,9 @@ fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, strea
     match serde_json::from_slice(line) {
         Ok(request) => {
             let files = match request {
-                Request::Insert { .. } | Request::UpdateDrive { .. } => std::mem::take(files),
+                Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. } => {
+                    std::mem::take(files)
+                }
                 _ => Vec::new(),
             };
             let Ok(clone) = stream.try_clone() else { return false };

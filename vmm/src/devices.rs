@@ -1,8 +1,9 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
-use crate::api::config::{CacheType, Drive, VmConfig};
+use crate::api::config::{CacheType, Drive, NetworkInterface, VmConfig};
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
+use crate::plugs::Name;
 use crate::validate::{self, ConfigError};
 use crate::virtio::{VirtioDevice, balloon, block, console, net, rng, vsock};
 use std::fs::File;
@@ -68,13 +69,25 @@ pub enum Handle {
     },
 }
 
+impl Handle {
+    /// The device's name, if it has one.
+    pub fn name(&self) -> Option<Name> {
+        match self {
+            Self::None | Self::Balloon(_) => None,
+            Self::Drive(tray) => Some(Name::Drive(tray.id().to_owned())),
+            Self::Net { id, .. } => Some(Name::Interface(id.clone())),
+        }
+    }
+}
+
 impl<D: VirtioDevice + 'static> From<D> for Made {
     fn from(device: D) -> Self {
         Self { device: Box::new(device), handle: Handle::None }
     }
 }
 
-/// What had to be made before the filters, in the order of the configuration.
+/// What had to be made before the filters, in the order of the configuration. Drives that come later have nothing of it.
+#[derive(Default)]
 pub struct Prepared {
     /// For drives.
     pub rings: Rings,
@@ -94,17 +107,7 @@ pub fn make(
         devices.push(make_drive(drive, files, prepared)?);
     }
     for (interface, taps) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
-        let mac = validate::mac(interface, vm)?;
-        let device = net::Net::new(net::NetConfig {
-            taps,
-            mac,
-            mtu: interface.mtu,
-            receive_limit: interface.rx_rate_limiter,
-            transmit_limit: interface.tx_rate_limiter,
-        })
-        .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
-        let handle = Handle::Net { id: interface.iface_id.clone(), limits: device.limits() };
-        devices.push(Made { device: Box::new(device), handle });
+        devices.push(make_interface(interface, vm, taps)?);
     }
     if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
         let guest_connect = match files.guest_connections {
@@ -133,7 +136,29 @@ pub fn make(
     Ok(devices)
 }
 
-fn make_drive(drive: &Drive, files: Vec<File>, prepared: &mut Prepared) -> Result<Made, MakeError> {
+/// An interface of VM `vm`.
+///
+/// # Errors
+/// The TAPs are unusable.
+pub fn make_interface(interface: &NetworkInterface, vm: &str, taps: Vec<File>) -> Result<Made, MakeError> {
+    let mac = validate::mac(interface, vm)?;
+    let device = net::Net::new(net::NetConfig {
+        taps,
+        mac,
+        mtu: interface.mtu,
+        receive_limit: interface.rx_rate_limiter,
+        transmit_limit: interface.tx_rate_limiter,
+    })
+    .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
+    let handle = Handle::Net { id: interface.iface_id.clone(), limits: device.limits() };
+    Ok(Made { device: Box::new(device), handle })
+}
+
+/// A drive; what it needs of `prepared` is the next there.
+///
+/// # Errors
+/// The files are unusable.
+pub fn make_drive(drive: &Drive, files: Vec<File>, prepared: &mut Prepared) -> Result<Made, MakeError> {
     let device = block::Block::new(block::BlockConfig {
         id: drive.drive_id.clone(),
         serial: drive.serial.clone(),

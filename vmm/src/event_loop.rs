@@ -8,6 +8,7 @@ use crate::handles::HandleError;
 use crate::http::after::After;
 use crate::machine::Machine;
 use crate::observe::Observer;
+use crate::validate;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use std::fs::File;
@@ -95,7 +96,7 @@ pub struct Requests {
 
 /// Runs until the VM has ended.
 pub fn run(
-    machine: &Machine,
+    machine: &mut Machine,
     manager: &mut EventManager<Subscriber>,
     requests: &mut Requests,
     end: &EndSignal,
@@ -117,6 +118,9 @@ pub fn run(
                 state = answer(machine, state, command, end);
             }
         }
+        for reply in machine.clear_unplugged() {
+            reply.send(&info(machine, name(&state)));
+        }
         requests.observer.tick(machine);
         if let State::Pausing(waiting) = &state
             && machine.vcpus.all_parked()
@@ -136,7 +140,7 @@ fn info(machine: &Machine, state: &str) -> Reply {
     Reply::Ok { state: state.into(), exits: machine.vcpus.exits() }
 }
 
-fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) -> State {
+fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal) -> State {
     let Command { request, files, reply } = command;
     match (request, state) {
         (Request::Pause, State::Running) => {
@@ -176,6 +180,16 @@ fn answer(machine: &Machine, state: State, command: Command, end: &EndSignal) ->
         }
         (Request::Eject { drive_id }, state) => {
             changed(machine, &state, &reply, machine.handles.eject(&drive_id));
+            state
+        }
+        (Request::Plug { device, files: said }, state) => {
+            let result =
+                validate::plugged(&device, said, files).and_then(|files| machine.plug(&device, files));
+            changed(machine, &state, &reply, result);
+            state
+        }
+        (Request::Unplug { device }, state) => {
+            machine.unplug(device.into(), reply);
             state
         }
         (Request::UpdateDrive { drive_id, rate_limiter, files: said, measure }, state) => {

@@ -1,8 +1,9 @@
 //! The devices of a machine by name, as they are changed from outside while they run.
 
 use crate::api::config::RateLimiter;
-use crate::devices::Handle;
+use crate::devices::{Handle, MakeError};
 use crate::metrics::{Figure, Figures};
+use crate::plugs::{Name, PlugError};
 use crate::validate::{self, ConfigError};
 use crate::virtio::balloon::{BalloonControl, BalloonError};
 use crate::virtio::block::{BlockConfigError, Tray};
@@ -38,6 +39,12 @@ pub enum HandleError {
     /// The request makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The bus does not take it.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+    /// The device can't be made.
+    #[error(transparent)]
+    Make(#[from] MakeError),
     /// The drive does not take it.
     #[error(transparent)]
     Medium(#[from] BlockConfigError),
@@ -64,6 +71,14 @@ impl Handles {
             Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
             Handle::Balloon(control) => self.balloon = Some((control, interrupt)),
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
+        }
+    }
+
+    /// Forgets a device that is gone.
+    pub fn remove(&mut self, name: &Name) {
+        match name {
+            Name::Drive(id) => self.drives.retain(|drive| drive.tray.id() != id),
+            Name::Interface(id) => self.interfaces.retain(|(interface, _)| interface != id),
         }
     }
 

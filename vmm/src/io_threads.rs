@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 
 /// One ring for each queue of each drive; none for a drive that does without.
+#[derive(Default)]
 pub struct Rings(VecDeque<Vec<Ring>>);
 
 impl Rings {

@@ -35,6 +35,7 @@ pub mod mmds;
 pub mod observe;
 pub mod pci;
 pub mod platform;
+pub mod plugs;
 pub mod process;
 pub mod seccomp;
 pub mod serial;

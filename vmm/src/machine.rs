@@ -1,11 +1,13 @@
 //! Builds the machine: one story from files to running vCPUs.
 
 use crate::api::config::{self, VmConfig};
+use crate::api::control::Plugged;
 use crate::api::status::{ExitReason, Step};
 use crate::arch::{self, ArchError, acpi, boot, layout};
 use crate::backplane::{Attached, Backplane};
 use crate::boot_timer::BootTimer;
 use crate::bus::BadRange;
+use crate::control::ReplyTo;
 use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
 use crate::files::Files;
@@ -14,6 +16,7 @@ use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
 use crate::platform;
+use crate::plugs::{Name, PlugError, Plugs};
 use crate::seccomp::{Filter, SeccompError, Thread};
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
@@ -21,6 +24,7 @@ use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
 use crate::virtio::{Core, DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use std::fs::File;
 use std::io;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -118,6 +122,9 @@ pub struct Machine {
     power_button: EventFd,
     /// In the order in which the guest finds them.
     transports: Vec<Attached>,
+    // A PCI bus, if that is where they are.
+    plugs: Option<Box<Plugs>>,
+    id: String,
     // Interrupts and kicks are registered with it; it closes last.
     _vm: Arc<VmFd>,
 }
@@ -149,6 +156,43 @@ impl Machine {
     /// Calls `visit` with each device and what its driver has made of it, in the guest's order.
     pub fn each_device(&self, mut visit: impl FnMut(&Core)) {
         self.transports.iter().for_each(|transport| visit(lock(transport).core()));
+    }
+
+    /// Plugs in a drive of these files, or an interface of this TAP, checked before: what `document` says of threads and rings it can't
+    /// have any more.
+    ///
+    /// # Errors
+    /// See [`HandleError`]; nothing has changed then, and the files are closed.
+    pub fn plug(&mut self, document: &Plugged, files: Vec<File>) -> Result<(), HandleError> {
+        let plugs = self.plugs.as_mut().ok_or(PlugError::NoBus)?;
+        let (made, name) = match document {
+            Plugged::Drive(drive) => {
+                let made = devices::make_drive(drive, files, &mut Prepared::default())?;
+                (made, Name::Drive(drive.drive_id.clone()))
+            }
+            Plugged::Interface(interface) => {
+                let made = devices::make_interface(interface, &self.id, files)?;
+                (made, Name::Interface(interface.iface_id.clone()))
+            }
+        };
+        Ok(plugs.plug(made, name, &mut self.transports, &mut self.handles)?)
+    }
+
+    /// Asks the guest to let go of a device; `reply` hears of it when it has, or at once that it is not there.
+    pub fn unplug(&mut self, name: Name, reply: ReplyTo) {
+        let result = match &mut self.plugs {
+            Some(plugs) => plugs.ask(name, reply),
+            None => Err((PlugError::NoBus, reply)),
+        };
+        if let Err((error, reply)) = result {
+            reply.refuse(error.to_string());
+        }
+    }
+
+    /// Forgets the devices that the guest has let go of; who waits to hear of it.
+    pub fn clear_unplugged(&mut self) -> Vec<ReplyTo> {
+        let Self { plugs, transports, handles, .. } = self;
+        plugs.as_mut().map(|plugs| plugs.clear(transports, handles)).unwrap_or_default()
     }
 
     /// Raises the interrupt of the generic event device.
@@ -214,7 +258,8 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
     let mut handles = Handles::default();
     for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared)? {
-        handles.add(handle, backplane.attach(device)?);
+        let name = handle.name();
+        handles.add(handle, backplane.attach(device, name)?);
     }
     if let Some(files) = files.serial.take() {
         backplane.attach_serial(files)?;
@@ -239,7 +284,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     (description.initrd, description.header) = (loaded.initrd, loaded.header);
     boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
-    let Backplane { ports, mmio, transports, .. } = backplane;
+    let (ports, mmio, transports, plugs) = backplane.take_apart();
     let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
     Ok(Machine {
@@ -248,6 +293,8 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
         memory_mib: config.machine_config.mem_size_mib,
         power_button,
         transports,
+        plugs,
+        id,
         _vm: vm,
     })
 }

@@ -255,7 +255,7 @@ struct Running {
 impl Running {
     fn run(mut self, api: Option<After>) -> Ending {
         let mut requests = Requests { commands: self.requests, api, observer: self.observer };
-        event_loop::run(&self.machine, &mut self.manager, &mut requests, &self.end)
+        event_loop::run(&mut self.machine, &mut self.manager, &mut requests, &self.end)
     }
 }
 

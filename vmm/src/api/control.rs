@@ -2,7 +2,7 @@
 //!
 //! A listener instead of a connected pair, because the daemon that made the VM may be gone when the next one wants to stop it.
 
-use crate::api::config::RateLimiter;
+use crate::api::config::{Drive, NetworkInterface, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 /// Upper bound of a request line in bytes.
@@ -60,7 +60,20 @@ pub enum Request {
         /// In MiB, at most what the guest has.
         amount_mib: u32,
     },
-    /// The same for an interface.
+    /// Plugs a device into the PCI bus of a running VM. A descriptor in its document, `{"fd": N}`, is the Nth that comes along with the
+    /// request as SCM_RIGHTS, from 0 on; each is used once, and there are no paths. Answered when the device is there; the guest is told.
+    Plug {
+        /// What.
+        device: Plugged,
+        /// How many descriptors come along.
+        files: u8,
+    },
+    /// Asks the guest to let go of a device. Answered when it has: its files are closed then.
+    Unplug {
+        /// What.
+        device: Unplugged,
+    },
+    /// The same as [`Request::UpdateDrive`] for an interface.
     UpdateInterface {
         /// Which interface.
         iface_id: String,
@@ -71,6 +84,26 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tx_rate_limiter: Option<RateLimiter>,
     },
+}
+
+/// What is plugged in: a document as in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plugged {
+    /// A drive. It has no ring and no thread of its own, and is no root device.
+    Drive(Box<Drive>),
+    /// An interface.
+    Interface(Box<NetworkInterface>),
+}
+
+/// What is unplugged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unplugged {
+    /// The drive of this name.
+    Drive(String),
+    /// The interface of this name.
+    Interface(String),
 }
 
 /// VMM → host.

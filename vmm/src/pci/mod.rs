@@ -4,11 +4,13 @@
 //! the machine it gets as [`Wiring`]. A machine without PCI devices has none of this, nor any table that speaks of it.
 
 pub mod config;
+pub mod hotplug;
 pub mod msix;
 pub mod root;
 pub mod wiring;
 
 pub use config::{ConfigSpace, Ids};
+pub use hotplug::Hotplug;
 pub use msix::{Message, Msix};
 pub use root::Root;
 pub use wiring::{Line, Wiring};

@@ -3,6 +3,7 @@
 mod command_line;
 mod mac;
 mod mmds;
+mod plugged;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ mod tests;
 pub use command_line::command_line;
 pub use mac::mac;
 pub use mmds::mmds;
+pub use plugged::plugged;
 pub use sources::sources;
 
 use crate::api::config::{
@@ -125,6 +127,11 @@ pub enum ConfigError {
     /// A rate limiter.
     #[error("{0}.refill_time is {1} ms; give up to 4294967295, or 0 for no limit")]
     RefillTime(String, u64),
+    /// What only devices that are there from the start can have.
+    #[error(
+        "a device that is plugged in later can't have {0}; leave it away, or start the VM with the device"
+    )]
+    Late(&'static str),
     /// Two root devices.
     #[error("more than one drive is_root_device; the kernel mounts one")]
     Roots,
@@ -189,29 +196,11 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Name { field: "partuuid", name: id.clone() });
     }
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
-    for drive in &config.drives {
-        if drive.is_removable {
-            if drive.path_on_host.is_some() || !drive.concat.is_empty() || drive.is_root_device {
-                return Err(ConfigError::Removable(drive.drive_id.clone()));
-            }
-        } else if drive.path_on_host.is_some() != drive.concat.is_empty() {
-            return Err(ConfigError::DriveFiles(drive.drive_id.clone()));
-        }
-    }
-    for drive in &config.drives {
-        check_drive(drive)?;
-        rate_limiter(&format!("drive {:?}: rate_limiter", drive.drive_id), drive.rate_limiter.as_ref())?;
-    }
+    config.drives.iter().try_for_each(check_drive)?;
     if config.drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
         return Err(ConfigError::Roots);
     }
-    for net in &config.network_interfaces {
-        mac(net, "")?;
-        check_interface(net)?;
-        let name = |which| format!("interface {:?}: {which}_rate_limiter", net.iface_id);
-        rate_limiter(&name("rx"), net.rx_rate_limiter.as_ref())?;
-        rate_limiter(&name("tx"), net.tx_rate_limiter.as_ref())?;
-    }
+    config.network_interfaces.iter().try_for_each(check_interface)?;
     if let Some(vsock) = &config.vsock {
         if !(3..u32::MAX).contains(&vsock.guest_cid) {
             return Err(ConfigError::Cid(vsock.guest_cid));
@@ -234,6 +223,10 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
 
 fn check_interface(net: &NetworkInterface) -> Result<(), ConfigError> {
     let id = || net.iface_id.clone();
+    mac(net, "")?;
+    let name = |which| format!("interface {:?}: {which}_rate_limiter", net.iface_id);
+    rate_limiter(&name("rx"), net.rx_rate_limiter.as_ref())?;
+    rate_limiter(&name("tx"), net.tx_rate_limiter.as_ref())?;
     if !(1..=MAX_PAIRS).contains(&net.queue_pairs) {
         return Err(ConfigError::Pairs(id(), net.queue_pairs));
     }
@@ -250,6 +243,14 @@ fn check_interface(net: &NetworkInterface) -> Result<(), ConfigError> {
 
 fn check_drive(drive: &Drive) -> Result<(), ConfigError> {
     let id = || drive.drive_id.clone();
+    if drive.is_removable {
+        if drive.path_on_host.is_some() || !drive.concat.is_empty() || drive.is_root_device {
+            return Err(ConfigError::Removable(id()));
+        }
+    } else if drive.path_on_host.is_some() != drive.concat.is_empty() {
+        return Err(ConfigError::DriveFiles(id()));
+    }
+    rate_limiter(&format!("drive {:?}: rate_limiter", drive.drive_id), drive.rate_limiter.as_ref())?;
     let number = |field, value, range| Err(ConfigError::DriveNumber { id: id(), field, value, range });
     if !(1..=MAX_QUEUES).contains(&drive.num_queues) {
         return number("num_queues", drive.num_queues, "1 to 32");

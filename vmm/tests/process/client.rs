@@ -30,6 +30,11 @@ impl Client {
         self.send(format!("{{\"action\":\"{action}\"}}\n").as_bytes())
     }
 
+    /// Sends a request and does not wait for its answer.
+    pub fn post(&mut self, request: &Value) {
+        self.0.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+    }
+
     /// Sends a request with descriptors.
     pub fn ask_with(&mut self, request: &Value, descriptors: &[RawFd]) -> Value {
         let line = format!("{request}\n");

@@ -17,5 +17,6 @@ mod machine;
 mod media;
 mod observe;
 mod pci;
+mod plug;
 mod refusals;
 mod sdk;

@@ -1,12 +1,11 @@
 //! The definition block of the DSDT: devices, soft-off, power button, pvpanic.
 
-use super::{acpi::Extras, layout, places::Place};
-use crate::pci::root::ECAM_SIZE;
+use super::{acpi::Extras, dsdt_pci, layout, places::Place};
 use acpi_tables::{
     Aml,
     aml::{
-        AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed,
-        Method, Name, Notify, ONE, Package, Path, ResourceTemplate, Scope, ZERO,
+        Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, MethodCall, Name, Notify,
+        ONE, Package, Path, ResourceTemplate, Scope, ZERO,
     },
 };
 
@@ -22,9 +21,10 @@ pub(super) fn definitions(devices: &[Place], extras: Extras) -> Vec<u8> {
         virtio_mmio(index, place, shared, &mut code);
     }
     if extras.pci {
-        pci_bus(&mut code);
+        dsdt_pci::bus(&mut code);
+        dsdt_pci::hotplug(&mut code);
     }
-    power_button(&mut code);
+    events(extras.pci, &mut code);
     pvpanic(&mut code);
     if extras.serial {
         serial(&mut code);
@@ -60,45 +60,24 @@ fn virtio_mmio(index: usize, place: &Place, shared: bool, code: &mut Vec<u8>) {
     .to_aml_bytes(code);
 }
 
-/// The host bridge (`PNP0A03`) with its bus and its window, and who else may not have its configuration space (`PNP0C02`). There is no
-/// interrupt routing: no function has a pin.
-fn pci_bus(code: &mut Vec<u8>) {
-    let bus = AddressSpace::new_bus_number(0u16, 0u16);
-    let (start, size) = (layout::PCI_WINDOW as u32, layout::PCI_WINDOW_SIZE as u32);
-    let window =
-        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, start, start + (size - 1), None);
-    let ecam = Memory32Fixed::new(true, layout::PCI_ECAM as u32, ECAM_SIZE as u32);
-    Scope::new(
-        Path::new("_SB_"),
-        vec![
-            &Device::new(
-                Path::new("PCI0"),
-                vec![
-                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0A03")),
-                    &Name::new(Path::new("_UID"), &ZERO),
-                    &Name::new(Path::new("_SEG"), &ZERO),
-                    &Name::new(Path::new("_BBN"), &ZERO),
-                    &Name::new(Path::new("_CCA"), &ONE),
-                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&bus, &window])),
-                ],
-            ),
-            &Device::new(
-                Path::new("ECAM"),
-                vec![
-                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
-                    &Name::new(Path::new("_UID"), &ZERO),
-                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&ecam])),
-                ],
-            ),
-        ],
-    )
-    .to_aml_bytes(code);
-}
-
-/// A control-method power button (`PNP0C0C`) and the generic event device that presses it (`ACPI0013`, 5.6.9).
-fn power_button(code: &mut Vec<u8>) {
-    let interrupt = Interrupt::new(true, true, false, false, layout::GED_GSI);
+/// A control-method power button (`PNP0C0C`) and the generic event device that presses it (`ACPI0013`, 5.6.9) and, with PCI, tells of hot
+/// plug.
+fn events(pci: bool, code: &mut Vec<u8>) {
+    let interrupt = |gsi| Interrupt::new(true, true, false, false, gsi);
+    let (press, plug) = (interrupt(layout::GED_GSI), interrupt(layout::PCI_HOTPLUG_GSI));
     let button = Path::new("\\_SB_.PWRB");
+    let pressed = Notify::new(&button, &BUTTON_PRESSED);
+    let press_event = Equal::new(&Arg(0), &layout::GED_GSI);
+    let pressing = If::new(&press_event, vec![&pressed]);
+    let scan = MethodCall::new(dsdt_pci::scan_method(), vec![]);
+    let plug_event = Equal::new(&Arg(0), &layout::PCI_HOTPLUG_GSI);
+    let plugging = If::new(&plug_event, vec![&scan]);
+    let mut interrupts: Vec<&dyn Aml> = vec![&press];
+    let mut handlers: Vec<&dyn Aml> = vec![&pressing];
+    if pci {
+        interrupts.push(&plug);
+        handlers.push(&plugging);
+    }
     Scope::new(
         Path::new("_SB_"),
         vec![
@@ -114,16 +93,8 @@ fn power_button(code: &mut Vec<u8>) {
                 vec![
                     &Name::new(Path::new("_HID"), &"ACPI0013"),
                     &Name::new(Path::new("_UID"), &ZERO),
-                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt])),
-                    &Method::new(
-                        Path::new("_EVT"),
-                        1,
-                        true,
-                        vec![&If::new(
-                            &Equal::new(&Arg(0), &layout::GED_GSI),
-                            vec![&Notify::new(&button, &BUTTON_PRESSED)],
-                        )],
-                    ),
+                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(interrupts)),
+                    &Method::new(Path::new("_EVT"), 1, true, handlers),
                 ],
             ),
         ],

@@ -76,6 +76,8 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 pub const SERIAL_GSI: u32 = 4;
 /// Interrupt of the generic event device (the power button).
 pub const GED_GSI: u32 = 5;
+/// Interrupt of the generic event device for PCI hot plug: one of virtio-mmio's, which a machine with PCI does not have.
+pub const PCI_HOTPLUG_GSI: u32 = VIRTIO_GSI_LAST;
 /// First interrupt for virtio devices.
 pub const VIRTIO_GSI_FIRST: u32 = 6;
 /// Last one: KVM's IOAPIC has 24 pins.
@@ -93,6 +95,8 @@ pub const PORT_RESET: u16 = 0x602;
 pub const RESET_VALUE: u8 = 1;
 /// SLP_TYP of `\_S5`.
 pub const SLEEP_TYPE_S5: u8 = 5;
+/// PCI hot plug ([`crate::pci::hotplug`]).
+pub const PORT_PCI_HOTPLUG: u16 = 0x620;
 /// pvpanic (QEMU docs/specs/pvpanic.rst).
 pub const PORT_PVPANIC: u16 = 0x505;
 /// COM1: where kernels look for it even without being told.

@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod boot;
 pub mod cpuid;
 mod dsdt;
+mod dsdt_pci;
 mod interrupts;
 pub mod layout;
 mod linux64;

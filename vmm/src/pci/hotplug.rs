@@ -1,0 +1,211 @@
+//! What tells a guest that something was plugged in, and asks it to let go of something: a register block that the ACPI tables' methods read
+//! (`_E..` of the generic event device → `Notify`, `_EJ0`), as Cloud Hypervisor and QEMU have one.
+//!
+//! ```text
+//! 0 arrived   bit N: slot N has a new device; reading clears
+//! 4 leaving   bit N: slot N is asked for; reading clears
+//! 8 eject     write bit N: slot N is let go of
+//! ```
+//!
+//! Only what was asked for is let go of: a guest that ejects anything else keeps it.
+
+use super::Root;
+use crate::bus::BusDevice;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Bytes of the block.
+pub const SIZE: u64 = 12;
+
+const ARRIVED: u64 = 0;
+const LEAVING: u64 = 4;
+const EJECT: u64 = 8;
+
+/// Both sides of the block.
+pub struct Hotplug {
+    root: Arc<Root>,
+    arrived: AtomicU32,
+    leaving: AtomicU32,
+    asked: AtomicU32,
+    gone: AtomicU32,
+    interrupt: EventFd,
+    let_go: EventFd,
+}
+
+impl Hotplug {
+    /// For the slots of `root`.
+    ///
+    /// # Errors
+    /// No event can be made.
+    pub fn new(root: Arc<Root>) -> io::Result<Arc<Self>> {
+        let zero = || AtomicU32::new(0);
+        let (arrived, leaving, asked, gone) = (zero(), zero(), zero(), zero());
+        let (interrupt, let_go) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
+        Ok(Arc::new(Self { root, arrived, leaving, asked, gone, interrupt, let_go }))
+    }
+
+    /// The generic event device's interrupt, edge triggered.
+    pub fn interrupt(&self) -> &EventFd {
+        &self.interrupt
+    }
+
+    /// Written to whenever the guest has let go of something.
+    pub fn let_go(&self) -> &EventFd {
+        &self.let_go
+    }
+
+    /// Tells the guest that there is a device in `slot`, which was put there before.
+    pub fn arrived(&self, slot: u8) {
+        self.arrived.fetch_or(1 << slot, SeqCst);
+        self.raise();
+    }
+
+    /// Asks the guest to let go of the device in `slot`, once more if it has not yet.
+    pub fn ask(&self, slot: u8) {
+        self.asked.fetch_or(1 << slot, SeqCst);
+        self.leaving.fetch_or(1 << slot, SeqCst);
+        self.raise();
+    }
+
+    /// The slots that the guest has let go of since the last time. Their functions are off the bus.
+    pub fn take_gone(&self) -> Vec<u8> {
+        let gone = self.gone.swap(0, SeqCst);
+        (0..32).filter(|slot| gone & 1 << slot != 0).collect()
+    }
+
+    fn raise(&self) {
+        // It fails only if the counter is full, and then the interrupt is pending anyway.
+        let _ = self.interrupt.write(1);
+    }
+
+    fn eject(&self, slots: u32) {
+        let asked = self.asked.fetch_and(!slots, SeqCst) & slots;
+        self.leaving.fetch_and(!asked, SeqCst);
+        for slot in (0..32).filter(|slot| asked & 1 << slot != 0) {
+            // Here and not in the main thread: when this write is done, the guest finds nothing there any more.
+            self.root.remove(slot);
+        }
+        if asked != 0 {
+            self.gone.fetch_or(asked, SeqCst);
+            let _ = self.let_go.write(1);
+        }
+    }
+}
+
+/// The block on the bus.
+pub struct Registers(pub Arc<Hotplug>);
+
+impl BusDevice for Registers {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if data.len() == 4 {
+            let value = match offset {
+                ARRIVED => self.0.arrived.swap(0, SeqCst),
+                LEAVING => self.0.leaving.swap(0, SeqCst),
+                _ => 0,
+            };
+            data.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (EJECT, Ok(slots)) = (offset, <[u8; 4]>::try_from(data)) {
+            self.0.eject(u32::from_le_bytes(slots));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::{ConfigSpace, Function, Ids};
+    use std::sync::Mutex;
+
+    struct Card(ConfigSpace);
+
+    impl BusDevice for Card {
+        fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
+        fn write(&mut self, _offset: u64, _data: &[u8]) {}
+    }
+
+    impl Function for Card {
+        fn read_config(&mut self, register: u16, data: &mut [u8]) {
+            self.0.read(register, data);
+        }
+        fn write_config(&mut self, _register: u16, _data: &[u8]) {}
+        fn bar_size(&self) -> u64 {
+            0
+        }
+        fn wanted(&self) -> Option<u64> {
+            None
+        }
+        fn place(&mut self, _base: Option<u64>) {}
+    }
+
+    fn bus() -> (Arc<Root>, Arc<Hotplug>, Registers) {
+        let root = Root::new(0..0x1000);
+        let ids = Ids { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
+        for slot in 1..4 {
+            root.add(slot, Arc::new(Mutex::new(Card(ConfigSpace::new(ids)))));
+        }
+        let hotplug = Hotplug::new(Arc::clone(&root)).unwrap();
+        (root, Arc::clone(&hotplug), Registers(hotplug))
+    }
+
+    fn get(registers: &mut Registers, offset: u64) -> u32 {
+        let mut data = [0xff; 4];
+        registers.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn arrivals_are_told_once() {
+        let (_, hotplug, mut registers) = bus();
+        hotplug.arrived(1);
+        hotplug.arrived(3);
+        assert!(hotplug.interrupt().read().is_ok());
+        assert_eq!((get(&mut registers, 0), get(&mut registers, 0)), (0b1010, 0));
+        assert_eq!(get(&mut registers, 4), 0);
+    }
+
+    #[test]
+    fn a_device_goes_when_the_guest_lets_go_of_what_was_asked_for() {
+        let (root, hotplug, mut registers) = bus();
+        let is_there = |slot: u64| {
+            let mut vendor = [0; 2];
+            root.read_config(slot << 15, &mut vendor);
+            vendor == [1, 0]
+        };
+        // Not asked for.
+        registers.write(8, &u32::MAX.to_le_bytes());
+        assert!(is_there(2) && hotplug.take_gone().is_empty());
+        hotplug.ask(2);
+        assert!(hotplug.interrupt().read().is_ok());
+        assert_eq!(get(&mut registers, 4), 0b100);
+        assert!(is_there(2) && hotplug.let_go().read().is_err());
+        registers.write(8, &u32::MAX.to_le_bytes());
+        assert!(!is_there(2) && is_there(1) && is_there(3));
+        assert!(hotplug.let_go().read().is_ok());
+        assert_eq!((hotplug.take_gone(), hotplug.take_gone()), (vec![2], vec![]));
+        // Once is enough.
+        registers.write(8, &0b100u32.to_le_bytes());
+        assert!(hotplug.take_gone().is_empty());
+    }
+
+    #[test]
+    fn accesses_of_other_widths_and_places_do_nothing() {
+        let (_, hotplug, mut registers) = bus();
+        hotplug.arrived(1);
+        hotplug.ask(1);
+        for (offset, len) in [(0, 1), (0, 2), (0, 8), (1, 4), (8, 4), (2, 4)] {
+            registers.read(offset, &mut [0; 8][..len]);
+        }
+        for (offset, len) in [(8, 1), (8, 2), (0, 4), (4, 4), (6, 4)] {
+            registers.write(offset, &[0xff; 8][..len]);
+        }
+        assert!(hotplug.take_gone().is_empty());
+        assert_eq!((get(&mut registers, 0), get(&mut registers, 4)), (2, 2));
+    }
+}
