@@ -106,8 +106,9 @@ pub fn make(
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
         devices.push(make_drive(drive, files, prepared)?);
     }
-    for (interface, taps) in config.network_interfaces.iter().zip(files.taps.drain(..)) {
-        devices.push(make_interface(interface, vm, taps)?);
+    let tap_files = files.taps.drain(..).zip(files.vhosts.drain(..));
+    for (interface, (taps, vhost)) in config.network_interfaces.iter().zip(tap_files) {
+        devices.push(make_interface(interface, vm, taps, vhost)?);
     }
     if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
         let guest_connect = match files.guest_connections {
@@ -140,12 +141,18 @@ pub fn make(
 ///
 /// # Errors
 /// The TAPs are unusable.
-pub fn make_interface(interface: &NetworkInterface, vm: &str, taps: Vec<File>) -> Result<Made, MakeError> {
+pub fn make_interface(
+    interface: &NetworkInterface,
+    vm: &str,
+    taps: Vec<File>,
+    vhost: Option<File>,
+) -> Result<Made, MakeError> {
     let mac = validate::mac(interface, vm)?;
     let device = net::Net::new(net::NetConfig {
         taps,
         mac,
         mtu: interface.mtu,
+        vhost,
         receive_limit: interface.rx_rate_limiter,
         transmit_limit: interface.tx_rate_limiter,
     })

@@ -122,6 +122,8 @@ pub struct Files {
     pub drives: Vec<Vec<File>>,
     /// The queues of each interface's TAP.
     pub taps: Vec<Vec<File>>,
+    /// vhost-net for each interface that has it.
+    pub vhosts: Vec<Option<File>>,
     /// Sockets of the socket device.
     pub vsock: Option<VsockFiles>,
     /// Input and output of the console.
@@ -238,6 +240,7 @@ impl Files {
             memory: memory(&config.machine_config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
             taps: config.network_interfaces.iter().map(taps).collect::<Result<_, _>>()?,
+            vhosts: config.network_interfaces.iter().map(vhost).collect::<Result<_, _>>()?,
             vsock: config.vsock.as_ref().map(vsock).transpose()?,
             console: match &config.vial.console {
                 Some(console) => Some((
@@ -311,6 +314,22 @@ pub fn taps(net: &NetworkInterface) -> Result<Vec<File>, FileError> {
         return queues.map(|source| open("a TAP", source, &read_only())).collect();
     };
     (0..net.queue_pairs).map(|_| tap(&name.to_string_lossy(), net.queue_pairs > 1)).collect()
+}
+
+/// vhost-net, if it is asked for and there.
+fn vhost(net: &NetworkInterface) -> Result<Option<File>, FileError> {
+    let Some(source) = &net.vhost_net else { return Ok(None) };
+    match (open("vhost-net", source, read_only().write(true)), source) {
+        (Err(error), FileSource::Path(_)) => {
+            let why = crate::chain(&error);
+            eprintln!(
+                "vial-vmm: interface {:?} does without vhost-net: {why} (modprobe vhost_net)",
+                net.iface_id
+            );
+            Ok(None)
+        }
+        (opened, _) => opened.map(Some),
+    }
 }
 
 fn tap(name: &str, multi_queue: bool) -> Result<File, FileError> {

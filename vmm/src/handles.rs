@@ -177,6 +177,9 @@ impl Handles {
     ) -> Result<(), HandleError> {
         let found = self.interfaces.iter().find(|(interface, _)| interface == id);
         let (_, limits) = found.ok_or_else(|| HandleError::NoInterface(id.to_owned()))?;
+        if !limits.limitable && (receive.is_some() || transmit.is_some()) {
+            return Err(ConfigError::Vhost(id.to_owned()).into());
+        }
         validate::rate_limiter("rx_rate_limiter", receive)?;
         validate::rate_limiter("tx_rate_limiter", transmit)?;
         for (throttle, limiter) in [(&limits.receive, receive), (&limits.transmit, transmit)] {

@@ -17,7 +17,7 @@ use crate::kernel::{LoadError, Loader, Source};
 use crate::memory::{self, MemoryError};
 use crate::platform;
 use crate::plugs::{Name, PlugError, Plugs};
-use crate::seccomp::{Filter, SeccompError, Thread};
+use crate::seccomp::{Filter, SeccompError, Thread, Uses};
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
@@ -171,7 +171,7 @@ impl Machine {
                 (made, Name::Drive(drive.drive_id.clone()))
             }
             Plugged::Interface(interface) => {
-                let made = devices::make_interface(interface, &self.id, files)?;
+                let made = devices::make_interface(interface, &self.id, files, None)?;
                 (made, Name::Interface(interface.iface_id.clone()))
             }
         };
@@ -301,10 +301,14 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.
 fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThreads), BuildError> {
-    let (profile, pci) = (config.vial.profile, config.vial.transport == config::Transport::Pci);
-    let loader_filter = Filter::new(Thread::Loader, profile, pci)?;
-    let vcpu_filter = Filter::new(Thread::Vcpu, profile, pci)?;
-    let vmm_filter = Filter::new(Thread::Vmm, profile, pci)?;
+    let profile = config.vial.profile;
+    let uses = Uses {
+        pci: config.vial.transport == config::Transport::Pci,
+        vhost: config.network_interfaces.iter().any(|net| net.vhost_net.is_some()),
+    };
+    let loader_filter = Filter::new(Thread::Loader, profile, uses)?;
+    let vcpu_filter = Filter::new(Thread::Vcpu, profile, uses)?;
+    let vmm_filter = Filter::new(Thread::Vmm, profile, uses)?;
     let (report, reports) = channel();
     let confined = |filter: Filter| {
         let report = report.clone();
@@ -321,7 +325,7 @@ fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThr
     let io_threads = match IoThreads::count(config) {
         // A filter that is not compiled costs no start-up.
         0 => IoThreads::default(),
-        _ => IoThreads::spawn(config, end, confined(Filter::new(Thread::Io, profile, pci)?))
+        _ => IoThreads::spawn(config, end, confined(Filter::new(Thread::Io, profile, uses)?))
             .map_err(resource("a thread for a drive"))?,
     };
     vmm_filter.apply()?;

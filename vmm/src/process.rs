@@ -15,7 +15,7 @@ use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
 use crate::mmds::{Store, StoreError};
 use crate::observe::{ObserveError, Observer};
-use crate::seccomp::{Filter, Thread};
+use crate::seccomp::{Filter, Thread, Uses};
 use crate::status::Status;
 use crate::validate::{self, ConfigError, MAX_DOCUMENT};
 use crate::vcpu::Gate;
@@ -159,7 +159,7 @@ fn run_on_request(
 /// Serves the API at `socket`.
 fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Front, Service), StartError> {
     let listener = files::listener("the API's socket (--api-sock, --api-fd)", socket)?;
-    let filter = Filter::new(Thread::Api, Profile::Api, false).map_err(ServeError::from)?;
+    let filter = Filter::new(Thread::Api, Profile::Api, Uses::default()).map_err(ServeError::from)?;
     let front = Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests))?;
     host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
     let mut mmds = Store::new(options.mmds_limit);

@@ -39,6 +39,15 @@ pub enum Thread {
     Api,
 }
 
+/// What a VM has that not every VM has, and that needs calls of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Its devices are on a PCI bus.
+    pub pci: bool,
+    /// An interface is vhost-net's.
+    pub vhost: bool,
+}
+
 /// A compiled filter.
 #[derive(Debug, Clone)]
 pub struct Filter {
@@ -47,11 +56,11 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Compiles the list of `thread` under `profile`; `pci`: the VM's devices are on a PCI bus.
-    pub fn new(thread: Thread, profile: Profile, pci: bool) -> Result<Self, SeccompError> {
+    /// Compiles the list of `thread` under `profile`.
+    pub fn new(thread: Thread, profile: Profile, uses: Uses) -> Result<Self, SeccompError> {
         let compile = || {
             let filter = SeccompFilter::new(
-                rules(thread, profile, pci)?,
+                rules(thread, profile, uses)?,
                 SeccompAction::KillProcess,
                 SeccompAction::Allow,
                 TargetArch::x86_64,
@@ -170,7 +179,7 @@ const API: [i64; 10] = [
     libc::SYS_getsockopt,
 ];
 
-fn rules(thread: Thread, profile: Profile, pci: bool) -> RulesResult {
+fn rules(thread: Thread, profile: Profile, uses: Uses) -> RulesResult {
     let mut rules: Rules = COMMON.iter().map(|call| (*call, Vec::new())).collect();
     let mut allow = |calls: &[i64]| rules.extend(calls.iter().map(|call| (*call, Vec::new())));
     match thread {
@@ -201,8 +210,10 @@ fn rules(thread: Thread, profile: Profile, pci: bool) -> RulesResult {
     rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
     rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
     if let Some(calls) = ioctls::of(thread) {
-        let pci = if pci { ioctls::of_pci(thread) } else { &[] };
-        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().chain(pci).copied())?);
+        let pci = if uses.pci { ioctls::of_pci(thread) } else { &[] };
+        let vhost = if uses.vhost { ioctls::of_vhost(thread) } else { &[] };
+        let vhost = vhost.iter().map(|call| call.cast_signed());
+        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().chain(pci).copied().chain(vhost))?);
     }
     if thread == Thread::Vmm && profile == Profile::Api {
         // A client names another file for a drive while the VM runs. Only what is there already: nothing is made.
@@ -243,6 +254,7 @@ fn any_of(
 /// The ioctl numbers that threads may use.
 mod ioctls {
     use super::Thread;
+    use crate::virtio::net::vhost;
     use kvm_bindings::{
         kvm_cpuid2, kvm_enable_cap, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_lapic_state, kvm_msrs,
         kvm_regs, kvm_sregs, kvm_userspace_memory_region,
@@ -318,6 +330,15 @@ mod ioctls {
         }
     }
 
+    /// For a driver that gets ready, in the main thread; and for one that resets its interface, in a vCPU's.
+    pub(super) fn of_vhost(thread: Thread) -> &'static [u32] {
+        match thread {
+            Thread::Vcpu => &vhost::STOP,
+            Thread::Vmm => &vhost::ALL,
+            Thread::Loader | Thread::Io | Thread::Api => &[],
+        }
+    }
+
     pub(super) fn of(thread: Thread) -> Option<&'static [i32]> {
         match thread {
             Thread::Api => Some(&API),
@@ -331,6 +352,8 @@ mod ioctls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ALL: Uses = Uses { pci: true, vhost: true };
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
@@ -347,7 +370,7 @@ mod tests {
             _ => Thread::Loader,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
-        Filter::new(thread, Profile::Pod, true).unwrap().apply().unwrap();
+        Filter::new(thread, Profile::Pod, ALL).unwrap().apply().unwrap();
         match call {
             "nothing" => {}
             "open" => drop(std::fs::File::open("/dev/null")),
@@ -410,7 +433,7 @@ mod tests {
     fn every_list_compiles() {
         for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
             for profile in [Profile::Pod, Profile::Open, Profile::Api] {
-                Filter::new(thread, profile, true).unwrap();
+                Filter::new(thread, profile, ALL).unwrap();
             }
         }
     }
@@ -435,7 +458,7 @@ mod tests {
             libc::SYS_io_uring_register,
         ];
         for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
-            let rules = rules(thread, Profile::Open, true).unwrap();
+            let rules = rules(thread, Profile::Open, ALL).unwrap();
             assert!(never.iter().all(|call| !rules.contains_key(call)));
         }
     }
@@ -449,7 +472,7 @@ mod tests {
             (Thread::Vmm, Profile::Api, true),
             (Thread::Api, Profile::Api, false),
         ] {
-            assert_eq!(rules(thread, profile, true).unwrap().contains_key(&libc::SYS_connect), allowed);
+            assert_eq!(rules(thread, profile, ALL).unwrap().contains_key(&libc::SYS_connect), allowed);
         }
     }
 
@@ -462,7 +485,7 @@ mod tests {
             (Thread::Loader, Profile::Api, false),
             (Thread::Api, Profile::Api, false),
         ] {
-            assert_eq!(rules(thread, profile, true).unwrap().contains_key(&libc::SYS_openat), allowed);
+            assert_eq!(rules(thread, profile, ALL).unwrap().contains_key(&libc::SYS_openat), allowed);
         }
     }
 }

@@ -115,6 +115,11 @@ pub enum ConfigError {
         "interface {0:?}: more_queues must name {1} descriptors: with host_dev_name one for each of queue_pairs, none beside a name"
     )]
     MoreQueues(String, usize),
+    /// What vhost-net can't do.
+    #[error(
+        "interface {0:?}: vhost_net goes with one pair of queues and without rate limiters; leave one or the other out"
+    )]
+    Vhost(String),
     /// An MTU.
     #[error("interface {0:?}: mtu is {1}; give {MIN_MTU} to 65535")]
     Mtu(String, u16),
@@ -234,6 +239,10 @@ fn check_interface(net: &NetworkInterface) -> Result<(), ConfigError> {
     let more = if by_path { 0 } else { usize::from(net.queue_pairs) - 1 };
     if net.more_queues.len() != more {
         return Err(ConfigError::MoreQueues(id(), more));
+    }
+    let limited = net.rx_rate_limiter.is_some() || net.tx_rate_limiter.is_some();
+    if net.vhost_net.is_some() && (limited || net.queue_pairs > 1) {
+        return Err(ConfigError::Vhost(id()));
     }
     match net.mtu {
         Some(mtu) if mtu < MIN_MTU => Err(ConfigError::Mtu(id(), mtu)),

@@ -30,6 +30,9 @@ pub fn plugged(device: &Plugged, said: u8, files: Vec<File>) -> Result<Vec<File>
         Plugged::Interface(interface) => {
             check_names("iface_id", [&interface.iface_id].into_iter())?;
             check_interface(interface)?;
+            if interface.vhost_net.is_some() {
+                return Err(ConfigError::Late("vhost_net").into());
+            }
             (
                 &interface.iface_id,
                 [&interface.host_dev_name].into_iter().chain(&interface.more_queues).collect(),

@@ -21,7 +21,10 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
     }
     for net in &config.network_interfaces {
         add(format!("interface {:?}", net.iface_id), Some(&net.host_dev_name));
-        net.more_queues.iter().for_each(|queue| add(format!("interface {:?}", net.iface_id), Some(queue)));
+        net.more_queues
+            .iter()
+            .chain(&net.vhost_net)
+            .for_each(|queue| add(format!("interface {:?}", net.iface_id), Some(queue)));
     }
     if let Some(vsock) = &config.vsock {
         add("vsock.uds_path".into(), Some(&vsock.uds_path));

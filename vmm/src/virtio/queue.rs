@@ -114,6 +114,12 @@ impl DeviceQueue {
         let _ = self.event.read();
     }
 
+    /// Takes up a ring where somebody else has left it.
+    pub(super) fn move_to(&mut self, next_avail: u16, next_used: u16) {
+        self.queue.set_next_avail(next_avail);
+        self.queue.set_next_used(next_used);
+    }
+
     /// For a new process.
     pub fn snapshot(&self) -> QueueSnapshot {
         self.queue.state().into()

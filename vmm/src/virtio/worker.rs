@@ -17,6 +17,14 @@ pub(super) trait Worker: Send + 'static {
     /// Descriptors whose readiness the worker is called for. `token` comes back in [`Self::process`].
     fn sources(&self) -> Vec<Source>;
 
+    /// The loop has taken the worker in; called once each time, in the loop's thread, before anything else.
+    ///
+    /// # Errors
+    /// The device stops.
+    fn enter(&mut self) -> Result<(), RingError> {
+        Ok(())
+    }
+
     /// Something is ready. Does a bounded amount of work.
     ///
     /// # Errors
@@ -46,6 +54,11 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn readable(fd: &impl AsRawFd, token: u32) -> Self {
         Self { fd: fd.as_raw_fd(), token, events: EventSet::IN }
+    }
+
+    /// For errors and hang-ups only, which are told whatever a descriptor is watched for.
+    pub(super) fn failing(fd: &impl AsRawFd, token: u32) -> Self {
+        Self { fd: fd.as_raw_fd(), token, events: EventSet::empty() }
     }
 
     pub(super) fn writable(fd: &impl AsRawFd, token: u32) -> Self {
@@ -104,7 +117,10 @@ impl Guard {
 
 impl<W: Worker> MutEventSubscriber for Shell<W> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let shared = self.shared.lock();
+        let mut shared = self.shared.lock();
+        if let Some(Err(error)) = shared.as_mut().map(W::enter) {
+            return self.guard.broken(&error);
+        }
         for Source { fd, token, events } in shared.iter().flat_map(W::sources) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, token, events)) {
                 // epoll refuses files that are always ready, such as regular ones; their devices don't list them.

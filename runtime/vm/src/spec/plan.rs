@@ -168,6 +168,7 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         guest_mac: net.mac.clone(),
         queue_pairs: 1,
         more_queues: vec![],
+        vhost_net: None,
         mtu: None,
         rx_rate_limiter: None,
         tx_rate_limiter: None,

@@ -21,6 +21,10 @@ pub struct NetworkInterface {
     /// *(Vial)* For a TAP that is given as a descriptor: its other queues, one less than `queue_pairs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_queues: Vec<FileSource>,
+    /// *(Vial)* `/dev/vhost-net`, or a descriptor of it: the host's kernel moves the frames. A path that can't be opened is done without. Not
+    /// with rate limiters, nor with more than one pair of queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_net: Option<FileSource>,
     /// The largest packet that the guest had better send, 68 to 65535 bytes; absent: it is told nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,

@@ -6,6 +6,7 @@
 
 mod control;
 mod metrics;
+mod pair;
 mod tap;
 #[cfg(test)]
 #[path = "."]
@@ -25,6 +26,7 @@ mod over_pci {
     #[path = "tests.rs"]
     mod tests;
 }
+pub mod vhost;
 mod worker;
 
 pub use metrics::NetMetrics;
@@ -34,17 +36,20 @@ use super::worker::WorkerSlot;
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config::RateLimiter;
 use control::ControlWorker;
+use pair::PairWorker;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tap::Tap;
 pub use tap::TapError;
+use vhost::{Vhost, VhostWorker};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
+use vmm_sys_util::eventfd::EventFd;
 use worker::NetWorker;
 
 const QUEUE_SIZE: u16 = 256;
@@ -60,6 +65,8 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// The largest packet that the guest had better send.
     pub mtu: Option<u16>,
+    /// An open `/dev/vhost-net`, for one pair of queues without limits.
+    pub vhost: Option<File>,
     /// How much the guest may receive.
     pub receive_limit: Option<RateLimiter>,
     /// How much the guest may send.
@@ -73,8 +80,10 @@ pub struct Limits {
     pub receive: Arc<Throttle>,
     /// What the guest sends.
     pub transmit: Arc<Throttle>,
-    /// What it has received and sent.
+    /// What it has received and sent; nothing is known of what vhost-net moves.
     pub metrics: Arc<NetMetrics>,
+    /// Whether frames pass here and can be limited.
+    pub limitable: bool,
 }
 
 /// What workers and the configuration space share.
@@ -115,7 +124,9 @@ pub struct Net {
     common: Common,
     limits: Limits,
     queue_sizes: Vec<u16>,
-    lanes: Vec<WorkerSlot<NetWorker>>,
+    lanes: Vec<WorkerSlot<PairWorker>>,
+    vhost: Option<Arc<Vhost>>,
+    calls: Option<Arc<[EventFd; 2]>>,
     control: WorkerSlot<ControlWorker>,
     /// Which queues the workers have, in the order in which they tell of them.
     order: Vec<usize>,
@@ -136,8 +147,14 @@ impl Net {
             receive: Throttle::new(config.receive_limit.as_ref()),
             transmit: Throttle::new(config.transmit_limit.as_ref()),
             metrics: Arc::default(),
+            limitable: config.vhost.is_none(),
         };
-        Ok(Self::with_taps(taps, config.mac, config.mtu, limits))
+        let mut net = Self::with_taps(taps, config.mac, config.mtu, limits);
+        if let Some(file) = config.vhost {
+            net.vhost = Some(Arc::new(Vhost::new(file).map_err(TapError::Vhost)?));
+            net.calls = Some(Arc::new(vhost::calls().map_err(TapError::Vhost)?));
+        }
+        Ok(net)
     }
 
     fn with_taps(taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, limits: Limits) -> Self {
@@ -149,6 +166,8 @@ impl Net {
             name: format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
             lanes: taps.iter().map(|_| WorkerSlot::new()).collect(),
             control: WorkerSlot::new(),
+            vhost: None,
+            calls: None,
             taps: taps.into_iter().map(Arc::new).collect(),
             mac,
             mtu,
@@ -190,8 +209,18 @@ impl Net {
             let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else { break };
             wakers.push(receive.waker());
             let (tap, common, limits) = (Arc::clone(&self.taps[index]), self.common.clone(), &self.limits);
+            let kernel = self.vhost.clone().zip(self.calls.clone());
             lane.start(&self.name, like(&context), |context| {
-                Ok(NetWorker::new(context, (receive, transmit), tap, common, limits, index as u16))
+                Ok(match kernel {
+                    Some(kernel) => {
+                        let queues = [receive, transmit];
+                        PairWorker::Kernel(VhostWorker::new(context, queues, tap, common, kernel))
+                    }
+                    None => {
+                        let queues = (receive, transmit);
+                        PairWorker::Own(NetWorker::new(context, queues, tap, common, limits, index as u16))
+                    }
+                })
             })?;
         }
         self.order = (0..2 * pairs).collect();

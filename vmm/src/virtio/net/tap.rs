@@ -59,6 +59,9 @@ pub enum TapError {
         "the TAP has one queue: make it with several (`ip tuntap add … multi_queue`), or leave queue_pairs out"
     )]
     MultiQueue,
+    /// Not /dev/vhost-net.
+    #[error("vhost_net can't be used: {0}; leave it out to let this process move the frames")]
+    Vhost(io::Error),
     /// It refuses a setting.
     #[error("the TAP refuses {what}: {source}")]
     Setting {

@@ -27,7 +27,12 @@ pub(super) fn wire() -> (File, File) {
 }
 
 pub(super) fn unlimited() -> Limits {
-    Limits { receive: Throttle::new(None), transmit: Throttle::new(None), metrics: Arc::default() }
+    Limits {
+        receive: Throttle::new(None),
+        transmit: Throttle::new(None),
+        metrics: Arc::default(),
+        limitable: true,
+    }
 }
 
 fn guest(features: u64) -> (Guest, File) {
@@ -73,6 +78,7 @@ fn a_file_that_is_no_tap_is_refused() {
             taps: vec![file],
             mac: MAC,
             mtu: None,
+            vhost: None,
             receive_limit: None,
             transmit_limit: None
         }),
