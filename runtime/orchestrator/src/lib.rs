@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod controllers;
 pub mod decode;
 pub mod engine;
 pub mod http;

@@ -1,12 +1,13 @@
 //! The verbs, for every kind alike.
 
+mod act;
 mod admission;
 mod bootstrap;
 mod delete;
 mod read;
 mod write;
 
-pub use delete::{DeleteOptions, Deleted, Propagation};
+pub use delete::{DeleteOptions, Deleted, FOREGROUND, ORPHAN, Propagation};
 pub use read::{List, ListOptions, WatchedEvent, Watcher};
 pub use write::{Patch, Target};
 

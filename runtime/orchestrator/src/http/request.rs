@@ -49,14 +49,6 @@ pub(super) struct Objects {
     pub(super) subresource: String,
 }
 
-impl PartialEq for Kind {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Eq for Kind {}
-
 /// Kinds of which there are only questions.
 const REVIEWS: [(&str, &str); 2] = [
     ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),

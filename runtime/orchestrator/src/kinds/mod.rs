@@ -10,6 +10,7 @@ mod workload;
 
 pub use meta::validate_metadata;
 pub use pod::qos_class;
+pub use workload::scaled;
 
 use crate::schema::{Type, schema};
 use crate::status::{ApiError, Cause};
@@ -231,6 +232,14 @@ pub static KINDS: [Kind; 11] = [
         ..CORE
     },
 ];
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Kind {}
 
 impl Kind {
     /// `v1`, `apps/v1`.

@@ -1,0 +1,88 @@
+//! Garbage: objects whose owners are gone go too; owners wait for what they own if they were told to; orphans are let go.
+
+use super::{Action, Plan, Ref, Snapshot};
+use crate::engine::{FOREGROUND, ORPHAN, Propagation};
+use crate::kinds::{KINDS, Kind};
+use crate::object;
+use crate::store::Stored;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
+    let everything: Vec<(&'static Kind, &Arc<Stored>)> = KINDS
+        .iter()
+        .flat_map(|kind| snapshot.all(kind.plural).iter().map(move |stored| (kind, stored)))
+        .collect();
+    let living: BTreeMap<&str, &Arc<Stored>> =
+        everything.iter().map(|(_, stored)| (object::uid(&stored.object), *stored)).collect();
+    let mut owned: BTreeMap<&str, Vec<(&'static Kind, &Arc<Stored>)>> = BTreeMap::new();
+    for (kind, stored) in &everything {
+        for owner in owners(&stored.object) {
+            owned.entry(object::text(owner, &["uid"])).or_default().push((kind, stored));
+        }
+    }
+    // What an owner orphans is not garbage in the same look.
+    let mut let_go = BTreeSet::new();
+    for (kind, stored) in &everything {
+        let finalizers = object::list(&stored.object, &["metadata", "finalizers"]);
+        let has = |name: &str| finalizers.iter().any(|one| one == name);
+        if !object::is_deleted(&stored.object) {
+            continue;
+        }
+        let own = owned.get(object::uid(&stored.object)).map_or(&[][..], Vec::as_slice);
+        if has(ORPHAN) {
+            for (kind, dependent) in own {
+                let uid = object::uid(&stored.object);
+                let rest: Vec<&Value> = owners(&dependent.object)
+                    .iter()
+                    .filter(|owner| object::text(owner, &["uid"]) != uid)
+                    .collect();
+                let patch = json!({"metadata": {"ownerReferences": rest}});
+                plan.actions.push(Action::Merge { target: Ref::to(kind, dependent), subresource: "", patch });
+                let_go.insert(object::uid(&dependent.object));
+            }
+            if own.is_empty() {
+                plan.actions.push(without(kind, stored, finalizers, ORPHAN));
+            }
+        } else if has(FOREGROUND) {
+            let holds = |dependent: &Value| {
+                owners(dependent).iter().any(|owner| {
+                    object::text(owner, &["uid"]) == object::uid(&stored.object)
+                        && owner["blockOwnerDeletion"] == true
+                })
+            };
+            for (kind, dependent) in
+                own.iter().filter(|(_, dependent)| !object::is_deleted(&dependent.object))
+            {
+                plan.actions.push(Action::Delete {
+                    target: Ref::to(kind, dependent),
+                    propagation: Propagation::Foreground,
+                });
+                let_go.insert(object::uid(&dependent.object));
+            }
+            if !own.iter().any(|(_, dependent)| holds(&dependent.object)) {
+                plan.actions.push(without(kind, stored, finalizers, FOREGROUND));
+            }
+        }
+    }
+    for (kind, stored) in &everything {
+        let owners = owners(&stored.object);
+        let is_orphan = !owners.is_empty()
+            && owners.iter().all(|owner| !living.contains_key(object::text(owner, &["uid"])));
+        if is_orphan && !object::is_deleted(&stored.object) && !let_go.contains(object::uid(&stored.object)) {
+            plan.actions
+                .push(Action::Delete { target: Ref::to(kind, stored), propagation: Propagation::Background });
+        }
+    }
+}
+
+fn owners(value: &Value) -> &[Value] {
+    object::list(value, &["metadata", "ownerReferences"])
+}
+
+fn without(kind: &'static Kind, stored: &Arc<Stored>, finalizers: &[Value], gone: &str) -> Action {
+    let rest: Vec<&Value> = finalizers.iter().filter(|one| *one != gone).collect();
+    let patch = json!({"metadata": {"finalizers": rest}});
+    Action::Merge { target: Ref::to(kind, stored), subresource: "", patch }
+}

@@ -1,0 +1,141 @@
+//! ReplicaSets: so many pods of a template, no more and no fewer.
+
+use super::{
+    Action, Plan, Ref, Snapshot, condition, controller_of, is_owned_by, kind, owner_reference, status_patch,
+    time,
+};
+use crate::engine::Propagation;
+use crate::object;
+use crate::selector::LabelSelector;
+use crate::store::Stored;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Pods that one look makes or deletes at most: a typo in `replicas` must not fill the store before it can be taken back.
+const BURST: usize = 100;
+
+pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
+    let value = &set.object;
+    let selector = LabelSelector::of_spec(object::at(value, &["spec", "selector"]).unwrap_or(&Value::Null));
+    let Ok(Some(selector)) = selector else { return };
+    let pods = claim(snapshot, set, &selector, plan);
+    let active: Vec<&Arc<Stored>> = pods.iter().filter(|pod| is_active(&pod.object)).copied().collect();
+    if !object::is_deleted(value) {
+        let wanted = object::number(value, &["spec", "replicas"]).unwrap_or(1).max(0);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if active.len() < wanted {
+            for _ in 0..(wanted - active.len()).min(BURST) {
+                plan.actions.push(create(value));
+            }
+        } else {
+            for pod in least_wanted(&active).into_iter().take((active.len() - wanted).min(BURST)) {
+                let target = Ref::to(kind("pods"), pod);
+                plan.actions.push(Action::Delete { target, propagation: Propagation::Background });
+            }
+        }
+    }
+    status(snapshot.now, set, &active, plan);
+}
+
+/// The pods that are its own: those that say so, and those that its selector means and nobody has. Those that it no longer means are let go.
+fn claim<'a>(
+    snapshot: &'a Snapshot,
+    set: &'a Arc<Stored>,
+    selector: &LabelSelector,
+    plan: &mut Plan,
+) -> Vec<&'a Arc<Stored>> {
+    let (value, mut own) = (&set.object, Vec::new());
+    let uid = object::uid(value);
+    for pod in snapshot.within("pods", object::namespace(value)) {
+        let matches = selector.matches(&object::labels(&pod.object));
+        if is_owned_by(&pod.object, uid) {
+            if matches {
+                own.push(pod);
+            } else if !object::is_deleted(&pod.object) {
+                let owners: Vec<&Value> = object::list(&pod.object, &["metadata", "ownerReferences"])
+                    .iter()
+                    .filter(|owner| object::text(owner, &["uid"]) != uid)
+                    .collect();
+                plan.actions.push(owners_patch(pod, json!(owners)));
+            }
+        } else if matches
+            && controller_of(&pod.object).is_none()
+            && is_active(&pod.object)
+            && !object::is_deleted(value)
+        {
+            let mut owners = object::list(&pod.object, &["metadata", "ownerReferences"]).to_vec();
+            owners.push(owner_reference(kind("replicasets"), value));
+            plan.actions.push(owners_patch(pod, owners.into()));
+            own.push(pod);
+        }
+    }
+    own
+}
+
+fn owners_patch(pod: &Arc<Stored>, owners: Value) -> Action {
+    let patch = json!({"metadata": {"ownerReferences": owners}});
+    Action::Merge { target: Ref::to(kind("pods"), pod), subresource: "", patch }
+}
+
+/// Whether a pod counts: it is not over and not on its way out.
+pub(super) fn is_active(pod: &Value) -> bool {
+    !object::is_deleted(pod) && !matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed")
+}
+
+pub(super) fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
+}
+
+fn create(set: &Value) -> Action {
+    let mut pod = object::at(set, &["spec", "template"]).cloned().unwrap_or_else(|| json!({}));
+    let metadata = object::entry(&mut pod, &["metadata"]);
+    metadata["generateName"] = format!("{}-", object::name(set)).into();
+    metadata["ownerReferences"] = json!([owner_reference(kind("replicasets"), set)]);
+    Action::Create { kind: kind("pods"), namespace: object::namespace(set).into(), object: pod }
+}
+
+/// Those first that are missed least: not placed, not running, not ready, the youngest (kube-controller-manager's `ActivePods`).
+fn least_wanted<'a>(pods: &[&'a Arc<Stored>]) -> Vec<&'a Arc<Stored>> {
+    let mut sorted = pods.to_vec();
+    sorted.sort_by_key(|pod| {
+        let value = &pod.object;
+        let is_placed = !object::text(value, &["spec", "nodeName"]).is_empty();
+        let is_running = object::text(value, &["status", "phase"]) == "Running";
+        let age = std::cmp::Reverse(object::text(value, &["metadata", "creationTimestamp"]).to_owned());
+        (is_placed, is_running, is_ready(value), age, object::name(value).to_owned())
+    });
+    sorted
+}
+
+/// Since when a pod is ready.
+fn ready_since(pod: &Value) -> Option<DateTime<Utc>> {
+    time(condition(pod, "Ready")?, &["lastTransitionTime"])
+}
+
+fn status(now: DateTime<Utc>, set: &Arc<Stored>, active: &[&Arc<Stored>], plan: &mut Plan) {
+    let value = &set.object;
+    let patience = TimeDelta::seconds(
+        object::number(value, &["spec", "minReadySeconds"]).unwrap_or(0).clamp(0, 1 << 31),
+    );
+    let template = object::at(value, &["spec", "template"]).unwrap_or(&Value::Null);
+    let wanted = object::labels(template);
+    let (mut ready, mut available, mut labeled) = (0, 0, 0);
+    for pod in active {
+        let labels = object::labels(&pod.object);
+        labeled += i64::from(wanted.iter().all(|(key, text)| labels.get(key) == Some(text)));
+        if !is_ready(&pod.object) {
+            continue;
+        }
+        ready += 1;
+        match ready_since(&pod.object) {
+            Some(since) if since + patience > now => plan.look_again(since + patience),
+            _ => available += 1,
+        }
+    }
+    // Null takes a count out: in Kubernetes a zero is not there.
+    let count = |count: i64| if count == 0 { Value::Null } else { count.into() };
+    let status = json!({"replicas": active.len(), "fullyLabeledReplicas": count(labeled), "readyReplicas": count(ready),
+        "availableReplicas": count(available), "observedGeneration": value["metadata"]["generation"]});
+    plan.actions.extend(status_patch(kind("replicasets"), set, status));
+}
