@@ -7,6 +7,7 @@
 //! request is complete that wants none.
 
 use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
+use crate::door::Spare;
 use crate::http::{Answer, Fault, Outcome};
 use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -112,6 +113,7 @@ struct Connection {
 /// The socket and its connections, in the event loop.
 pub struct Control {
     listener: UnixListener,
+    spare: Spare,
     connections: HashMap<RawFd, Connection>,
     commands: Sender<Command>,
 }
@@ -119,12 +121,12 @@ pub struct Control {
 impl Control {
     /// `listener` must not block.
     pub fn new(listener: UnixListener, commands: Sender<Command>) -> Self {
-        Self { listener, connections: HashMap::new(), commands }
+        Self { listener, spare: Spare::default(), connections: HashMap::new(), commands }
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
         // One at a time: the loop calls again while there are more.
-        let Ok((stream, _)) = self.listener.accept() else { return };
+        let Some(stream) = self.spare.accept(&self.listener) else { return };
         if self.connections.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
             return;
         }

@@ -18,6 +18,7 @@ pub mod boot_timer;
 pub mod bus;
 pub mod control;
 pub mod devices;
+mod door;
 pub mod end;
 pub mod event_loop;
 pub mod files;

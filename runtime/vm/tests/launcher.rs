@@ -108,7 +108,7 @@ impl World {
         assert_eq!(facts["no_new_privs"], "1");
         assert_eq!(facts["capabilities"], "0");
         assert_eq!(facts["session_leader"], "true");
-        assert_eq!((facts["core"].as_str(), facts["files"].as_str()), ("0", "1024"));
+        assert_eq!((facts["core"].as_str(), facts["files"].as_str()), ("0", "5120"));
         assert_eq!(facts["fsize"], (128u64 << 20).to_string());
         assert!(facts["args"].contains(r#""--id", "alone""#));
         let isolation = self.launcher.isolation();
@@ -225,7 +225,7 @@ impl World {
         assert_eq!((facts["inserted-image0"].as_str(), facts["inserted-upper0"].as_str()), ("ml 0", "u 1"));
         assert_eq!(facts["fsize"], (1u64 << 40).to_string());
         let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-        let files = 1024 + 240 + 1;
+        let files = 1024 + 4096 + 240 + 1;
         assert_eq!(facts["files"], most.map_or(files, |most| most.min(files)).to_string());
         one.remove().await.unwrap();
     }

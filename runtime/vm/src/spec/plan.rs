@@ -18,8 +18,10 @@ use vmm::api::control::MAX_FILES;
 pub const FIRST_FD: RawFd = 3;
 /// Upper bound of a table's length: one message carries 253 descriptors (SCM_MAX_FD), the launcher needs a few itself.
 pub const MAX_TABLE: usize = 240;
-/// Descriptors of a VM's process without removable drives.
+/// Descriptors of a VM's process without removable drives and sockets.
 const MAX_OPEN: u64 = 1024;
+/// Those of a socket device: as many connections as it takes.
+const MAX_SOCKETS: u64 = vmm::virtio::vsock::MAX_CONNECTIONS as u64;
 /// Context id that every guest has; sockets are not shared between VMs, so one number serves all.
 const GUEST_CID: u32 = 3;
 
@@ -208,7 +210,7 @@ pub fn max_open(spec: &VmSpec) -> u64 {
         DiskSource::Removable { .. } => 1,
         DiskSource::File(_) | DiskSource::Concat(_) => 0,
     });
-    MAX_OPEN + media.sum::<u64>()
+    MAX_OPEN + media.sum::<u64>() + if spec.agent { MAX_SOCKETS } else { 0 }
 }
 
 fn check(spec: &VmSpec) -> Result<(), Error> {

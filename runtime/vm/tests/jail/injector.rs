@@ -6,11 +6,14 @@
 //!
 //! The only module of this test with `unsafe`.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 /// PTRACE_SECCOMP_GET_FILTER of linux/ptrace.h.
@@ -214,6 +217,26 @@ fn find_syscall(pid: i32, memory: &File) -> io::Result<u64> {
         }
     }
     Err(io::Error::other("no syscall instruction in the program's text"))
+}
+
+/// Gives this process a mount namespace of its own with so many mounts more, below `folder`; they go with the process.
+pub fn add_mounts(folder: &Path, count: usize) -> io::Result<()> {
+    // SAFETY: the call touches no memory.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into())?;
+    let none = std::ptr::null();
+    // SAFETY: the texts are constants that end with a NUL.
+    let private =
+        unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) };
+    check(private.into())?;
+    for number in 0..count {
+        let place = folder.join(number.to_string());
+        std::fs::create_dir(&place)?;
+        let place = CString::new(place.into_os_string().into_vec()).map_err(io::Error::other)?;
+        let kind = c"tmpfs".as_ptr();
+        // SAFETY: the texts live until the call returns and end with a NUL.
+        check(unsafe { libc::mount(kind, place.as_ptr(), kind, 0, none.cast()) }.into())?;
+    }
+    Ok(())
 }
 
 /// Has `command`'s process get these descriptors as 3, 4, …, leave the host's namespaces, and become another user: what a careful

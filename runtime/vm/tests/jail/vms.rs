@@ -55,10 +55,14 @@ impl World {
         }
     }
 
-    fn launch(&self, parts: &Parts, spec: VmSpec) -> (Vm, i32) {
+    /// A VM with a name of its own.
+    pub async fn vm(&self, parts: &Parts, spec: VmSpec) -> Vm {
         let id = VmId::random().unwrap();
-        let launched = Vm::launch(&self.launcher, &self.registry, parts, id, spec);
-        let vm = self.runtime.block_on(launched).unwrap();
+        Vm::launch(&self.launcher, &self.registry, parts, id, spec).await.unwrap()
+    }
+
+    fn launch(&self, parts: &Parts, spec: VmSpec) -> (Vm, i32) {
+        let vm = self.runtime.block_on(self.vm(parts, spec));
         let record = std::fs::read(vm.dir().join("process.json")).unwrap();
         let record: Value = serde_json::from_slice(&record).unwrap();
         let pid = record["pid"].as_i64().unwrap();

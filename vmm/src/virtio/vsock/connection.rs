@@ -17,6 +17,8 @@ use std::os::unix::net::UnixStream;
 
 /// Credit for the guest, and so the most that waits for a host program that does not read.
 pub const BUFFER: u32 = 128 << 10;
+/// The same where there are very many connections.
+pub const SMALL_BUFFER: u32 = 16 << 10;
 /// The most data in one packet; what Linux sends at most, too.
 const MAX_DATA: u32 = 64 << 10;
 
@@ -66,6 +68,8 @@ pub struct Connection {
     guest_cid: u64,
     stage: Stage,
     stream: UnixStream,
+    // The most that waits in `buffer`.
+    capacity: u32,
     pending: Pending,
     // Guest to host, in bytes modulo 2³²: received from the guest, given to the socket, and what of that the guest knows.
     buffer: VecDeque<u8>,
@@ -91,26 +95,27 @@ pub struct Connection {
 
 impl Connection {
     /// The guest asked for it and the host has a socket for it.
-    pub fn accepted(key: Key, guest_cid: u64, stream: UnixStream, request: &Header) -> Self {
-        let mut connection = Self::new(key, guest_cid, stream, Stage::Open);
+    pub fn accepted(key: Key, guest_cid: u64, stream: UnixStream, capacity: u32, request: &Header) -> Self {
+        let mut connection = Self::new(key, guest_cid, stream, capacity, Stage::Open);
         connection.pending.response = true;
         connection.note_credit(request);
         connection
     }
 
     /// The host asks for it.
-    pub fn asking(key: Key, guest_cid: u64, stream: UnixStream) -> Self {
-        let mut connection = Self::new(key, guest_cid, stream, Stage::Asking);
+    pub fn asking(key: Key, guest_cid: u64, stream: UnixStream, capacity: u32) -> Self {
+        let mut connection = Self::new(key, guest_cid, stream, capacity, Stage::Asking);
         connection.pending.request = true;
         connection
     }
 
-    fn new(key: Key, guest_cid: u64, stream: UnixStream, stage: Stage) -> Self {
+    fn new(key: Key, guest_cid: u64, stream: UnixStream, capacity: u32, stage: Stage) -> Self {
         Self {
             key,
             guest_cid,
             stage,
             stream,
+            capacity,
             pending: Pending::default(),
             buffer: VecDeque::new(),
             received: Wrapping(0),
@@ -181,7 +186,7 @@ impl Connection {
     }
 
     fn receive(&mut self, len: u32, memory: &GuestMemory, chain: &Chain) -> Fate {
-        let free = BUFFER - (self.received - self.forwarded).0;
+        let free = self.capacity - (self.received - self.forwarded).0;
         if len > free || self.guest_shutdown & SHUTDOWN_SEND != 0 {
             return Fate::Reset;
         }
@@ -222,8 +227,8 @@ impl Connection {
     /// `count` bytes reached the socket: the guest hears of it when it might run out of credit.
     fn forward(&mut self, count: u32) {
         self.forwarded += count;
-        let believed_free = BUFFER.saturating_sub((self.received - self.announced).0);
-        if self.forwarded != self.announced && believed_free < BUFFER / 2 {
+        let believed_free = self.capacity.saturating_sub((self.received - self.announced).0);
+        if self.forwarded != self.announced && believed_free < self.capacity / 2 {
             self.pending.credit_update = true;
         }
     }
@@ -381,7 +386,7 @@ impl Connection {
             kind: TYPE_STREAM,
             operation: Some(operation),
             flags,
-            buf_alloc: BUFFER,
+            buf_alloc: self.capacity,
             fwd_cnt: self.forwarded.0,
         };
         chain.write_at(memory, 0, &header.encode());

@@ -1,9 +1,10 @@
 //! All connections of a guest: who gets a packet, and whose turn it is.
 
 use super::GuestConnect;
-use super::connection::{Connection, Fate, Key};
+use super::connection::{BUFFER, Connection, Fate, Key, SMALL_BUFFER};
 use super::handshake::{Handshake, Progress};
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
+use crate::door::Spare;
 use crate::virtio::io::{connect_unix, set_nonblocking};
 use crate::virtio::{Chain, GuestMemory, RingError};
 use std::collections::{HashMap, VecDeque};
@@ -13,8 +14,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// Connections and handshakes at a time. With a full buffer each, a guest costs 128 MiB.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections and handshakes at a time.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Of these so many have a buffer of the full size; those that come when there are more get a small one. So host programs that don't read
+/// cost 120 MiB at most.
+pub const ROOMY: usize = 512;
 /// Host programs that have connected and not said which port they want. One more, and the one that has waited longest goes:
 /// honest ones say it at once.
 pub const MAX_HANDSHAKES: usize = 64;
@@ -23,7 +27,7 @@ const MAX_RESETS: usize = 256;
 /// Host programs that are let in at a time, before others get their turn.
 const MAX_ACCEPTS: usize = 32;
 /// Where host ports of connections that the host asked for begin: as Firecracker's.
-const FIRST_HOST_PORT: u32 = 1 << 30;
+pub const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The listener among the epoll set's numbers.
 pub const LISTENER: u64 = 0;
 
@@ -32,6 +36,7 @@ pub struct Muxer {
     guest_cid: u64,
     epoll: Arc<Epoll>,
     listener: Arc<UnixListener>,
+    spare: Spare,
     connect: GuestConnect,
     // Sockets by the number that they have in the epoll set; a number is never used again.
     sockets: HashMap<u64, Socket>,
@@ -64,6 +69,7 @@ impl Muxer {
             guest_cid,
             epoll,
             listener,
+            spare: Spare::default(),
             connect,
             sockets: HashMap::new(),
             by_key: HashMap::new(),
@@ -128,7 +134,7 @@ impl Muxer {
     fn accept_guest(&mut self, key: Key, header: &Header) {
         let stream = if self.sockets.len() < MAX_CONNECTIONS { self.connect.open(key.host) } else { None };
         let Some(stream) = stream else { return self.refuse(key, header) };
-        let connection = Connection::accepted(key, self.guest_cid, stream, header);
+        let connection = Connection::accepted(key, self.guest_cid, stream, self.buffer(), header);
         self.add_connection(connection);
     }
 
@@ -166,8 +172,8 @@ impl Muxer {
 
     fn accept_host(&mut self) {
         for _ in 0..MAX_ACCEPTS {
-            // Nobody there, or no descriptors left; the listener stays readable if someone waits.
-            let Ok((stream, _)) = self.listener.accept() else { return };
+            // Nobody there, or no descriptors left: the listener stays readable if someone waits.
+            let Some(stream) = self.spare.accept(&self.listener) else { return };
             self.make_room_for_handshake();
             // Too many: closing says so.
             if self.sockets.len() >= MAX_CONNECTIONS || set_nonblocking(&stream).is_err() {
@@ -224,10 +230,15 @@ impl Muxer {
     fn ask_guest(&mut self, id: u64, guest: u32) {
         let Some(Socket::Handshake(handshake)) = self.sockets.remove(&id) else { return };
         let key = Key { guest, host: self.free_host_port(guest) };
-        let connection = Connection::asking(key, self.guest_cid, handshake.into_stream());
+        let connection = Connection::asking(key, self.guest_cid, handshake.into_stream(), self.buffer());
         self.by_key.insert(key, id);
         self.sockets.insert(id, Socket::Connection(Box::new(connection)));
         self.settle(id, Fate::Keep);
+    }
+
+    /// The buffer of the next connection, and so its credit.
+    fn buffer(&self) -> u32 {
+        if self.sockets.len() < ROOMY { BUFFER } else { SMALL_BUFFER }
     }
 
     fn free_host_port(&mut self, guest: u32) -> u32 {

@@ -1,4 +1,5 @@
-use super::super::muxer::MAX_HANDSHAKES;
+use super::super::connection::SMALL_BUFFER;
+use super::super::muxer::{FIRST_HOST_PORT, MAX_HANDSHAKES, ROOMY};
 use super::super::packet::{
     HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
 };
@@ -413,6 +414,78 @@ fn many_that_say_their_port_at_once_are_all_served() {
     }
     assert_eq!(asked, streams.len());
     assert!(streams.iter_mut().all(|stream| !is_closed(stream)));
+}
+
+/// Lets this process have as many descriptors as it may; how many.
+#[allow(unsafe_code)]
+fn most_descriptors() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the calls write and read one rlimit.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}
+
+#[test]
+fn thousands_talk_at_a_time_and_the_next_is_turned_away() {
+    // Both ends are ours; other tests need some too.
+    let count = MAX_CONNECTIONS.min((most_descriptors() - 500) / 2);
+    let mut pair = Pair::new();
+    let mut streams: Vec<_> = (0..count as u32).map(|port| pair.host_connects(port)).collect();
+    if count == MAX_CONNECTIONS {
+        let mut one_more = pair.dial();
+        assert_eq!(pair.hear_operation(), None);
+        assert!(is_closed(&mut one_more));
+    }
+    // Each its own bytes, both ways.
+    for (port, (stream, host)) in (0..).zip(&mut streams) {
+        stream.write_all(&u32::to_le_bytes(port)).unwrap();
+        pair.send(Operation::Data, port, *host, 0, format!("from {port}").as_bytes());
+        assert_eq!(read(stream), format!("from {port}").into_bytes());
+    }
+    let mut heard = vec![false; count];
+    while let Some((header, data)) = pair.hear() {
+        if header.operation == Some(Operation::Data) {
+            assert_eq!(data, header.dst_port.to_le_bytes());
+            heard[header.dst_port as usize] = true;
+        }
+    }
+    assert!(heard.iter().all(|heard| *heard));
+    assert!(pair.guest.faults().is_empty());
+    // One that leaves makes room.
+    drop(streams.pop());
+    while pair.hear().is_some() {}
+    pair.send(Operation::Reset, count as u32 - 1, FIRST_HOST_PORT + count as u32 - 1, 0, &[]);
+    pair.host_connects(7);
+}
+
+#[test]
+fn buffers_get_small_when_there_are_many_connections() {
+    let mut pair = Pair::new();
+    let count = ROOMY.min((most_descriptors() - 500) / 2);
+    let _streams: Vec<_> = (0..count as u32).map(|port| pair.host_connects(port)).collect();
+    if count < ROOMY {
+        return;
+    }
+    let listener = pair.listen(80);
+    pair.send(Operation::Request, 1, 80, 0, &[]);
+    assert_eq!(pair.hear().unwrap().0.buf_alloc, SMALL_BUFFER);
+    // The host program reads nothing: a packet more than fits is one too many.
+    let _stream = listener.accept().unwrap();
+    let mut sent = 0;
+    loop {
+        pair.send(Operation::Data, 1, 80, 0, &[7; 4096]);
+        let said: Vec<_> = std::iter::from_fn(|| pair.hear_operation()).collect();
+        if said.contains(&Operation::Reset) {
+            break;
+        }
+        sent += 4096;
+        // What the socket itself holds comes on top.
+        assert!(sent < 1 << 20);
+    }
 }
 
 #[test]
