@@ -20,3 +20,4 @@ mod pci;
 mod plug;
 mod refusals;
 mod sdk;
+mod trouble;

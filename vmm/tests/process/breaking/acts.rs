@@ -469,9 +469,7 @@ pub const ACTS: &[Act] = &[
             ready(code).read_request(RING, 0).w64(RING.available() + 4, 0).w64(RING.available() + 12, 0);
             code.times(3000, |code| {
                 code.increment(RING.available() + 2).kick(DISK, 0);
-                // mov ax, [available index]; cmp [used index], ax; jne to the cmp
-                code.raw(&[0x66, 0xa1]).raw(&(RING.available() + 2).to_le_bytes());
-                code.raw(&[0x66, 0x39, 0x05]).raw(&RING.used_index().to_le_bytes()).raw(&[0x75, 0xf7]);
+                code.wait_for_copy(RING.used_index(), RING.available() + 2);
             });
             code.prove_life();
         },
@@ -570,8 +568,7 @@ pub const ACTS: &[Act] = &[
             code.set_up(ENTROPY, 0, ring).descriptor(ring, 0, 0x100_0000, 0xf0_0000, WRITE, 0);
             code.w64(ring.available() + 4, 0).w64(ring.available() + 12, 0).times(3000, |code| {
                 code.increment(ring.available() + 2).kick(ENTROPY, 0);
-                code.raw(&[0x66, 0xa1]).raw(&(ring.available() + 2).to_le_bytes());
-                code.raw(&[0x66, 0x39, 0x05]).raw(&ring.used_index().to_le_bytes()).raw(&[0x75, 0xf7]);
+                code.wait_for_copy(ring.used_index(), ring.available() + 2);
             });
             code.prove_life();
         },

@@ -75,6 +75,23 @@ impl Code {
         self.raw(&[0x66, 0x81, 0x3d]).raw(&address.to_le_bytes()).raw(&value.to_le_bytes()).raw(&[0x75, 0xf5])
     }
 
+    /// Spins until the word at `address` is the one at `other`.
+    pub fn wait_for_copy(&mut self, address: u32, other: u32) -> &mut Self {
+        // mov ax, [other]; cmp [address], ax; jne to the cmp
+        self.raw(&[0x66, 0xa1]).raw(&other.to_le_bytes());
+        self.raw(&[0x66, 0x39, 0x05]).raw(&address.to_le_bytes()).raw(&[0x75, 0xf7])
+    }
+
+    /// `body`, and again as long as the byte at `address` is `value` behind it.
+    pub fn repeat_while(&mut self, address: u32, value: u8, body: impl FnOnce(&mut Self)) -> &mut Self {
+        let start = self.0.len();
+        body(self);
+        // cmp byte [address], value; je start
+        self.raw(&[0x80, 0x3d]).raw(&address.to_le_bytes()).raw(&[value, 0x0f, 0x84]);
+        let back = start as i64 - (self.0.len() as i64 + 4);
+        self.raw(&(back as i32).to_le_bytes())
+    }
+
     /// Spins for ever unless the byte at `address` is `value`.
     pub fn expect(&mut self, address: u32, value: u8) -> &mut Self {
         // cmp byte [address], value; jne to the cmp

@@ -5,8 +5,8 @@
 //! write more than a few lines, or grow.
 
 mod acts;
-mod code;
-mod driver;
+pub mod code;
+pub mod driver;
 
 use crate::client::spawn_listening;
 use crate::common::{HANG, Vm, kvm, peak_memory_kib};
