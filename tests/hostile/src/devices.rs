@@ -29,7 +29,7 @@ fn memory() -> GuestMemory {
 }
 
 /// Takes a number off the front.
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (number, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(*number)
@@ -66,7 +66,7 @@ pub fn chain(mut bytes: &[u8]) {
 }
 
 /// A guest and its device behind registers.
-struct Guest {
+pub(crate) struct Guest {
     memory: GuestMemory,
     transport: MmioTransport,
     manager: EventManager<Subscriber>,
@@ -77,14 +77,21 @@ struct Guest {
 impl Guest {
     /// As a driver leaves it that keeps to the rules until then.
     fn new(device: Box<dyn VirtioDevice>) -> Self {
+        Self::with(device, 0)
+    }
+
+    /// The same, with features of the device's own.
+    pub(crate) fn with(device: Box<dyn VirtioDevice>, own: u64) -> Self {
         let (memory, manager) = (memory(), EventManager::new().unwrap());
         let (faults, workers) = (FaultSink::new(|_, _| {}), manager.remote_endpoint());
         let surroundings = Surroundings { memory: memory.clone(), workers, faults };
         let transport = MmioTransport::new(surroundings, device).unwrap();
         let queues = u16::try_from(transport.core().queue_events().len()).unwrap();
         let mut guest = Self { memory, transport, manager, queues, available: vec![0; queues.into()] };
-        let features =
-            1u64 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
+        let features = own
+            | 1u64 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX;
         guest.set(reg::VIRTIO_MMIO_STATUS, 3);
         for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
             guest.set(reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
@@ -117,6 +124,11 @@ impl Guest {
             }
         }
         panic!("the device does not come to rest");
+    }
+
+    /// The way to the driver.
+    pub(crate) fn signals(&self) -> std::sync::Arc<vmm::virtio::Signals> {
+        self.transport.core().signals()
     }
 
     /// Makes the chain at `head` available and kicks.
@@ -164,7 +176,7 @@ impl Guest {
         Some(())
     }
 
-    fn play(mut self, mut bytes: &[u8], mut host: impl FnMut(u8, &mut &[u8])) {
+    pub(crate) fn play(mut self, mut bytes: &[u8], mut host: impl FnMut(u8, &mut &[u8])) {
         while self.step(&mut bytes, &mut host).is_some() {}
         self.run();
         self.set(reg::VIRTIO_MMIO_STATUS, 0);

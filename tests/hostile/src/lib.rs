@@ -17,6 +17,8 @@ pub mod images;
 pub mod kernel_log;
 pub mod machine;
 pub mod objects;
+pub mod pci;
+pub mod peripherals;
 pub mod registry;
 mod tarball;
 
@@ -44,6 +46,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("block", devices::block),
     ("console", devices::console),
     ("vsock", devices::vsock),
+    ("net", peripherals::net),
+    ("entropy", peripherals::entropy),
+    ("balloon", peripherals::balloon),
+    ("pci", pci::bus),
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
     ("vm_api", machine::api),

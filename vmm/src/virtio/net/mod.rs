@@ -157,6 +157,14 @@ impl Net {
         Ok(net)
     }
 
+    /// A device on `file`, which keeps frames apart and does not block, and is no TAP: for fuzz targets.
+    #[cfg(feature = "stand-in")]
+    pub fn standing_in(file: File, mac: [u8; 6]) -> Self {
+        let limits =
+            Limits { receive: Throttle::new(None), transmit: Throttle::new(None), metrics: Arc::default() };
+        Self::with_taps(vec![Tap::pretend(file)], mac, None, limits)
+    }
+
     fn with_taps(taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, limits: Limits) -> Self {
         let [a, b, c, d, e, f] = mac;
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * taps.len()];

@@ -133,8 +133,8 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Anything that keeps frames apart, as a TAP in tests.
-    #[cfg(test)]
+    /// Anything that keeps frames apart, as a TAP in tests and fuzz targets.
+    #[cfg(any(test, feature = "stand-in"))]
     pub(super) fn pretend(file: File) -> Self {
         let features = SEND | bits(&RECEIVE);
         Self { file, features, multi_queue: false, attached: AtomicBool::new(true) }

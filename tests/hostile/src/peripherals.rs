@@ -1,0 +1,77 @@
+//! Devices without storage: a network whose frames are anything too, entropy, a balloon.
+
+use crate::devices::{Guest, take};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use vmm::api::config::Balloon as BalloonConfig;
+use vmm::api::config::BalloonStart;
+use vmm::memory::Backing;
+use vmm::virtio::balloon::Balloon;
+use vmm::virtio::net::Net;
+use vmm::virtio::rng::Rng;
+
+/// VIRTIO_NET_F_MRG_RXBUF.
+const MERGE: u64 = 1 << 15;
+/// The longest frame that a host sends here.
+const FRAME: usize = 9000;
+
+/// A network device between a guest and a host that send what they like.
+pub fn net(bytes: &[u8]) {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let merge = if bytes.first().is_some_and(|first| first & 1 == 1) { MERGE } else { 0 };
+    let net = Net::standing_in(OwnedFd::from(theirs).into(), [2, 0, 0, 0, 0, 1]);
+    Guest::with(Box::new(net), merge).play(bytes.get(1..).unwrap_or_default(), |what, bytes| {
+        if what % 2 == 0 {
+            // As long as it says, and filled up where there are no more bytes.
+            let len = take(bytes).map_or(0, u16::from_le_bytes) as usize % FRAME;
+            let mut frame = vec![0x5a; len];
+            let given = len.min(bytes.len());
+            frame[..given].copy_from_slice(&bytes[..given]);
+            *bytes = &bytes[given..];
+            // A full queue drops, as a TAP's does.
+            let _ = ours.send(&frame);
+        } else {
+            let _ = ours.recv(&mut [0; FRAME]);
+        }
+    });
+}
+
+/// Random numbers for any buffers.
+pub fn entropy(bytes: &[u8]) {
+    Guest::with(Box::new(Rng::new()), 0).play(bytes, |_, _| {});
+}
+
+/// A balloon with all extras, or without, and a host that changes its mind.
+pub fn balloon(bytes: &[u8]) {
+    let first = bytes.first().copied().unwrap_or(0);
+    let has = |bit: u8| first & 1 << bit != 0;
+    let config = BalloonConfig {
+        amount_mib: 1,
+        deflate_on_oom: has(0),
+        stats_polling_interval_s: u16::from(has(1)),
+        free_page_hinting: has(2),
+        free_page_reporting: has(3),
+    };
+    let balloon = Balloon::new(&config, Backing::Anonymous).unwrap();
+    let control = balloon.control();
+    // In the order of the configuration above: VIRTIO_BALLOON_F_*.
+    let features = [(0, 2), (1, 1), (2, 3), (3, 5)].into_iter().filter(|(bit, _)| has(*bit));
+    let guest = Guest::with(Box::new(balloon), features.fold(0, |all, (_, feature)| all | 1 << feature));
+    let signals = guest.signals();
+    guest.play(bytes.get(1..).unwrap_or_default(), |what, bytes| match what % 6 {
+        0 => {
+            let amount = u32::from(take::<1>(bytes).map_or(0, |[amount]| amount));
+            assert_eq!(control.resize(amount, 16, &signals).is_ok(), amount <= 16);
+        }
+        1 => drop(control.statistics()),
+        2 => drop(control.set_interval(u16::from(what))),
+        3 => {
+            let start = BalloonStart { acknowledge_on_stop: what & 8 != 0 };
+            drop(control.start_hinting(start, &signals));
+        }
+        4 => drop(control.stop_hinting(&signals)),
+        _ => drop(control.hinting()),
+    });
+}
