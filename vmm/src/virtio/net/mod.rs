@@ -160,8 +160,12 @@ impl Net {
     /// A device on `file`, which keeps frames apart and does not block, and is no TAP: for fuzz targets.
     #[cfg(feature = "stand-in")]
     pub fn standing_in(file: File, mac: [u8; 6]) -> Self {
-        let limits =
-            Limits { receive: Throttle::new(None), transmit: Throttle::new(None), metrics: Arc::default() };
+        let limits = Limits {
+            receive: Throttle::new(None),
+            transmit: Throttle::new(None),
+            metrics: Arc::default(),
+            limitable: true,
+        };
         Self::with_taps(vec![Tap::pretend(file)], mac, None, limits)
     }
 
