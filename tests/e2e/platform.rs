@@ -1,8 +1,10 @@
 //! What the machine itself is made of, seen by Linux in it: `vial-vmm` alone, without launcher or daemon.
 
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
 use vial_tests::host::Vial;
 
@@ -34,8 +36,6 @@ fn run(folder: &Path, config: &Value) -> String {
 #[test]
 fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
-    let disk = folder.path().join("disk");
-    std::fs::copy(fixtures::folder().join("debian-cloud.ext4"), &disk).expect("the disk has room");
     let script = script(&["uname -r", "nproc", "mount|grep vda", "echo o>/proc/sysrq-trigger", "sleep 9"]);
     let text = run(
         folder.path(),
@@ -46,9 +46,125 @@ fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
                 "boot_args": format!("console=ttyS0 quiet panic=-1 init=/vial-test {script}"),
             },
             "machine-config": {"vcpu_count": 2, "mem_size_mib": 256},
-            "drives": [{"drive_id": "root", "path_on_host": disk, "is_root_device": true}],
+            "drives": [{
+                "drive_id": "root",
+                "path_on_host": fixtures::folder().join("debian-cloud.ext4"),
+                "is_read_only": true,
+                "is_root_device": true,
+            }],
             "serial": {},
         }),
     );
-    assert!(text.contains("-cloud-amd64\n2\n/dev/vda on / type ext4 (rw"), "{text}");
+    assert!(text.contains("-cloud-amd64\n2\n/dev/vda on / type ext4 (ro"), "{text}");
+}
+
+/// A VM under way: lines that its guest writes, and its control socket.
+struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    socket: PathBuf,
+    seen: String,
+}
+
+impl Running {
+    fn start(folder: &Path, config: &Value) -> Self {
+        let document = folder.join("config.json");
+        std::fs::write(&document, config.to_string()).expect("the folder is writable");
+        let mut command = Command::new(part("vial-vmm"));
+        let command = command.arg("--config-file").arg(&document).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the VMM can be run");
+        let output = child.stdout.take().expect("it was asked for");
+        let lines = BufReader::new(output).lines();
+        Self { child, lines, socket: folder.join("control"), seen: String::new() }
+    }
+
+    /// Reads until the guest writes `word` at the start of a line; the line.
+    fn until(&mut self, word: &str) -> String {
+        for line in self.lines.by_ref() {
+            let line = line.expect("a console has text").replace('\r', "");
+            self.seen += &line;
+            self.seen.push('\n');
+            if line.starts_with(word) {
+                return line;
+            }
+        }
+        panic!("the guest ended without {word:?}:\n{}", self.seen);
+    }
+
+    fn ask(&self, request: &Value) {
+        let mut socket = UnixStream::connect(&self.socket).expect("the VMM listens");
+        writeln!(socket, "{request}").expect("it reads");
+        let mut reply = String::new();
+        BufReader::new(socket).read_line(&mut reply).expect("it answers");
+        assert!(!reply.contains("fault_message"), "{request}: {reply}");
+    }
+
+    /// Memory of the process, in MiB.
+    fn resident_mib(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(path).expect("the process lives");
+        let line = text.lines().find(|line| line.starts_with("Pss:")).expect("the kernel counts it");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+        kib >> 10
+    }
+}
+
+/// What the guest does; it tells each step, and waits for what the host does next.
+const STEPS: &str = r#"
+echo region $(cat /sys/bus/nd/devices/region0/size)
+cat /sys/devices/system/cpu/cpu3/topology/thread_siblings_list
+total() { awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo; }
+before=$(total)
+echo up $(nproc) $before
+until dmesg | grep -q 'virtual machine fork'; do sleep 0.2; done
+until [ $(total) -ge $((before + 256)) ]; do sleep 0.2; done
+mount -t tmpfs none /tmp
+dd if=/dev/zero of=/tmp/fill bs=1M count=150 2>/dev/null
+rm /tmp/fill
+echo plugged
+until [ $(total) -le $((before + 256 - 140)) ]; do sleep 0.2; done
+echo inflated
+sleep 1000
+"#;
+
+#[test]
+fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("tree")).expect("the folder is writable");
+    std::fs::write(at("tree/steps"), STEPS).expect("the folder is writable");
+    let mut mke2fs = Command::new("mke2fs");
+    let mke2fs =
+        mke2fs.args(["-q", "-t", "ext4", "-b", "4096", "-d"]).args([at("tree"), at("steps")]).arg("32M");
+    assert!(mke2fs.status().expect("e2fsprogs is installed").success());
+    let script = script(&["mkdir /mnt", "mount -t ext4 /dev/vda /mnt", "sh /mnt/steps"]);
+    let mut vm = Running::start(
+        folder.path(),
+        &json!({
+            "boot-source": {
+                "kernel_image_path": part("vmlinux"),
+                "initrd_path": fixtures::busybox_initrd(),
+                "boot_args": format!("console=hvc0 panic=-1 memhp_default_state=online_movable {script}"),
+            },
+            "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": true},
+            "drives": [{"drive_id": "steps", "path_on_host": at("steps")}],
+            "pmem": [{"id": "p", "path_on_host": at("steps"), "read_only": true}],
+            "memory-hotplug": {"total_size_mib": 512},
+            "balloon": {"amount_mib": 0, "deflate_on_oom": false},
+            "vial": {"console": {"output": "/dev/stdout"}, "control": at("control")},
+        }),
+    );
+    vm.until("up 4 ");
+    assert!(vm.seen.contains("region 33554432"), "{}", vm.seen);
+    assert!(vm.seen.lines().any(|line| line == "2-3"), "{}", vm.seen);
+    vm.ask(&json!({"action": "new_generation"}));
+    vm.ask(&json!({"action": "hotplug_memory", "requested_size_mib": 256}));
+    vm.until("plugged");
+    let filled = vm.resident_mib();
+    vm.ask(&json!({"action": "balloon", "amount_mib": 150}));
+    vm.until("inflated");
+    let given = vm.resident_mib();
+    assert!(given + 80 <= filled, "{filled} MiB before the balloon, {given} MiB after it");
+    vm.ask(&json!({"action": "stop"}));
+    vm.child.wait().expect("it ends");
 }

@@ -3,9 +3,10 @@
 use crate::api::config::{CacheType, Drive, NetworkInterface, VmConfig};
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
+use crate::memory::{PmemMapping, Slots};
 use crate::plugs::Name;
 use crate::validate::{self, ConfigError};
-use crate::virtio::{VirtioDevice, balloon, block, console, net, rng, vsock};
+use crate::virtio::{VirtioDevice, balloon, block, console, mem, net, pmem, rng, vsock};
 use std::fs::File;
 
 /// Why a device could not be made.
@@ -58,6 +59,8 @@ pub enum Handle {
     None,
     /// A drive.
     Drive(block::Tray),
+    /// Hot-pluggable memory.
+    Memory(mem::MemControl),
     /// The balloon.
     Balloon(balloon::BalloonControl),
     /// An interface.
@@ -73,7 +76,7 @@ impl Handle {
     /// The device's name, if it has one.
     pub fn name(&self) -> Option<Name> {
         match self {
-            Self::None | Self::Balloon(_) => None,
+            Self::None | Self::Memory(_) | Self::Balloon(_) => None,
             Self::Drive(tray) => Some(Name::Drive(tray.id().to_owned())),
             Self::Net { id, .. } => Some(Name::Interface(id.clone())),
         }
@@ -89,13 +92,17 @@ impl<D: VirtioDevice + 'static> From<D> for Made {
 /// What had to be made before the filters, in the order of the configuration. Drives that come later have nothing of it.
 #[derive(Default)]
 pub struct Prepared {
+    /// Files in the guest's address space.
+    pub pmem: Vec<PmemMapping>,
+    /// Where hot-pluggable memory begins, and its slots.
+    pub hotplug: Option<(u64, Box<dyn Slots>)>,
     /// For drives.
     pub rings: Rings,
     /// For drives.
     pub threads: IoThreads,
 }
 
-/// Drives first, as their order names them in the guest (`/dev/vda`, …); then interfaces, socket, balloon, entropy, console.
+/// Drives first, as their order names them in the guest (`/dev/vda`, …); then persistent memory, interfaces, socket, hot-pluggable memory, balloon, entropy, console.
 pub fn make(
     config: &VmConfig,
     vm: &str,
@@ -105,6 +112,9 @@ pub fn make(
     let mut devices: Vec<Made> = Vec::new();
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
         devices.push(make_drive(drive, files, prepared)?);
+    }
+    for (settings, mapping) in config.pmem.iter().zip(prepared.pmem.drain(..)) {
+        devices.push(pmem::Pmem::new(&settings.id, mapping).into());
     }
     let tap_files = files.taps.drain(..).zip(files.vhosts.drain(..));
     for (interface, (taps, vhost)) in config.network_interfaces.iter().zip(tap_files) {
@@ -119,6 +129,13 @@ pub fn make(
         let device = vsock::Vsock::new(settings)
             .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
         devices.push(device.into());
+    }
+    if let (Some(settings), Some((start, slots)), Some(recipe)) =
+        (config.memory_hotplug, prepared.hotplug.take(), &files.hotplug)
+    {
+        let device = mem::Mem::new(settings, start, slots, recipe.backing.clone());
+        let handle = Handle::Memory(device.control());
+        devices.push(Made { device: Box::new(device), handle });
     }
     if let Some(settings) = &config.balloon {
         let device = balloon::Balloon::new(settings, files.memory.backing.clone())

@@ -198,6 +198,17 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             changed(machine, &state, &reply, result);
             state
         }
+        (Request::HotplugMemory { requested_size_mib }, state) => {
+            changed(machine, &state, &reply, machine.resize_memory(requested_size_mib));
+            state
+        }
+        (Request::NewGeneration, state) => {
+            match machine.generation.change() {
+                Ok(()) => reply.send(&info(machine, name(&state))),
+                Err(error) => reply.refuse(crate::chain(&error)),
+            }
+            state
+        }
         (Request::Balloon { amount_mib }, state) => {
             changed(machine, &state, &reply, machine.resize_balloon(amount_mib));
             state

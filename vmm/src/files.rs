@@ -1,6 +1,8 @@
 //! Opens what the configuration names, or takes over what was inherited: after this no path is needed any more.
 
-use crate::api::config::{BootSource, FileSource, MachineConfig, MemoryBacking, NetworkInterface, VmConfig};
+use crate::api::config::{
+    BootSource, FileSource, MachineConfig, MemoryBacking, MemoryHotplug, NetworkInterface, VmConfig,
+};
 use crate::memory::{Backing, MemoryError, Recipe};
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
@@ -120,6 +122,10 @@ pub struct Files {
     pub memory: Recipe,
     /// One list for each drive of the configuration.
     pub drives: Vec<Vec<File>>,
+    /// One for each persistent memory of the configuration.
+    pub pmem: Vec<File>,
+    /// What hot-pluggable memory is made of.
+    pub hotplug: Option<Recipe>,
     /// The queues of each interface's TAP.
     pub taps: Vec<Vec<File>>,
     /// vhost-net for each interface that has it.
@@ -239,6 +245,8 @@ impl Files {
             initrd,
             memory: memory(&config.machine_config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
+            pmem: config.pmem.iter().map(pmem).collect::<Result<_, _>>()?,
+            hotplug: config.memory_hotplug.map(|extra| hotplug(&config.machine_config, extra)).transpose()?,
             taps: config.network_interfaces.iter().map(taps).collect::<Result<_, _>>()?,
             vhosts: config.network_interfaces.iter().map(vhost).collect::<Result<_, _>>()?,
             vsock: config.vsock.as_ref().map(vsock).transpose()?,
@@ -278,6 +286,24 @@ fn memory(config: &MachineConfig) -> Result<Recipe, FileError> {
         }
     };
     Ok(Recipe { backing, pages })
+}
+
+/// Hot-pluggable memory is as the guest's RAM is, but no file that somebody gave holds it.
+fn hotplug(config: &MachineConfig, extra: MemoryHotplug) -> Result<Recipe, FileError> {
+    let pages = config.huge_pages;
+    match config.memory_backing {
+        MemoryBacking::Shared => Ok(Recipe::shared(extra.total_size_mib << 20, pages)?),
+        MemoryBacking::Anonymous | MemoryBacking::PrivateFile(_) => {
+            Ok(Recipe { backing: Backing::Anonymous, pages })
+        }
+    }
+}
+
+/// Opens a file to be mapped.
+pub fn pmem(config: &crate::api::config::Pmem) -> Result<File, FileError> {
+    let mut options = read_only();
+    options.write(!config.read_only);
+    open_data(&format!("pmem {:?}", config.id), &config.path_on_host, &options)
 }
 
 fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), FileError> {

@@ -7,6 +7,7 @@ use crate::plugs::{Name, PlugError};
 use crate::validate::{self, ConfigError};
 use crate::virtio::balloon::{BalloonControl, BalloonError};
 use crate::virtio::block::{BlockConfigError, Tray};
+use crate::virtio::mem::{MemControl, MemError};
 use crate::virtio::{Signals, net};
 use std::fs::File;
 use std::sync::Arc;
@@ -30,6 +31,12 @@ pub enum HandleError {
         /// How many descriptors came with it.
         came: usize,
     },
+    /// No hot-pluggable memory.
+    #[error("this VM has no hot-pluggable memory")]
+    NoMemory,
+    /// The guest can't be asked for that.
+    #[error(transparent)]
+    Memory(#[from] MemError),
     /// No balloon.
     #[error("this VM has no balloon")]
     NoBalloon,
@@ -61,6 +68,7 @@ pub struct Handles {
     drives: Vec<DriveHandle>,
     interfaces: Vec<(String, net::Limits)>,
     balloon: Option<(BalloonControl, Arc<Signals>)>,
+    memory: Option<(MemControl, Arc<Signals>)>,
 }
 
 impl Handles {
@@ -69,6 +77,7 @@ impl Handles {
         match handle {
             Handle::None => {}
             Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
+            Handle::Memory(control) => self.memory = Some((control, interrupt)),
             Handle::Balloon(control) => self.balloon = Some((control, interrupt)),
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
         }
@@ -126,6 +135,15 @@ impl Handles {
     pub fn eject(&self, drive: &str) -> Result<(), HandleError> {
         let DriveHandle { tray, interrupt } = self.drive(drive)?;
         Ok(tray.eject(interrupt)?)
+    }
+
+    /// Hot-pluggable memory, and the way to its driver.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn memory(&self) -> Result<(&MemControl, &Signals), HandleError> {
+        let (control, interrupt) = self.memory.as_ref().ok_or(HandleError::NoMemory)?;
+        Ok((control, interrupt))
     }
 
     /// The balloon, and the way to its driver.

@@ -22,6 +22,7 @@ mod door;
 pub mod end;
 pub mod event_loop;
 pub mod files;
+pub mod generation;
 pub mod handles;
 pub mod http;
 pub mod io_threads;

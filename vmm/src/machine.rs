@@ -11,10 +11,11 @@ use crate::control::ReplyTo;
 use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
 use crate::files::Files;
+use crate::generation::{Generation, GenerationError};
 use crate::handles::{HandleError, Handles};
 use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{LoadError, Loader, Source};
-use crate::memory::{self, MemoryError};
+use crate::memory::{self, KvmSlots, MemoryError, PmemError, PmemMapping, Recipe, Slots};
 use crate::platform;
 use crate::plugs::{Name, PlugError, Plugs};
 use crate::seccomp::{Filter, SeccompError, Thread, Uses};
@@ -22,7 +23,7 @@ use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
 use crate::virtio::{Core, DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::io;
@@ -61,6 +62,18 @@ pub enum BuildError {
     /// More devices than a PCI bus has slots.
     #[error("too many devices: a PCI bus has room for 31; remove some, or set vial.transport to mmio")]
     NoSlot,
+    /// A file can't be in the guest's address space.
+    #[error("the file of pmem {id:?} can't be used")]
+    Pmem {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: PmemError,
+    },
+    /// The generation ID.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// A KVM call.
     #[error("KVM could not {step}")]
     Kvm {
@@ -89,6 +102,7 @@ impl BuildError {
             | Self::Load(_)
             | Self::Device(_)
             | Self::NoSlot
+            | Self::Pmem { .. }
             | Self::Memory(MemoryError::FileTooShort { .. }) => ExitReason::BadConfig,
             Self::Arch(
                 ArchError::CommandLineTooLong(_)
@@ -118,6 +132,8 @@ pub struct Machine {
     pub vcpus: Vcpus,
     /// What of its devices may be changed.
     pub handles: Handles,
+    /// How the guest hears that it is a copy.
+    pub generation: Generation,
     memory_mib: u64,
     power_button: EventFd,
     /// In the order in which the guest finds them.
@@ -142,6 +158,15 @@ impl Machine {
     /// The event loop is gone.
     pub fn resume_devices(&self) -> Result<(), DeviceError> {
         self.transports.iter().rev().try_for_each(|transport| lock(transport).core_mut().resume())
+    }
+
+    /// Asks the guest to have so many MiB of hot-pluggable memory.
+    ///
+    /// # Errors
+    /// There is none, not so much, or not in such pieces.
+    pub fn resize_memory(&self, requested_mib: u64) -> Result<(), HandleError> {
+        let (memory, signals) = self.handles.memory()?;
+        Ok(memory.resize(requested_mib, signals)?)
     }
 
     /// Asks the guest for another amount of its memory, in MiB.
@@ -234,7 +259,6 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let timer = boot_timer.then(BootTimer::start);
     let rings = Rings::make(config, &files);
     let (loader, threads, io_threads) = confine(config, &end)?;
-    let mut prepared = Prepared { rings, threads: io_threads };
 
     let size = config.machine_config.mem_size_mib << 20;
     let memory = memory::allocate(size, &files.memory)?;
@@ -248,6 +272,9 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     loader.start(source, memory.clone())?;
 
     let vm = Arc::new(make_vm(config, &kvm, &memory)?);
+    let pmem = map_pmem(config, &vm, &memory, files.pmem.drain(..))?;
+    let (memory, hotplug) = hotplug(config, &vm, memory, files.hotplug.as_ref(), &pmem)?;
+    let mut prepared = Prepared { rings, threads: io_threads, pmem, hotplug };
     let surroundings = surroundings(&memory, workers, &end);
     let mut backplane = Backplane::new(Arc::clone(&vm), surroundings, config.vial.transport)?;
     platform::insert(&mut backplane.ports, &end)?;
@@ -256,6 +283,9 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     }
     let power_button = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&power_button, layout::GED_GSI).map_err(kvm_step("wire the power button"))?;
+    let copied = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
+    vm.register_irqfd(&copied, layout::GENERATION_GSI).map_err(kvm_step("wire the generation ID"))?;
+    let generation = Generation::new(memory.clone(), copied)?;
     let mut handles = Handles::default();
     for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared)? {
         let name = handle.name();
@@ -290,6 +320,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     Ok(Machine {
         vcpus: threads.start(vcpus, &shared)?,
         handles,
+        generation,
         memory_mib: config.machine_config.mem_size_mib,
         power_button,
         transports,
@@ -339,7 +370,7 @@ fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThr
 
 fn make_vm(config: &VmConfig, kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
     arch::check_kvm(kvm, config.cpu_config.as_ref())?;
-    let flags = if config.machine_config.track_dirty_pages { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+    let flags = dirty_log(config);
     let vm = kvm.create_vm().map_err(kvm_step("create a VM"))?;
     arch::set_up_vm(&vm)?;
     for (slot, region) in (0..).zip(memory.iter()) {
@@ -360,6 +391,66 @@ fn make_vm(config: &VmConfig, kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, B
 fn set_memory(vm: &VmFd, slot: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
     // SAFETY: the region is guest memory, which is mapped for the rest of the process's life, and slots don't overlap.
     unsafe { vm.set_user_memory_region(slot) }
+}
+
+/// The first slot behind those of RAM.
+fn first_slot(memory: &GuestMemory) -> u32 {
+    u32::try_from(memory.iter().count()).expect("RAM has one or two regions")
+}
+
+/// Puts files into the guest's address space, behind its RAM.
+fn map_pmem(
+    config: &VmConfig,
+    vm: &VmFd,
+    memory: &GuestMemory,
+    files: impl Iterator<Item = File>,
+) -> Result<Vec<PmemMapping>, BuildError> {
+    // Linux adds memory in pieces of 128 MiB.
+    const ALIGNMENT: u64 = 128 << 20;
+    let mut start = memory::behind(memory, ALIGNMENT);
+    let mut mappings = Vec::new();
+    for ((slot, settings), file) in (first_slot(memory)..).zip(&config.pmem).zip(files) {
+        let mapping = PmemMapping::new(start, file, settings.read_only)
+            .map_err(|source| BuildError::Pmem { id: settings.id.clone(), source })?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: start,
+            memory_size: mapping.len,
+            userspace_addr: mapping.host(),
+            flags: if mapping.read_only { KVM_MEM_READONLY } else { 0 },
+        };
+        set_memory(vm, region).map_err(kvm_step("give the VM its persistent memory"))?;
+        start = (start + mapping.len).next_multiple_of(ALIGNMENT);
+        mappings.push(mapping);
+    }
+    Ok(mappings)
+}
+
+/// Where hot-pluggable memory begins, and its slots.
+type Pluggable = (u64, Box<dyn Slots>);
+
+/// `memory` with what may be plugged in later, of which no slot is in the machine yet.
+fn hotplug(
+    config: &VmConfig,
+    vm: &Arc<VmFd>,
+    memory: GuestMemory,
+    recipe: Option<&Recipe>,
+    pmem: &[PmemMapping],
+) -> Result<(GuestMemory, Option<Pluggable>), BuildError> {
+    // The largest piece in which Linux adds memory.
+    const ALIGNMENT: u64 = 2 << 30;
+    let (Some(settings), Some(recipe)) = (config.memory_hotplug, recipe) else { return Ok((memory, None)) };
+    let behind = pmem.iter().map(|mapping| mapping.start + mapping.len).max().unwrap_or(0);
+    let start = memory::behind(&memory, ALIGNMENT).max(behind.next_multiple_of(ALIGNMENT));
+    let slots = (first_slot(&memory) + config.pmem.len() as u32, dirty_log(config));
+    let memory = memory::extend(&memory, recipe, start, settings.total_size_mib << 20)?;
+    let slots = KvmSlots::new(Arc::clone(vm), &memory, start, settings.slot_size_mib << 20, slots);
+    let slots = slots.expect("the region was just added at this address");
+    Ok((memory, Some((start, Box::new(slots)))))
+}
+
+fn dirty_log(config: &VmConfig) -> u32 {
+    if config.machine_config.track_dirty_pages { KVM_MEM_LOG_DIRTY_PAGES } else { 0 }
 }
 
 fn make_vcpus(config: &VmConfig, kvm: &Kvm, vm: &VmFd) -> Result<Vec<VcpuFd>, BuildError> {

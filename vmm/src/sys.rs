@@ -67,6 +67,17 @@ pub fn standard_output() -> io::Result<File> {
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
+/// Random numbers of the host's kernel.
+pub fn random(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the kernel writes at most the buffer's length; up to 256 bytes come at once.
+    let got = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    match usize::try_from(got) {
+        Ok(got) if got == buffer.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Blocks `signals` in this thread and those that it starts, and gives a descriptor to read them from.
 pub fn signal_descriptor(signals: &[c_int]) -> io::Result<File> {
     let set = vmm_sys_util::signal::create_sigset(signals).map_err(io::Error::from)?;

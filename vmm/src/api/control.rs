@@ -55,6 +55,13 @@ pub enum Request {
         #[serde(default)]
         measure: bool,
     },
+    /// Asks the guest to have another amount of hot-pluggable memory.
+    HotplugMemory {
+        /// In MiB, a multiple of its blocks.
+        requested_size_mib: u64,
+    },
+    /// Tells the guest that it is a copy of another VM: its generation ID and its VMClock change.
+    NewGeneration,
     /// Asks the guest for another amount of its memory.
     Balloon {
         /// In MiB, at most what the guest has.

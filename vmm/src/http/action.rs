@@ -2,8 +2,8 @@
 
 use crate::api::config::{
     Balloon, BalloonStart, BalloonStatsUpdate, BalloonUpdate, BootSource, CpuConfig, Drive, Entropy,
-    Extensions, Logger, MachineConfig, MachineConfigUpdate, Metrics, MmdsConfig, NetworkInterface,
-    PartialDrive, PartialNetworkInterface, Serial, Vsock,
+    Extensions, Logger, MachineConfig, MachineConfigUpdate, MemoryHotplug, MemoryHotplugUpdate, Metrics,
+    MmdsConfig, NetworkInterface, PartialDrive, PartialNetworkInterface, Pmem, Serial, Vsock,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,6 +34,10 @@ pub enum Action {
     PatchDrive(PartialDrive),
     /// `PATCH /network-interfaces/{iface_id}`.
     PatchNetwork(PartialNetworkInterface),
+    /// `GET /hotplug/memory`.
+    GetMemory,
+    /// `PATCH /hotplug/memory`.
+    PatchMemory(MemoryHotplugUpdate),
     /// Everything about `/balloon` but its `PUT`.
     Balloon(BalloonAction),
     /// `GET /mmds`.
@@ -71,6 +75,10 @@ pub enum Configure {
     Entropy(Entropy),
     /// `PUT /cpu-config`.
     Cpu(CpuConfig),
+    /// `PUT /pmem/{id}`.
+    Pmem(Pmem),
+    /// `PUT /hotplug/memory`.
+    Hotplug(MemoryHotplug),
     /// `PUT /balloon`.
     Balloon(Balloon),
     /// `PUT /serial`.
@@ -153,6 +161,8 @@ impl Action {
             | Self::PatchDrive(_)
             | Self::PatchNetwork(_)
             | Self::Devices
+            | Self::GetMemory
+            | Self::PatchMemory(_)
             | Self::Balloon(
                 BalloonAction::Resize(_)
                 | BalloonAction::Statistics

@@ -52,6 +52,15 @@ impl After {
             Action::VmConfig => Ok(Answer::Json(document(&self.config))),
             Action::GetMachineConfig => Ok(Answer::Json(machine(&self.config.machine_config))),
             Action::PatchDrive(update) => self.patch_drive(vm, &update),
+            Action::GetMemory => vm
+                .handles
+                .memory()
+                .map(|(memory, _)| json_of(&memory.status()))
+                .map_err(|error| memory_fault(&error)),
+            Action::PatchMemory(update) => vm
+                .resize_memory(update.requested_size_mib)
+                .map(|()| Answer::Empty)
+                .map_err(|error| memory_fault(&error)),
             Action::Balloon(action) => self
                 .balloon(vm, action)
                 .map_err(|error| Fault::bad(format!("Balloon device error: {}", crate::chain(&error)))),
@@ -137,6 +146,10 @@ fn devices(vm: &Machine) -> Value {
         }));
     });
     list.into()
+}
+
+fn memory_fault(error: &HandleError) -> Fault {
+    Fault::bad(format!("Memory hotplug error: {}", crate::chain(error)))
 }
 
 fn patch_network(vm: &Machine, update: &PartialNetworkInterface) -> Outcome {

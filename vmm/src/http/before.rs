@@ -69,6 +69,7 @@ pub fn machine(config: &crate::api::config::MachineConfig) -> Value {
 fn probe(document: &Configure) -> Result<(), Fault> {
     let checked = match document {
         Configure::BootSource(boot) => files::boot(boot).map(drop).map_err(|error| ("Boot source", error)),
+        Configure::Pmem(pmem) => files::pmem(pmem).map(drop).map_err(|error| ("Pmem config", error)),
         Configure::Drive(drive) => files::drive(drive).map(drop).map_err(|error| ("Drive config", error)),
         Configure::Network(net) => files::taps(net).map(drop).map_err(|error| ("Network config", error)),
         _ => Ok(()),

@@ -74,6 +74,8 @@ impl Draft {
             Configure::Vsock(vsock) => config.vsock = Some(vsock),
             Configure::Entropy(entropy) => config.entropy = Some(entropy),
             Configure::Cpu(template) => config.cpu_config = Some(template),
+            Configure::Pmem(pmem) => replace(&mut config.pmem, pmem, |a, b| a.id == b.id),
+            Configure::Hotplug(memory) => config.memory_hotplug = Some(memory),
             Configure::Balloon(balloon) => config.balloon = Some(balloon),
             Configure::Serial(serial) => config.serial = Some(serial),
             Configure::Mmds(mmds) => {
@@ -170,6 +172,8 @@ fn kind(document: &Configure) -> &'static str {
         Configure::Vsock(_) => "Vsock config",
         Configure::Entropy(_) => "Entropy device",
         Configure::Cpu(_) => "CPU config",
+        Configure::Pmem(_) => "Pmem config",
+        Configure::Hotplug(_) => "Memory hotplug config",
         Configure::Balloon(_) => "Balloon config",
         Configure::Serial(_) => "Serial device",
         Configure::Mmds(_) => "MMDS config",

@@ -54,7 +54,7 @@ fn get(parts: [&str; 4]) -> Result<Action, Fault> {
         ["balloon", "", ..] => Action::Balloon(BalloonAction::Get),
         ["balloon", "statistics", "", _] => Action::Balloon(BalloonAction::Statistics),
         ["balloon", "hinting", "status", ""] => Action::Balloon(BalloonAction::Hinting),
-        ["hotplug", "memory", "", _] => Action::Lacking("memory hotplug"),
+        ["hotplug", "memory", "", _] => Action::GetMemory,
         ["vial", "devices", "", _] => Action::Devices,
         ["vial", "metrics", "", _] => Action::Prometheus,
         [first, ..] => return Err(unknown("GET", first)),
@@ -87,9 +87,14 @@ fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["mmds", "config", "", _] => configure(Configure::Mmds(json(body)?)),
         ["balloon", "", ..] => configure(Configure::Balloon(json(body)?)),
         ["cpu-config", "", ..] => configure(Configure::Cpu(json(body)?)),
-        ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
+        ["pmem", id, "", _] => {
+            checked(id)?;
+            let pmem: crate::api::config::Pmem = json(body)?;
+            same(id, &pmem.id)?;
+            configure(Configure::Pmem(pmem))
+        }
         ["serial", "", ..] => configure(Configure::Serial(json(body)?)),
-        ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),
+        ["hotplug", "memory", "", _] => configure(Configure::Hotplug(json(body)?)),
         ["snapshot", "create" | "load", "", _] => Ok(Action::Lacking("snapshots")),
         ["vial", "", ..] => configure(Configure::Extensions(json(body)?)),
         ["vial", "actions", "", _] => json(body).map(|info: ActionInfo<_>| Action::Vial(info.action_type)),
@@ -121,8 +126,8 @@ fn patch(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["mmds", "", ..] => json(body).map(Action::PatchMmds),
         ["vm", "", ..] => json(body).map(|vm: Vm| Action::PatchVm(vm.state)),
         ["balloon", ..] => patch_balloon(parts, body),
-        ["pmem", _, "", _] => Ok(Action::Lacking("persistent memory")),
-        ["hotplug", "memory", "", _] => Ok(Action::Lacking("memory hotplug")),
+        ["pmem", _, "", _] => Ok(Action::Lacking("rate limiter for persistent memory")),
+        ["hotplug", "memory", "", _] => json(body).map(Action::PatchMemory),
         [first, ..] => Err(unknown("PATCH", first)),
     }
 }

@@ -66,7 +66,7 @@ impl Recipe {
     }
 
     /// Maps `len` bytes from `offset` of the backing's file, if it has one.
-    fn map(&self, len: usize, offset: u64) -> io::Result<MmapRegion> {
+    pub(super) fn map(&self, len: usize, offset: u64) -> io::Result<MmapRegion> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let huge = self.pages == HugePages::TwoMiB;
         let (kind, file) = match &self.backing {
@@ -107,7 +107,7 @@ impl Recipe {
 }
 
 /// Address space of `len` bytes, aligned, with inaccessible pages before and behind.
-fn reserve_aligned(len: usize) -> io::Result<*mut libc::c_void> {
+pub(super) fn reserve_aligned(len: usize) -> io::Result<*mut libc::c_void> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // Two huge pages more than needed: what alignment leaves over stays inaccessible, as a guard before and behind.
     let reserved = len.checked_add(2 * HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -4,9 +4,13 @@
 
 mod backing;
 mod files;
+mod hotplug;
+mod pmem;
 
 pub use backing::{Backing, Recipe, allocate, discard};
 pub use files::{map_into, read_into};
+pub use hotplug::{KvmSlots, Slots, behind, extend};
+pub use pmem::{PmemError, PmemMapping};
 
 use std::io;
 

@@ -25,6 +25,10 @@ pub fn command_line(config: &VmConfig) -> Result<String, ConfigError> {
         };
         line.insert_str(format!("root={root} {mode}")).map_err(failed)?;
     }
+    if let Some(index) = config.pmem.iter().position(|pmem| pmem.root_device) {
+        let mode = if config.pmem[index].read_only { "ro" } else { "rw" };
+        line.insert_str(format!("root=/dev/pmem{index} {mode}")).map_err(failed)?;
+    }
     let line = line.as_cstring().map_err(failed)?;
     line.into_string().map_err(|error| ConfigError::CommandLine(error.to_string()))
 }

@@ -16,7 +16,7 @@ pub use sources::sources;
 
 use crate::api::config::{
     CpuTemplate, Drive, FileSource, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking,
-    NetworkInterface, RateLimiter, VmConfig,
+    MemoryHotplug, NetworkInterface, RateLimiter, VmConfig,
 };
 use crate::arch::places::Places;
 use sources::check_sources;
@@ -71,6 +71,11 @@ pub enum ConfigError {
     /// A balloon bigger than its guest.
     #[error("balloon.amount_mib is {0}; give at most machine-config.mem_size_mib")]
     Balloon(u32),
+    /// Hot-pluggable memory in impossible pieces.
+    #[error(
+        "memory-hotplug makes no sense: give slot_size_mib and block_size_mib as powers of two of at least 128 and 2, the slot not smaller than the block, and total_size_mib as a multiple of the slot, up to {MAX_MEMORY_MIB}"
+    )]
+    Hotplug,
     /// A name is empty, too long or unprintable.
     #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
     Name {
@@ -138,7 +143,7 @@ pub enum ConfigError {
     )]
     Late(&'static str),
     /// Two root devices.
-    #[error("more than one drive is_root_device; the kernel mounts one")]
+    #[error("more than one drive or pmem is the root device; the kernel mounts one")]
     Roots,
     /// A MAC address.
     #[error("guest_mac {0:?} is not a unicast MAC address like 02:00:00:12:34:56")]
@@ -195,6 +200,10 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     {
         return Err(ConfigError::Balloon(balloon.amount_mib));
     }
+    check_names("pmem id", config.pmem.iter().map(|pmem| &pmem.id))?;
+    if config.memory_hotplug.is_some_and(|memory| !is_pluggable(&memory)) {
+        return Err(ConfigError::Hotplug);
+    }
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     if let Some(id) = config.drives.iter().filter_map(|drive| drive.partuuid.as_ref()).find(|id| !is_name(id))
     {
@@ -202,7 +211,10 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     }
     check_names("iface_id", config.network_interfaces.iter().map(|net| &net.iface_id))?;
     config.drives.iter().try_for_each(check_drive)?;
-    if config.drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
+    if config.drives.iter().filter(|drive| drive.is_root_device).count()
+        + config.pmem.iter().filter(|pmem| pmem.root_device).count()
+        > 1
+    {
         return Err(ConfigError::Roots);
     }
     config.network_interfaces.iter().try_for_each(check_interface)?;
@@ -311,6 +323,12 @@ fn check_machine(machine: &MachineConfig) -> Result<(), ConfigError> {
     }
 }
 
+fn is_pluggable(memory: &MemoryHotplug) -> bool {
+    let MemoryHotplug { total_size_mib: total, block_size_mib: block, slot_size_mib: slot } = *memory;
+    let sizes = block >= 2 && slot >= 128 && block.is_power_of_two() && slot.is_power_of_two();
+    sizes && block <= slot && (slot..=MAX_MEMORY_MIB).contains(&total) && total.is_multiple_of(slot)
+}
+
 /// A kernel is mapped over pages that can be exchanged one by one.
 fn check_memory(config: &VmConfig) -> Result<(), ConfigError> {
     let machine = &config.machine_config;
@@ -329,6 +347,8 @@ fn device_count(config: &VmConfig) -> usize {
     config.drives.len()
         + config.network_interfaces.len()
         + usize::from(config.vsock.is_some())
+        + config.pmem.len()
+        + usize::from(config.memory_hotplug.is_some())
         + usize::from(config.balloon.is_some())
         + usize::from(config.entropy.is_some())
         + usize::from(config.vial.console.is_some())

@@ -19,6 +19,9 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
         add(format!("drive {drive_id:?}"), path_on_host.as_ref());
         concat.iter().for_each(|part| add(format!("drive {drive_id:?}"), Some(part)));
     }
+    for pmem in &config.pmem {
+        add(format!("pmem {:?}", pmem.id), Some(&pmem.path_on_host));
+    }
     for net in &config.network_interfaces {
         add(format!("interface {:?}", net.iface_id), Some(&net.host_dev_name));
         net.more_queues

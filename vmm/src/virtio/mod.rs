@@ -18,9 +18,11 @@ pub mod console;
 #[allow(unsafe_code)]
 mod io;
 pub mod limiter;
+pub mod mem;
 pub mod mmio;
 pub mod net;
 pub mod pci;
+pub mod pmem;
 mod queue;
 pub mod rng;
 #[cfg(test)]

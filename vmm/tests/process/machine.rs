@@ -1,5 +1,6 @@
 //! What a machine is made of: processors and memory, as the guest finds them.
 
+use crate::client::spawn_listening;
 use crate::common::{HANG, Vm, kvm, out};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
@@ -94,4 +95,70 @@ fn every_kind_of_memory_runs_a_guest() {
     vm.config["machine-config"] =
         json!({"vcpu_count": 1, "mem_size_mib": 64, "memory_backing": {"private_file": file}});
     assert_eq!(vm.end(), ExitReason::BadConfig);
+}
+
+#[test]
+fn a_guest_reads_in_its_vmclock_that_it_is_a_copy() {
+    if !kvm() {
+        return;
+    }
+    // `mov al, [0xdf000]; mov dx, 0x3f8; out dx, al`, the first letter of the magic number; then until the disruption marker is 1:
+    // `mov al, [0xdf010]; cmp al, 1; jne`.
+    let clock = [0xa0, 0, 0xf0, 0x0d, 0, 0x66, 0xba, 0xf8, 0x03, 0xee];
+    let wait = [0xa0, 0x10, 0xf0, 0x0d, 0, 0x3c, 1, 0x75, 0xf7];
+    let mut vm = Vm::new(&[&clock, wait.as_slice(), &out(0x600, 0x34), HANG].concat());
+    vm.config["serial"] = json!({"serial_out_path": vm.path("serial")});
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    assert_eq!(client.ask("new_generation")["state"], "running");
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::GuestShutdown.code()));
+    assert_eq!(std::fs::read_to_string(vm.path("serial")).unwrap(), "V");
+}
+
+#[test]
+fn memory_devices_are_made_asked_and_refused() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    std::fs::write(vm.path("pmem"), [7; 5000]).unwrap();
+    for backing in ["anonymous", "shared"] {
+        vm.config["machine-config"]["memory_backing"] = json!(backing);
+        let _ = std::fs::remove_file(vm.path("ready"));
+        vm.config["pmem"] = json!([
+            {"id": "a", "path_on_host": vm.path("pmem")},
+            {"id": "b", "path_on_host": vm.path("pmem"), "read_only": true},
+        ]);
+        vm.config["memory-hotplug"] = json!({"total_size_mib": 1024});
+        vm.config["balloon"] =
+            json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1});
+        let (mut child, mut client) = spawn_listening(&mut vm);
+        let mut ask = |request: serde_json::Value| client.ask_with(&request, &[]);
+        for (request, refusal) in [
+            (json!({"action": "hotplug_memory", "requested_size_mib": 512}), None),
+            (
+                json!({"action": "hotplug_memory", "requested_size_mib": 2048}),
+                Some("give at most total_size_mib"),
+            ),
+            (
+                json!({"action": "hotplug_memory", "requested_size_mib": 3}),
+                Some("give a multiple of block_size_mib"),
+            ),
+            (json!({"action": "balloon", "amount_mib": 8}), None),
+            (json!({"action": "balloon", "amount_mib": 33}), Some("the guest has 32 MiB")),
+        ] {
+            let reply = ask(request);
+            match refusal {
+                None => assert_eq!(reply["state"], "running", "{reply}"),
+                Some(words) => assert!(reply["fault_message"].as_str().unwrap().contains(words), "{reply}"),
+            }
+        }
+        assert_eq!(ask(json!({"action": "pause"}))["state"], "paused");
+        assert_eq!(ask(json!({"action": "resume"}))["state"], "running");
+        ask(json!({"action": "stop"}));
+        assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    }
+    std::fs::write(vm.path("pmem"), []).unwrap();
+    vm.config["vial"]["control"] = json!(vm.path("control"));
+    assert_eq!(vm.end(), ExitReason::BadConfig);
+    assert!(vm.reason().1.contains("it is empty"), "{}", vm.reason().1);
 }

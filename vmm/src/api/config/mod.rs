@@ -9,10 +9,12 @@ mod cpu;
 mod drive;
 mod entropy;
 mod extensions;
+mod hotplug;
 mod machine;
 mod mmds;
 mod network;
 mod observe;
+mod pmem;
 mod rate_limiter;
 mod serial;
 mod update;
@@ -29,10 +31,12 @@ pub use cpu::{
 pub use drive::{CacheType, Drive, IoEngine};
 pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile, Transport};
+pub use hotplug::{MemoryHotplug, MemoryHotplugStatus, MemoryHotplugUpdate};
 pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate, MemoryBacking};
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network::NetworkInterface;
 pub use observe::{LogLevel, Logger, Metrics};
+pub use pmem::Pmem;
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
 pub use update::{PartialDrive, PartialNetworkInterface};
@@ -63,6 +67,12 @@ pub struct VmConfig {
     /// Socket device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// Memory that the guest gets later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_hotplug: Option<MemoryHotplug>,
+    /// Files in the guest's address space.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pmem: Vec<Pmem>,
     /// Memory that the guest gives back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Balloon>,
@@ -96,6 +106,8 @@ impl VmConfig {
             drives: Vec::new(),
             network_interfaces: Vec::new(),
             vsock: None,
+            memory_hotplug: None,
+            pmem: Vec::new(),
             balloon: None,
             entropy: None,
             serial: None,

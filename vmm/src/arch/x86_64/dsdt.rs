@@ -11,6 +11,8 @@ use acpi_tables::{
 
 /// "Button pressed" (ACPI 6.5, 4.8.3.1).
 const BUTTON_PRESSED: u8 = 0x80;
+/// "The generation ID has changed".
+const CHANGED: u8 = 0x80;
 
 /// The byte code that follows the table's header.
 pub(super) fn definitions(devices: &[Place], extras: Extras) -> Vec<u8> {
@@ -25,6 +27,7 @@ pub(super) fn definitions(devices: &[Place], extras: Extras) -> Vec<u8> {
         dsdt_pci::hotplug(&mut code);
     }
     events(extras.pci, &mut code);
+    generation(&mut code);
     pvpanic(&mut code);
     if extras.serial {
         serial(&mut code);
@@ -60,8 +63,8 @@ fn virtio_mmio(index: usize, place: &Place, shared: bool, code: &mut Vec<u8>) {
     .to_aml_bytes(code);
 }
 
-/// A control-method power button (`PNP0C0C`) and the generic event device that presses it (`ACPI0013`, 5.6.9) and, with PCI, tells of hot
-/// plug.
+/// A control-method power button (`PNP0C0C`) and the generic event device that presses it (`ACPI0013`, 5.6.9) says that the
+/// generation ID has changed and, with PCI, tells of hot plug.
 fn events(pci: bool, code: &mut Vec<u8>) {
     let interrupt = |gsi| Interrupt::new(true, true, false, false, gsi);
     let (press, plug) = (interrupt(layout::GED_GSI), interrupt(layout::PCI_HOTPLUG_GSI));
@@ -72,8 +75,13 @@ fn events(pci: bool, code: &mut Vec<u8>) {
     let scan = MethodCall::new(dsdt_pci::scan_method(), vec![]);
     let plug_event = Equal::new(&Arg(0), &layout::PCI_HOTPLUG_GSI);
     let plugging = If::new(&plug_event, vec![&scan]);
-    let mut interrupts: Vec<&dyn Aml> = vec![&press];
-    let mut handlers: Vec<&dyn Aml> = vec![&pressing];
+    let copied = interrupt(layout::GENERATION_GSI);
+    let (id, clock) = (Path::new("\\_SB_.VGEN"), Path::new("\\_SB_.VCLK"));
+    let (id_changed, clock_changed) = (Notify::new(&id, &CHANGED), Notify::new(&clock, &CHANGED));
+    let copied_event = Equal::new(&Arg(0), &layout::GENERATION_GSI);
+    let copying = If::new(&copied_event, vec![&id_changed, &clock_changed]);
+    let mut interrupts: Vec<&dyn Aml> = vec![&press, &copied];
+    let mut handlers: Vec<&dyn Aml> = vec![&pressing, &copying];
     if pci {
         interrupts.push(&plug);
         handlers.push(&plugging);
@@ -95,6 +103,37 @@ fn events(pci: bool, code: &mut Vec<u8>) {
                     &Name::new(Path::new("_UID"), &ZERO),
                     &Name::new(Path::new("_CRS"), &ResourceTemplate::new(interrupts)),
                     &Method::new(Path::new("_EVT"), 1, true, handlers),
+                ],
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// The generation ID (Microsoft, "Virtual Machine Generation ID": any device with this compatible ID whose ADDR has the two halves of an
+/// address) and the VMClock.
+fn generation(code: &mut Vec<u8>) {
+    let (low, high) = (layout::GENERATION_ID as u32, 0u32);
+    let page = Memory32Fixed::new(true, layout::VMCLOCK as u32, layout::VMCLOCK_SIZE as u32);
+    Scope::new(
+        Path::new("_SB_"),
+        vec![
+            &Device::new(
+                Path::new("VGEN"),
+                vec![
+                    &Name::new(Path::new("_HID"), &"VIAL0001"),
+                    &Name::new(Path::new("_CID"), &"VM_Gen_Counter"),
+                    &Name::new(Path::new("_DDN"), &"VM_Gen_Counter"),
+                    &Name::new(Path::new("ADDR"), &Package::new(vec![&low, &high])),
+                ],
+            ),
+            &Device::new(
+                Path::new("VCLK"),
+                vec![
+                    &Name::new(Path::new("_HID"), &"VIAL0002"),
+                    &Name::new(Path::new("_CID"), &"VMCLOCK"),
+                    &Name::new(Path::new("_DDN"), &"VMCLOCK"),
+                    &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&page])),
                 ],
             ),
         ],

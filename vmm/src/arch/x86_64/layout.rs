@@ -3,6 +3,7 @@
 //! ```text
 //! 0x0000_0500 GDT          0x0000_7000 PVH memory map, or zero page     0x0000_9000 page tables (linux64)
 //! 0x0000_6000 start_info   0x0002_0000 command line                     0x000e_0000 ACPI tables
+//! 0x000d_e000 generation ID, VMClock
 //! 0x0010_0000 kernel …     top of low RAM: initrd
 //! 0xc000_0000 … 4 GiB      no RAM: boot timer at 0xc000_0000, virtio-mmio at 0xd000_0000, PCI from 0xe000_0000 on,
 //!                          IOAPIC 0xfec0_0000, local APIC 0xfee0_0000
@@ -35,6 +36,13 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_MAX: usize = 2048;
 /// End of conventional memory; from here to [`HIGH_RAM`] the memory map says "reserved".
 pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// Where the guest finds its generation ID (VM_Gen_Counter); the memory map says "reserved" here as in all between [`LOW_RAM_END`] and
+/// [`HIGH_RAM`].
+pub const GENERATION_ID: u64 = 0xd_e000;
+/// Its VMClock: a page, which programs in the guest map.
+pub const VMCLOCK: u64 = 0xd_f000;
+/// Bytes of it.
+pub const VMCLOCK_SIZE: u64 = 0x1000;
 /// RSDP, then the tables. Inside the range that Linux scans for an RSDP, for kernels told of it in no other way.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the room for ACPI tables.
@@ -72,6 +80,8 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages for KVM's task state segment (Intel without unrestricted guest).
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
+/// Interrupt of the generic event device for a changed generation ID.
+pub const GENERATION_GSI: u32 = 3;
 /// Interrupt of the serial port, as of old.
 pub const SERIAL_GSI: u32 = 4;
 /// Interrupt of the generic event device (the power button).

@@ -1,0 +1,174 @@
+//! virtio-mem (virtio 1.2, section 5.15): memory that the guest takes and gives back in blocks while it runs, up to what it is asked to
+//! have.
+//!
+//! What is not plugged in is out of the reach of the guest's processors as far as whole memory slots go, and goes back to the host.
+
+mod shared;
+
+#[cfg(test)]
+mod tests;
+
+pub use shared::{MemControl, MemError};
+
+use super::queue::drain;
+use super::worker::{Interest, Source, Worker, WorkerSlot};
+use super::{
+    ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
+    VirtioDevice,
+};
+use crate::api::config::MemoryHotplug;
+use crate::memory::{self, Backing, Slots};
+use shared::{Answer, Shared};
+use std::sync::Arc;
+use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+const QUEUE_SIZES: [u16; 1] = [64];
+/// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: drivers must not touch what is not plugged in, and here they can't.
+const F_UNPLUGGED_INACCESSIBLE: u64 = 1;
+
+/// Bytes of a request and of a response (5.15.6).
+const REQUEST: usize = 24;
+const RESPONSE: usize = 10;
+const PLUG: u16 = 0;
+const UNPLUG: u16 = 1;
+const UNPLUG_ALL: u16 = 2;
+const STATE: u16 = 3;
+
+/// The device.
+pub struct Mem {
+    shared: Arc<Shared>,
+    backing: Backing,
+    worker: WorkerSlot<MemWorker>,
+}
+
+impl Mem {
+    /// For memory at guest-physical `start`, of this kind, which is in the guest's memory already but in no slot.
+    pub fn new(config: MemoryHotplug, start: u64, slots: Box<dyn Slots>, backing: Backing) -> Self {
+        Self { shared: Arc::new(Shared::new(config, start, slots)), backing, worker: WorkerSlot::new() }
+    }
+
+    /// What may be changed and asked while it runs.
+    pub fn control(&self) -> MemControl {
+        MemControl::new(Arc::clone(&self.shared))
+    }
+}
+
+impl VirtioDevice for Mem {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_MEM
+    }
+
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        1 << F_UNPLUGGED_INACCESSIBLE
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        super::read_space(&self.shared.config_space(), offset, data);
+    }
+
+    fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
+        let (shared, backing) = (Arc::clone(&self.shared), self.backing.clone());
+        self.worker.start("memory", context, |mut context| {
+            Ok(MemWorker {
+                queue: context.take_queue(),
+                memory: context.memory,
+                interrupt: context.interrupt,
+                chain: Chain::default(),
+                shared,
+                backing,
+            })
+        })
+    }
+
+    fn reset(&mut self) {
+        // What is plugged in stays so (5.15.5.1): the next driver finds it, and may unplug all.
+        self.worker.stop();
+    }
+
+    fn pause(&mut self) {
+        self.worker.pause();
+    }
+
+    fn save(&mut self) -> Result<DeviceState, DeviceError> {
+        let mut state = self.worker.save("memory")?;
+        state.device = self.shared.save();
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
+        let bad = |why| DeviceError::BadState { device: "memory".into(), why };
+        self.shared.restore(state).map_err(bad)
+    }
+
+    fn resume(&mut self) -> Result<(), DeviceError> {
+        self.worker.resume()
+    }
+}
+
+struct MemWorker {
+    memory: GuestMemory,
+    queue: DeviceQueue,
+    interrupt: Arc<dyn Interrupt>,
+    chain: Chain,
+    shared: Arc<Shared>,
+    backing: Backing,
+}
+
+impl Worker for MemWorker {
+    fn sources(&self) -> Vec<Source> {
+        vec![Source::readable(self.queue.event(), 0)]
+    }
+
+    fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        let Self { memory, queue, interrupt, chain, shared, backing } = self;
+        drain(queue, memory, interrupt.as_ref(), chain, |chain| {
+            let mut request = [0; REQUEST];
+            if chain.read_at(memory, 0, &mut request) < REQUEST {
+                return Err(RingError::Malformed("is too short"));
+            }
+            let (answer, state) =
+                serve(shared, &request, |address, len| discard(memory, backing, address, len));
+            let mut response = [0; RESPONSE];
+            response[..2].copy_from_slice(&(answer as u16).to_le_bytes());
+            response[8..].copy_from_slice(&state.to_le_bytes());
+            match chain.write_at(memory, 0, &response) {
+                RESPONSE => Ok(RESPONSE as u32),
+                _ => Err(RingError::Malformed("has no room for its answer")),
+            }
+        })
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState { queues: vec![self.queue.snapshot()], device: serde_json::Value::Null }
+    }
+}
+
+/// What becomes of a request: the answer, and for [`STATE`] what it found. `discard` gives memory back.
+fn serve(shared: &Shared, request: &[u8; REQUEST], discard: impl FnMut(u64, u64)) -> (Answer, u16) {
+    let word = |at: usize| u16::from_le_bytes([request[at], request[at + 1]]);
+    let address = u64::from_le_bytes(request[8..16].try_into().expect("eight bytes of an array"));
+    let blocks = word(16);
+    match word(0) {
+        PLUG => (shared.plug(address, blocks), 0),
+        UNPLUG => (shared.unplug(address, blocks, discard), 0),
+        UNPLUG_ALL => (shared.unplug_all(discard), 0),
+        STATE => shared.state(address, blocks).map_or((Answer::Error, 0), |state| (Answer::Ack, state)),
+        _ => (Answer::Error, 0),
+    }
+}
+
+fn discard(memory: &GuestMemory, backing: &Backing, address: u64, len: u64) {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    for slice in memory.get_slices(GuestAddress(address), len).map_while(Result::ok) {
+        memory::discard(&slice, backing);
+    }
+}

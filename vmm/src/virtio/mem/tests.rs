@@ -1,0 +1,187 @@
+use super::*;
+use crate::memory::{Recipe, allocate, extend};
+use crate::virtio::testing::{Guest, QUEUE_SIZE as RING, VERSION_1, arbitrary};
+use crate::virtio::{Signals, Transport};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use vm_memory::Bytes;
+
+const START: u64 = 4 << 30;
+const BLOCK: u64 = 64 << 20;
+const CONFIG: MemoryHotplug = MemoryHotplug { total_size_mib: 512, block_size_mib: 64, slot_size_mib: 128 };
+
+/// Slots that are only written down; number 3 never works.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<BTreeSet<u32>>>);
+
+impl Slots for Written {
+    fn set(&self, index: u32, present: bool) -> std::io::Result<()> {
+        let mut slots = self.0.lock().unwrap();
+        match (index, present) {
+            (3, true) => return Err(std::io::ErrorKind::OutOfMemory.into()),
+            (_, true) => assert!(slots.insert(index), "slot {index} is there already"),
+            (_, false) => assert!(slots.remove(&index), "slot {index} is not there"),
+        }
+        Ok(())
+    }
+}
+
+struct World {
+    guest: Guest,
+    control: MemControl,
+    slots: Written,
+}
+
+fn device(slots: &Written) -> Mem {
+    Mem::new(CONFIG, START, Box::new(slots.clone()), Backing::Anonymous)
+}
+
+impl World {
+    fn new(requested: u64) -> Self {
+        let slots = Written::default();
+        let mem = device(&slots);
+        let control = mem.control();
+        let ram = allocate(16 << 20, &Recipe::DEFAULT).unwrap();
+        let memory = extend(&ram, &Recipe::DEFAULT, START, 512 << 20).unwrap();
+        let mut guest = Guest::with_memory(memory, Box::new(mem));
+        guest.negotiate(VERSION_1 | 1 << F_UNPLUGGED_INACCESSIBLE);
+        guest.set_up_rings();
+        guest.set_status(15);
+        guest.run();
+        let world = Self { guest, control, slots };
+        world.control.resize(requested, &world.signals()).unwrap();
+        world
+    }
+
+    fn signals(&self) -> Arc<Signals> {
+        self.guest.transport.core().signals()
+    }
+
+    fn ask(&mut self, kind: u16, block: u64, count: u16) -> (u16, u16) {
+        let mut request = [0; REQUEST];
+        request[..2].copy_from_slice(&kind.to_le_bytes());
+        request[8..16].copy_from_slice(&(START + block * BLOCK).to_le_bytes());
+        request[16..18].copy_from_slice(&count.to_le_bytes());
+        let (request, response) = (self.guest.data(&request), self.guest.room(10, true));
+        self.guest.send(0, &[request, response]);
+        assert_eq!(self.guest.used(0).unwrap().1, 10);
+        let bytes = self.guest.bytes(response, 10);
+        (u16::from_le_bytes([bytes[0], bytes[1]]), u16::from_le_bytes([bytes[8], bytes[9]]))
+    }
+
+    fn slots(&self) -> Vec<u32> {
+        self.slots.0.lock().unwrap().iter().copied().collect()
+    }
+}
+
+#[test]
+fn slots_are_in_the_machine_while_a_block_of_theirs_is() {
+    let mut world = World::new(256);
+    assert_eq!((world.slots(), world.ask(PLUG, 1, 2)), (vec![], (0, 0)));
+    assert_eq!((world.slots(), world.control.status().plugged_size_mib), (vec![0, 1], 128));
+    world.guest.memory.write_obj(7u8, GuestAddress(START + BLOCK)).unwrap();
+    assert_eq!(
+        [world.ask(STATE, 1, 2), world.ask(STATE, 0, 1), world.ask(STATE, 0, 4)],
+        [(0, 0), (0, 1), (0, 2)]
+    );
+    assert_eq!((world.ask(UNPLUG, 1, 1), world.slots()), ((0, 0), vec![1]));
+    assert_eq!(world.guest.memory.read_obj::<u8>(GuestAddress(START + BLOCK)).unwrap(), 0);
+    assert_eq!((world.ask(UNPLUG_ALL, 0, 0), world.slots()), ((0, 0), vec![]));
+}
+
+#[test]
+fn no_more_is_plugged_in_than_was_asked_for() {
+    let mut world = World::new(128);
+    assert_eq!(world.ask(PLUG, 0, 3), (1, 0));
+    assert_eq!(
+        [world.ask(PLUG, 0, 2), world.ask(PLUG, 2, 1), world.ask(PLUG, 0, 1)],
+        [(0, 0), (1, 0), (3, 0)]
+    );
+    let signals = world.signals();
+    assert!(matches!(world.control.resize(1024, &signals), Err(MemError::TooMuch { .. })));
+    assert!(matches!(world.control.resize(65, &signals), Err(MemError::Blocks { .. })));
+    // Asked for less: the guest may keep what it has, and gets no more.
+    world.control.resize(64, &signals).unwrap();
+    assert_eq!(world.guest.config(48), (64u64 << 20).to_le_bytes());
+    assert_eq!((world.ask(UNPLUG, 0, 1), world.ask(PLUG, 0, 1)), ((0, 0), (1, 0)));
+}
+
+#[test]
+fn requests_that_make_no_sense_are_errors() {
+    let mut world = World::new(512);
+    for (kind, block, count) in [
+        (PLUG, 8, 1),
+        (PLUG, 7, 2),
+        (PLUG, 0, 0),
+        (UNPLUG, 0, 1),
+        (STATE, 9, 1),
+        (9, 0, 1),
+        (PLUG, u64::MAX / BLOCK, 1),
+    ] {
+        assert_eq!(world.ask(kind, block.min(1 << 30), count).0, 3, "{kind} {block} {count}");
+    }
+    assert!(world.slots().is_empty());
+}
+
+#[test]
+fn a_slot_that_the_host_can_not_give_leaves_none_behind() {
+    let mut world = World::new(512);
+    assert_eq!((world.ask(PLUG, 2, 6), world.slots()), ((2, 0), vec![]));
+    assert_eq!(world.control.status().plugged_size_mib, 0);
+}
+
+#[test]
+fn plugged_memory_is_there_in_another_process() {
+    let mut world = World::new(256);
+    world.ask(PLUG, 1, 2);
+    let slots = Written::default();
+    let mem = device(&slots);
+    let control = mem.control();
+    let guest = world.guest.migrate(Box::new(mem));
+    let mut world = World { guest, control, slots };
+    let status = world.control.status();
+    assert_eq!((world.slots(), status.plugged_size_mib, status.requested_size_mib), (vec![0, 1], 128, 256));
+    assert_eq!(world.ask(PLUG, 0, 1), (0, 0));
+    for state in [
+        serde_json::json!({"requested": 0, "block": 1, "plugged": []}),
+        serde_json::json!({"requested": 0, "block": BLOCK, "plugged": [[7, 2]]}),
+        serde_json::json!({"requested": 0, "block": BLOCK, "plugged": [[u64::MAX, 2]]}),
+        serde_json::json!(5),
+    ] {
+        assert!(device(&Written::default()).restore(&state).is_err(), "{state}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_ring_is_too_strange(
+        table in proptest::collection::vec(arbitrary::descriptor(), usize::from(RING)),
+        heads in proptest::collection::vec(any::<u16>(), 1..20),
+    ) {
+        let mut world = World::new(512);
+        for (index, (address, len, flags, next)) in table.iter().enumerate() {
+            world.guest.descriptor(world.guest.rings[0].table(), index as u16, *address, *len, *flags, *next);
+        }
+        for head in heads {
+            world.guest.offer_head(0, head % (RING + 1));
+            world.guest.kick(0);
+            world.guest.run();
+        }
+        prop_assert_eq!(world.guest.is_broken(), !world.guest.faults().is_empty());
+    }
+
+    #[test]
+    fn slots_always_follow_blocks(
+        requests in proptest::collection::vec((0u16..3, 0u64..9, 0u16..5), 0..40),
+    ) {
+        let mut world = World::new(320);
+        for (kind, block, count) in requests {
+            world.ask(kind, block, count);
+            let plugged: BTreeSet<u32> = (0..8).filter(|block| world.ask(STATE, *block, 1).1 == 0).map(|block| block as u32 / 2).collect();
+            prop_assert_eq!(world.slots(), plugged.into_iter().collect::<Vec<_>>());
+            prop_assert!(world.control.status().plugged_size_mib <= 320);
+        }
+    }
+}
