@@ -24,7 +24,7 @@ const RING: u16 = 8;
 /// Each queue has a page for its rings, from the second on: descriptors, then what is available, then what is used.
 const PAGE: u64 = 0x1000;
 
-fn memory() -> GuestMemory {
+pub(crate) fn memory() -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_SIZE as usize)]).unwrap()
 }
 

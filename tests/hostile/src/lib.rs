@@ -19,6 +19,7 @@ pub mod machine;
 pub mod objects;
 pub mod pci;
 pub mod peripherals;
+pub mod plug;
 pub mod registry;
 mod tarball;
 
@@ -50,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("entropy", peripherals::entropy),
     ("balloon", peripherals::balloon),
     ("pci", pci::bus),
+    ("plug", plug::plug),
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
     ("vm_api", machine::api),
