@@ -1,9 +1,10 @@
-use super::*;
+use super::super::*;
+use super::Guest;
 use crate::api::config::BalloonStart;
-use crate::bus::BusDevice;
 use crate::memory::{PAGE, Recipe, allocate};
 use crate::virtio::Transport;
-use crate::virtio::testing::{Guest, QUEUE_SIZE as RING, VERSION_1, arbitrary};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -27,7 +28,7 @@ fn guest(features: u64) -> (Guest, BalloonControl) {
     let mut guest = Guest::with_memory(memory, Box::new(balloon));
     guest.negotiate(features | VERSION_1);
     guest.set_up_rings();
-    guest.set(0x70, 15);
+    guest.set_status(15);
     guest.run();
     (guest, control)
 }
@@ -51,7 +52,7 @@ fn pages_of_an_inflated_balloon_go_back_to_the_host() {
     guest.send(0, &[numbers]);
     assert_eq!([2000, 2001, 2002].map(|page| at(&guest, page)), [0, 0, 7]);
     // The driver says how much it gave, and a deflated page is simply used again.
-    guest.transport.write(0x104, &512u32.to_le_bytes());
+    guest.write_config(4, &512u32.to_le_bytes());
     assert_eq!(control.statistics().unwrap().actual_mib, 2);
     guest.send(1, &[numbers]);
     assert_eq!((guest.used(0).unwrap().1, guest.used(1).unwrap().1), (0, 0));
@@ -144,7 +145,7 @@ fn a_balloon_without_extras_refuses_them() {
 #[test]
 fn a_balloon_goes_on_in_another_process() {
     let (mut guest, _) = guest(ALL);
-    guest.transport.write(0x104, &7u32.to_le_bytes());
+    guest.write_config(4, &7u32.to_le_bytes());
     let buffer = guest.data(&[0; 10]);
     guest.send(2, &[buffer]);
     let balloon = Balloon::new(&config(2), Backing::Anonymous).unwrap();
@@ -180,4 +181,28 @@ proptest! {
         }
         prop_assert_eq!(guest.is_broken(), !guest.faults().is_empty());
     }
+}
+
+/// Pages that go back to the host; which is for the device's own tests.
+struct Pages;
+
+impl Subject for Pages {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        Box::new(Balloon::new(&config(2), Backing::Anonymous).unwrap())
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        // None of those that hold rings and buffers, nor one that exists.
+        let page = guest.data(&(u32::MAX - number).to_le_bytes());
+        (number as usize % 2, guest.offer(number as usize % 2, &[page]))
+    }
+
+    fn answered<R: Registers>(&mut self, _guest: &mut GuestOver<R>, _number: u32, written: u32) {
+        assert_eq!(written, 0);
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Pages);
 }

@@ -140,6 +140,10 @@ impl<R: Registers> GuestOver<R> {
         data
     }
 
+    pub fn write_config(&mut self, offset: u64, data: &[u8]) {
+        R::write_config(&mut self.transport, offset, data);
+    }
+
     pub fn negotiate(&mut self, features: u64) {
         self.set_status(1);
         self.set_status(3);

@@ -26,6 +26,7 @@ pub trait Registers: Sized {
     fn set_up(transport: &mut Self::Transport, index: u32, size: u32, parts: [u64; 3]);
     fn kick(transport: &mut Self::Transport, queue: u32);
     fn config(transport: &mut Self::Transport, offset: u64, data: &mut [u8]);
+    fn write_config(transport: &mut Self::Transport, offset: u64, data: &[u8]);
     fn generation(transport: &mut Self::Transport) -> u32;
     /// What was signalled since the last time: 1 for queues, 2 for the configuration.
     fn acknowledge(transport: &mut Self::Transport) -> u32;
@@ -97,6 +98,10 @@ impl Registers for Mmio {
 
     fn config(transport: &mut MmioTransport, offset: u64, data: &mut [u8]) {
         transport.read(u64::from(reg::VIRTIO_MMIO_CONFIG) + offset, data);
+    }
+
+    fn write_config(transport: &mut MmioTransport, offset: u64, data: &[u8]) {
+        transport.write(u64::from(reg::VIRTIO_MMIO_CONFIG) + offset, data);
     }
 
     fn generation(transport: &mut MmioTransport) -> u32 {
@@ -251,6 +256,10 @@ impl Registers for Pci {
 
     fn config(transport: &mut PciTransport, offset: u64, data: &mut [u8]) {
         transport.read(0x2000 + offset, data);
+    }
+
+    fn write_config(transport: &mut PciTransport, offset: u64, data: &[u8]) {
+        transport.write(0x2000 + offset, data);
     }
 
     fn generation(transport: &mut PciTransport) -> u32 {
