@@ -10,6 +10,7 @@ mod firecracker_api;
 mod hostile_container;
 mod image_tree;
 mod images;
+mod io;
 mod kills;
 mod life;
 mod lists;

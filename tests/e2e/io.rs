@@ -1,0 +1,167 @@
+//! A disk of several queues behind rings, and an interface of vhost-net, under Linux: what goes in comes out, and both change while
+//! the guest runs. `vial-vmm` alone, without launcher or daemon.
+
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use vial_tests::fixtures;
+use vial_tests::host::Vial;
+
+const TAP: &str = "viale2eio";
+const DISK_MIB: u64 = 32;
+const MOVED_MIB: usize = 8;
+
+fn part(name: &str) -> PathBuf {
+    let program = std::fs::canonicalize(Vial::program()).expect("the program is installed");
+    program.parent().and_then(Path::parent).expect("it is in a bin folder").join("lib/vial").join(name)
+}
+
+fn ip(words: &str) {
+    assert!(Command::new("ip").args(words.split(' ')).status().expect("ip can be run").success(), "{words}");
+}
+
+/// A TAP that goes when the test does.
+struct Tap;
+
+impl Tap {
+    fn new() -> Self {
+        ip(&format!("tuntap add dev {TAP} mode tap vnet_hdr"));
+        ip(&format!("addr add 10.98.0.1/24 dev {TAP}"));
+        ip(&format!("link set {TAP} up"));
+        Self
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", TAP]).status();
+    }
+}
+
+/// A running VMM, whose console is its standard output; a test that fails takes it along.
+struct Vmm(Child, BufReader<std::process::ChildStdout>);
+
+impl Vmm {
+    /// The line that begins with this word, without it.
+    fn says(&mut self, word: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = Vec::new();
+            let read = self.1.read_until(b'\n', &mut line).expect("the console can be read");
+            let line = String::from_utf8_lossy(&line);
+            all.push_str(&line);
+            assert!(read > 0, "no {word} in {all}");
+            if let Some(rest) = line.trim().strip_prefix(word) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn control(socket: &Path, request: &serde_json::Value) {
+    let mut stream = UnixStream::connect(socket).expect("the VM is there");
+    writeln!(stream, "{request}").expect("it listens");
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).expect("it answers");
+    assert!(answer.contains("\"state\""), "{answer}");
+}
+
+#[test]
+fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let path = |name: &str| folder.path().join(name);
+    let disk = std::fs::File::create(path("disk")).expect("the folder is writable");
+    disk.set_len(DISK_MIB << 20).expect("a file can be long");
+    let _tap = Tap::new();
+    let listener = TcpListener::bind("10.98.0.1:7001").expect("the address is ours");
+    let blocks = DISK_MIB * 2048;
+    let lines = [
+        format!("dd if=/dev/urandom of=/tmp/x bs=1M count={MOVED_MIB} 2>/dev/null"),
+        "echo @queues $(ls /sys/block/vda/mq|wc -l)".into(),
+        "dd if=/tmp/x of=/dev/vda bs=1M oflag=direct 2>/dev/null".into(),
+        "dd if=/tmp/x of=/dev/vda bs=4k seek=3000 conv=fsync 2>/dev/null".into(),
+        "echo 3 >/proc/sys/vm/drop_caches".into(),
+        "sha256sum </tmp/x >/tmp/s".into(),
+        format!(
+            "dd if=/dev/vda bs=1M count={MOVED_MIB} iflag=direct 2>/dev/null|sha256sum|cmp - /tmp/s&&echo @first same"
+        ),
+        format!(
+            "dd if=/dev/vda bs=4k skip=3000 count={} 2>/dev/null|sha256sum|cmp - /tmp/s&&echo @second same",
+            MOVED_MIB * 256
+        ),
+        "sync&&blkdiscard -o 0 -l 8388608 /dev/vda&&echo @discarded".into(),
+        format!(
+            "while [ $(cat /sys/block/vda/size) = {blocks} ];do sleep 1;done;echo @size $(cat /sys/block/vda/size)"
+        ),
+        "ip addr add 10.98.0.2/24 dev eth0&&ip link set eth0 up".into(),
+        "nc 10.98.0.1 7001 </tmp/x".into(),
+        "echo @sent $(cat /tmp/s)".into(),
+        "nc -l -p 7000 >/tmp/y & echo @listens".into(),
+        "wait; cmp /tmp/x /tmp/y&&echo @received same".into(),
+        "poweroff -f".into(),
+    ];
+    // Too long for the command line: a disk of whole sectors, filled up with empty lines.
+    let mut script = lines.join("\n") + "\n";
+    script.extend(std::iter::repeat_n('\n', script.len().next_multiple_of(512) - script.len()));
+    std::fs::write(path("script"), script).expect("the folder is writable");
+    let config = json!({
+        "boot-source": {
+            "kernel_image_path": part("vmlinux"),
+            "initrd_path": fixtures::busybox_initrd(),
+            "boot_args": "console=hvc0 quiet panic=-1 script=sh${IFS}/dev/vdb",
+        },
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 128},
+        "drives": [
+            {
+                "drive_id": "data", "path_on_host": path("disk"), "cache_type": "Writeback", "io_engine": "Async",
+                "num_queues": 2, "io_threads": 1, "direct": true,
+            },
+            {"drive_id": "script", "path_on_host": path("script"), "is_read_only": true},
+        ],
+        "network-interfaces": [{"iface_id": "eth0", "host_dev_name": TAP, "vhost_net": "/dev/vhost-net"}],
+        "vial": {"console": {"output": "/dev/stdout"}, "control": path("control")},
+    });
+    std::fs::write(path("config"), config.to_string()).expect("the folder is writable");
+    let mut command = Command::new(part("vial-vmm"));
+    let command = command.args(["--no-api", "--config-file"]).arg(path("config"));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
+    let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
+    let mut vmm = Vmm(child, console);
+
+    assert_eq!(vmm.says("@queues"), "2");
+    assert_eq!((vmm.says("@first"), vmm.says("@second")), ("same".into(), "same".into()));
+    let before = disk.metadata().expect("it is there").blocks();
+    vmm.says("@discarded");
+    let after = disk.metadata().expect("it is there").blocks();
+    assert!(after + 8 * 2048 <= before + 64, "{before} blocks before, {after} after");
+    // It grows, and the guest hears of it.
+    disk.set_len((DISK_MIB + 1) << 20).expect("a file can be long");
+    control(&path("control"), &json!({"action": "update_drive", "drive_id": "data", "measure": true}));
+    assert_eq!(vmm.says("@size"), ((DISK_MIB + 1) * 2048).to_string());
+
+    let mut bytes = Vec::new();
+    let (mut stream, _) = listener.accept().expect("the guest connects");
+    stream.read_to_end(&mut bytes).expect("the guest sends");
+    drop(stream);
+    assert_eq!(bytes.len(), MOVED_MIB << 20);
+    assert!(!vmm.says("@sent").is_empty());
+    vmm.says("@listens");
+    // Its listener may be there a moment later than its words.
+    let mut stream =
+        vial_tests::talk::until("the guest listens", || TcpStream::connect("10.98.0.2:7000").ok());
+    stream.write_all(&bytes).expect("the guest receives");
+    drop(stream);
+    assert_eq!(vmm.says("@received"), "same");
+    assert_eq!(vmm.0.wait().expect("it ends").code(), Some(0));
+}
