@@ -195,8 +195,18 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
         "boot-source": {
             "kernel_image_path": part("vmlinux"),
             "initrd_path": fixtures::busybox_initrd(),
-            "boot_args": script(&["echo up", "sleep 1000"]),
+            "boot_args": script(&[
+                "ip link set lo up; ip link set eth0 up; ip addr add 172.16.0.2/30 dev eth0",
+                "ip route add 169.254.169.254 dev eth0",
+                "ask() { wget -q -O - \"$@\"; echo; }",
+                "ask http://169.254.169.254/",
+                "ask --header 'Accept: application/json' http://169.254.169.254/latest/meta-data",
+                "ask http://169.254.169.254/long | wc -c",
+                "echo up; sleep 1000",
+            ]),
         },
+        "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "vialmmds0"}],
+        "mmds-config": {"network_interfaces": ["eth0"]},
         "machine-config": {"vcpu_count": 2, "mem_size_mib": 128, "smt": false},
         "metrics": {"metrics_path": folder.path().join("metrics")},
         "vial": {"console": {"output": folder.path().join("console")}},
@@ -204,13 +214,24 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
     let path = folder.path().join("config.json");
     std::fs::write(&path, config.to_string()).expect("there is room");
     let mut command = Command::new(part("vial-vmm"));
-    command.args(["--level", "info", "--config-file"]).arg(&path).stdout(Stdio::piped());
+    let metadata = folder.path().join("metadata.json");
+    let document = json!({"latest": {"meta-data": {"ami-id": "ami-1"}}, "long": "x".repeat(40_000)});
+    std::fs::write(&metadata, document.to_string()).expect("there is room");
+    command
+        .arg("--metadata")
+        .arg(&metadata)
+        .args(["--level", "info", "--config-file"])
+        .arg(&path)
+        .stdout(Stdio::piped());
     let mut process = Process(command.spawn().expect("it can be run"));
     let child = &mut process.0;
     served(child);
     let socket = Path::new("/run/firecracker.socket");
     assert_eq!(state(socket), "Running");
-    console.read().wait_for("up");
+    let mut console = console.read();
+    for line in ["latest/", "long", r#"{"ami-id":"ami-1"}"#, "40001", "up"] {
+        console.wait_for(line);
+    }
     done(socket, "PUT", "/mmds", &json!({"a": 1}));
     done(socket, "PUT", "/vial/actions", &json!({"action_type": "Stop"}));
     assert_eq!(child.wait().expect("it is our child").code(), Some(13));

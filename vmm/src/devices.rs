@@ -4,10 +4,14 @@ use crate::api::config::{CacheType, Drive, NetworkInterface, VmConfig};
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
 use crate::memory::{PmemMapping, Slots};
+use crate::mmds::{SharedStore, Wire};
 use crate::plugs::Name;
+use crate::sys;
 use crate::validate::{self, ConfigError};
 use crate::virtio::{VirtioDevice, balloon, block, console, mem, net, pmem, rng, vsock};
 use std::fs::File;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,19 @@ pub struct Prepared {
     pub threads: IoThreads,
 }
 
+/// The metadata service on an interface, if it is to be there.
+fn metadata(config: &VmConfig, id: &str, store: Option<&SharedStore>) -> Result<Option<Wire>, MakeError> {
+    let (Some(mmds), Some(store)) = (&config.mmds_config, store) else { return Ok(None) };
+    if !mmds.network_interfaces.iter().any(|interface| interface == id) {
+        return Ok(None);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = sys::secret();
+    let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    Wire::new(mmds, Arc::clone(store), seed, Instant::now())
+        .map(Some)
+        .map_err(|source| MakeError::Io { what: "the metadata service".into(), source })
+}
+
 /// Drives first, as their order names them in the guest (`/dev/vda`, …); then persistent memory, interfaces, socket, hot-pluggable memory, balloon, entropy, console.
 pub fn make(
     config: &VmConfig,
@@ -118,7 +135,8 @@ pub fn make(
     }
     let tap_files = files.taps.drain(..).zip(files.vhosts.drain(..));
     for (interface, (taps, vhost)) in config.network_interfaces.iter().zip(tap_files) {
-        devices.push(make_interface(interface, vm, taps, vhost)?);
+        let wire = metadata(config, &interface.iface_id, files.metadata.as_ref())?;
+        devices.push(make_interface(interface, vm, taps, vhost, wire)?);
     }
     if let (Some(vsock), Some(files)) = (&config.vsock, files.vsock.take()) {
         let guest_connect = match files.guest_connections {
@@ -163,6 +181,7 @@ pub fn make_interface(
     vm: &str,
     taps: Vec<File>,
     vhost: Option<File>,
+    wire: Option<Wire>,
 ) -> Result<Made, MakeError> {
     let mac = validate::mac(interface, vm)?;
     let device = net::Net::new(net::NetConfig {
@@ -174,6 +193,10 @@ pub fn make_interface(
         transmit_limit: interface.tx_rate_limiter,
     })
     .map_err(|source| MakeError::Net { id: interface.iface_id.clone(), source })?;
+    let device = match wire {
+        Some(wire) => device.with_metadata(wire),
+        None => device,
+    };
     let handle = Handle::Net { id: interface.iface_id.clone(), limits: device.limits() };
     Ok(Made { device: Box::new(device), handle })
 }

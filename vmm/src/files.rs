@@ -4,6 +4,7 @@ use crate::api::config::{
     BootSource, FileSource, MachineConfig, MemoryBacking, MemoryHotplug, NetworkInterface, VmConfig,
 };
 use crate::memory::{Backing, MemoryError, Recipe};
+use crate::mmds::SharedStore;
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
@@ -136,6 +137,8 @@ pub struct Files {
     pub console: Option<(Option<File>, Option<File>)>,
     /// Input and output of the serial port.
     pub serial: Option<(Option<File>, File)>,
+    /// What the guest may read through the metadata service.
+    pub metadata: Option<SharedStore>,
     /// Where control requests come in.
     pub control: Option<UnixListener>,
 }
@@ -258,6 +261,7 @@ impl Files {
                 None => None,
             },
             serial: config.serial.as_ref().map(serial).transpose()?,
+            metadata: None,
             control: config
                 .vial
                 .control

@@ -196,7 +196,7 @@ impl Machine {
                 (made, Name::Drive(drive.drive_id.clone()))
             }
             Plugged::Interface(interface) => {
-                let made = devices::make_interface(interface, &self.id, files, None)?;
+                let made = devices::make_interface(interface, &self.id, files, None, None)?;
                 (made, Name::Interface(interface.iface_id.clone()))
             }
         };

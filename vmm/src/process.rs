@@ -13,7 +13,7 @@ use crate::http::waiting::{self, Start, Waited};
 use crate::http::{Answer, Draft, Fault, Front, ServeError};
 use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
-use crate::mmds::{Store, StoreError};
+use crate::mmds::{SharedStore, Store, StoreError};
 use crate::observe::{ObserveError, Observer};
 use crate::seccomp::{Filter, Thread, Uses};
 use crate::status::Status;
@@ -25,8 +25,8 @@ use event_manager::{EventManager, SubscriberOps};
 use kvm_ioctls::Kvm;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 /// Why there is no running VM.
 #[derive(Debug, thiserror::Error)]
@@ -162,18 +162,24 @@ fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Fro
     let filter = Filter::new(Thread::Api, Profile::Api, Uses::default()).map_err(ServeError::from)?;
     let front = Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests))?;
     host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
-    let mut mmds = Store::new(options.mmds_limit);
+    log!(Info, "The API is served");
+    Ok((front, Service { id: options.id.clone(), mmds: Arc::clone(&host.metadata) }))
+}
+
+/// The metadata service's document as it is at the start.
+fn metadata(options: &Options) -> Result<SharedStore, StartError> {
+    let mut store = Store::new(options.mmds_limit);
     if let Some(path) = &options.metadata {
         let document = read(File::open(path), &format!("{path:?}"))?;
         let document = serde_json::from_slice(&document).map_err(StartError::Metadata)?;
-        mmds.put(document).map_err(StartError::MetadataSize)?;
+        store.put(document).map_err(StartError::MetadataSize)?;
     }
-    log!(Info, "The API is served");
-    Ok((front, Service { id: options.id.clone(), mmds }))
+    Ok(Arc::new(Mutex::new(store)))
 }
 
 /// What a VM needs besides its configuration and files.
 struct Host {
+    metadata: SharedStore,
     kvm: Kvm,
     end: EndSignal,
     gate: Arc<Gate>,
@@ -199,7 +205,8 @@ impl Host {
         manager.add_subscriber(Box::new(wake(gate.parked_event())?));
         manager.add_subscriber(Box::new(Signals::new(signals, end.clone())));
         let (commands, requests) = channel();
-        Ok(Self { kvm, end, gate, manager, commands, requests, observer: Observer::default() })
+        let (metadata, observer) = (metadata(options)?, Observer::default());
+        Ok(Self { metadata, kvm, end, gate, manager, commands, requests, observer })
     }
 
     /// Begins to log and measure, as the arguments and then the configuration say.
@@ -227,6 +234,7 @@ impl Host {
         if let Some(listener) = files.control.take() {
             self.manager.add_subscriber(Box::new(Control::new(listener, self.commands)));
         }
+        files.metadata = Some(self.metadata);
         let parts = Parts {
             kvm: self.kvm,
             files,

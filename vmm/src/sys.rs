@@ -24,6 +24,13 @@ pub fn cpu_us() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000 + time.tv_nsec.cast_unsigned() / 1000
 }
 
+/// Bytes that nobody can guess.
+pub fn secret() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    random(&mut bytes).expect("the kernel gives up to 256 bytes whole, and it has started long ago");
+    bytes
+}
+
 /// Whether `fd` is an open descriptor of this process.
 pub fn check_open(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_GETFD takes no pointer.

@@ -55,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
     ("vm_api", machine::api),
+    ("mmds", machine::metadata),
     ("bench_document", bench::document),
     ("objects", objects::body),
     ("object_patches", objects::patches),

@@ -3,18 +3,19 @@
 use super::action::{Action, Answer, BalloonAction, Configure, Fault, Outcome};
 use super::{API_VERSION, Draft};
 use crate::files;
-use crate::mmds::{Store, StoreError};
+use crate::mmds::{SharedStore, Store, StoreError};
 use crate::observe::Observer;
 use crate::virtio::Subscriber;
 use event_manager::EventManager;
 use serde_json::{Value, json};
+use std::sync::{MutexGuard, PoisonError};
 
 /// What requests find whether the VM runs or not.
 pub struct Service {
     /// Name of the VM.
     pub id: String,
     /// The metadata service's document.
-    pub mmds: Store,
+    pub mmds: SharedStore,
 }
 
 /// Answers `action`; InstanceStart is not for here, since it takes the draft away.
@@ -78,6 +79,10 @@ fn probe(document: &Configure) -> Result<(), Fault> {
 }
 
 impl Service {
+    fn mmds(&self) -> MutexGuard<'_, Store> {
+        self.mmds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answers what has nothing to do with devices; `state` is Firecracker's word for what the VM does.
     ///
     /// # Errors
@@ -92,9 +97,9 @@ impl Service {
                 "app_name": "Vial",
             }))),
             Action::Version => Ok(Answer::Json(json!({ "firecracker_version": API_VERSION }))),
-            Action::GetMmds => Ok(Answer::Json(self.mmds.document())),
-            Action::PutMmds(document) => self.mmds.put(document).map(empty).map_err(mmds_fault),
-            Action::PatchMmds(patch) => self.mmds.patch(&patch).map(empty).map_err(mmds_fault),
+            Action::GetMmds => Ok(Answer::Json(self.mmds().document())),
+            Action::PutMmds(document) => self.mmds().put(document).map(empty).map_err(mmds_fault),
+            Action::PatchMmds(patch) => self.mmds().patch(&patch).map(empty).map_err(mmds_fault),
             Action::Lacking(what) => {
                 Err(Fault::bad(format!("The requested operation is not supported: this VMM has no {what}")))
             }

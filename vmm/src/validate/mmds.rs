@@ -25,5 +25,11 @@ pub fn mmds(mmds: &MmdsConfig, config: &VmConfig) -> Result<(), ConfigError> {
              network interface.",
         );
     }
+    let moved_by_host = |id: &String| {
+        config.network_interfaces.iter().any(|net| net.iface_id == *id && net.vhost_net.is_some())
+    };
+    if mmds.network_interfaces.iter().any(moved_by_host) {
+        return fault("An interface with vhost_net has no metadata service: its frames don't pass here.");
+    }
     Ok(())
 }

@@ -227,8 +227,8 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::Duplicate { field: "vsock.host_ports", name: twice.port.to_string() });
         }
     }
-    if config.mmds_config.is_some() {
-        return Err(ConfigError::Unsupported("mmds-config"));
+    if let Some(document) = &config.mmds_config {
+        mmds(document, config)?;
     }
     let devices = device_count(config);
     if devices > Places::MAX as usize {

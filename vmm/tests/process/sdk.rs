@@ -77,6 +77,7 @@ fn the_go_sdk_starts_changes_and_stops_a_vm() {
             "/network-interfaces/1",
             json!({"guest_mac": "02:00:00:00:00:01", "host_dev_name": name, "iface_id": "1", "rx_rate_limiter": limiter, "tx_rate_limiter": limiter}),
         ),
+        (tap, "/mmds/config", json!({"network_interfaces": ["1"]})),
         (true, "/vsock", json!({"guest_cid": 3, "uds_path": path("vsock"), "vsock_id": "1"})),
     ];
     for (there, path, body) in &configuration {

@@ -12,6 +12,8 @@ mod tap;
 #[path = "."]
 mod over_mmio {
     use crate::virtio::testing::Guest;
+    #[path = "metadata_tests.rs"]
+    mod metadata_tests;
     #[path = "pairs_tests.rs"]
     mod pairs_tests;
     #[path = "tests.rs"]
@@ -21,6 +23,8 @@ mod over_mmio {
 #[path = "."]
 mod over_pci {
     use crate::virtio::testing::PciGuest as Guest;
+    #[path = "metadata_tests.rs"]
+    mod metadata_tests;
     #[path = "pairs_tests.rs"]
     mod pairs_tests;
     #[path = "tests.rs"]
@@ -35,12 +39,13 @@ use super::limiter::Throttle;
 use super::worker::WorkerSlot;
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config::RateLimiter;
+use crate::mmds::Wire;
 use control::ControlWorker;
 use pair::PairWorker;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tap::Tap;
 pub use tap::TapError;
 use vhost::{Vhost, VhostWorker};
@@ -95,11 +100,17 @@ struct Common {
     /// Until the TAP is deleted; no new one ever takes its place.
     link: Arc<AtomicBool>,
     metrics: Arc<NetMetrics>,
+    /// A neighbour in this process, if the guest may ask for metadata here.
+    metadata: Option<Arc<Mutex<Wire>>>,
 }
 
 impl Common {
     fn mac(&self) -> [u8; 6] {
         *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn metadata(&self) -> Option<MutexGuard<'_, Wire>> {
+        self.metadata.as_ref().map(|wire| wire.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set_mac(&self, mac: [u8; 6]) {
@@ -188,11 +199,18 @@ impl Net {
                 pairs: Arc::new(AtomicU16::new(1)),
                 link: Arc::new(AtomicBool::new(true)),
                 metrics: Arc::clone(&limits.metrics),
+                metadata: None,
             },
             limits,
             queue_sizes,
             order: Vec::new(),
         }
+    }
+
+    /// The same with the metadata service as a neighbour.
+    pub fn with_metadata(mut self, wire: Wire) -> Self {
+        self.common.metadata = Some(Arc::new(Mutex::new(wire)));
+        self
     }
 
     /// What of it may be changed and read while it runs.

@@ -3,6 +3,7 @@
 use super::metrics::add;
 use super::tap::{HEADER, Received, Tap};
 use super::{Common, Limits};
+use crate::mmds::{HEAD, Wire};
 use crate::virtio::io::writev;
 use crate::virtio::limiter::Meter;
 use crate::virtio::queue::drain_while;
@@ -12,18 +13,23 @@ use event_manager::EventSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use vm_memory::VolatileSlice;
 
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;
 const TAP: u32 = 2;
 const RECEIVE_TIMER: u32 = 3;
 const TRANSMIT_TIMER: u32 = 4;
+const METADATA_TIMER: u32 = 5;
 
 /// The largest frame that a TAP hands out: a segmentation-offloaded packet with its Ethernet and offload headers.
 const MAX_FRAME: u32 = 65535 + 18 + HEADER as u32;
 /// `num_buffers`, the only header field that is the device's to fill.
 const NUM_BUFFERS: u32 = 10;
+/// Bytes of a frame for the metadata service at most: a request in one piece, whoever left its segmentation to us.
+const METADATA_FRAME: usize = 8192;
 
 pub(super) struct NetWorker {
     memory: GuestMemory,
@@ -175,7 +181,11 @@ impl NetWorker {
                 break;
             }
         }
-        let received = self.tap.receive(&slices);
+        let metadata = self.common.metadata().and_then(|mut wire| wire.next(Instant::now()));
+        let received = match metadata {
+            Some(frame) => place(&frame, &slices),
+            None => self.tap.receive(&slices),
+        };
         let Received::Frame(len) = received else { return Ok(received) };
         let (mut rest, mut used) = (len as u64, 0u16);
         for chain in &self.ready {
@@ -213,7 +223,9 @@ impl NetWorker {
                 return Err(RingError::Malformed("is shorter than a frame's header"));
             }
             let len = chain.readable_len();
-            if len <= MAX_FRAME {
+            if common.metadata().is_some_and(|mut wire| hand_over(&mut wire, chain, memory)) {
+                common.metrics.sent(len as usize - HEADER);
+            } else if len <= MAX_FRAME {
                 // A frame that the TAP has no room for, or finds wrong, is lost, as on any wire.
                 match writev(tap.file(), &chain.readable_slices(memory, 0, len)) {
                     Ok(_) => common.metrics.sent(len as usize - HEADER),
@@ -221,8 +233,41 @@ impl NetWorker {
                 }
             }
             Ok(0)
-        })
+        })?;
+        if self.common.metadata().is_some_and(|wire| wire.is_waiting()) {
+            return self.receive_frames(interest);
+        }
+        Ok(())
     }
+}
+
+/// Gives a frame to the metadata service if it is for it; whether it was.
+fn hand_over(wire: &mut Wire, chain: &Chain, memory: &GuestMemory) -> bool {
+    let mut head = [0; HEAD];
+    let read = chain.read_at(memory, HEADER as u32, &mut head);
+    if !wire.takes(&head[..read]) {
+        return false;
+    }
+    let len = chain.readable_len() as usize - HEADER;
+    // What is longer than any request is lost, as on any wire.
+    if len <= METADATA_FRAME {
+        let mut frame = vec![0; len];
+        chain.read_at(memory, HEADER as u32, &mut frame);
+        wire.receive(frame, Instant::now());
+    }
+    true
+}
+
+/// Puts a frame of ours into the guest's buffers; it is lost if they are too short.
+fn place(frame: &[u8], slices: &[VolatileSlice<'_>]) -> Received {
+    let whole = [&[0; HEADER], frame].concat();
+    let mut rest = whole.as_slice();
+    for slice in slices {
+        let (part, more) = rest.split_at(rest.len().min(slice.len()));
+        slice.copy_from(part);
+        rest = more;
+    }
+    Received::Frame(whole.len() - rest.len())
 }
 
 impl Worker for NetWorker {
@@ -233,6 +278,9 @@ impl Worker for NetWorker {
         ];
         if self.watching {
             sources.push(Source::readable(self.tap.file(), TAP));
+        }
+        if let Some(wire) = self.common.metadata().filter(|_| self.index == 0) {
+            sources.push(Source::readable(wire.timer(), METADATA_TIMER));
         }
         sources.extend([&self.receive_meter, &self.transmit_meter].into_iter().filter_map(Meter::source));
         sources
@@ -252,6 +300,12 @@ impl Worker for NetWorker {
             }
             RECEIVE_TIMER => {
                 self.receive_meter.fired();
+                self.receive_frames(interest)
+            }
+            METADATA_TIMER => {
+                if let Some(mut wire) = self.common.metadata() {
+                    wire.tick(Instant::now());
+                }
                 self.receive_frames(interest)
             }
             RECEIVE => {
