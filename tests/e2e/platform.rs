@@ -71,7 +71,7 @@ impl Running {
         let document = folder.join("config.json");
         std::fs::write(&document, config.to_string()).expect("the folder is writable");
         let mut command = Command::new(part("vial-vmm"));
-        let command = command.arg("--config-file").arg(&document).stdout(Stdio::piped());
+        let command = command.args(["--no-api", "--config-file"]).arg(&document).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the VMM can be run");
         let output = child.stdout.take().expect("it was asked for");
         let lines = BufReader::new(output).lines();
