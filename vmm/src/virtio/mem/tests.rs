@@ -1,6 +1,7 @@
 use super::*;
 use crate::memory::{Recipe, allocate, extend};
-use crate::virtio::testing::{Guest, QUEUE_SIZE as RING, VERSION_1, arbitrary};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{Buffer, Guest, GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
 use crate::virtio::{Signals, Transport};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -151,6 +152,41 @@ fn plugged_memory_is_there_in_another_process() {
     ] {
         assert!(device(&Written::default()).restore(&state).is_err(), "{state}");
     }
+}
+
+/// Questions for the state of blocks, of which the first was plugged in.
+#[derive(Default)]
+struct Questions {
+    slots: Written,
+    answers: Vec<Buffer>,
+}
+
+impl Subject for Questions {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        // Another process puts its own slots in.
+        self.slots = Written::default();
+        Box::new(device(&self.slots))
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {
+        let mut request = [0; REQUEST];
+        request[..2].copy_from_slice(&STATE.to_le_bytes());
+        request[8..16].copy_from_slice(&START.to_le_bytes());
+        request[16] = 1;
+        let (request, response) = (guest.data(&request), guest.room(10, true));
+        self.answers.push(response);
+        (0, guest.offer(0, &[request, response]))
+    }
+
+    fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
+        let answer = guest.bytes(self.answers[number as usize], 10);
+        assert_eq!((written, answer), (10, vec![0, 0, 0, 0, 0, 0, 0, 0, 1, 0]));
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(Questions::default);
 }
 
 proptest! {

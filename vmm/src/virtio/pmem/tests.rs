@@ -1,6 +1,7 @@
 use super::*;
 use crate::memory::PmemMapping;
-use crate::virtio::testing::{Guest, QUEUE_SIZE, VERSION_1, arbitrary};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{Guest, GuestOver, QUEUE_SIZE, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::Write;
@@ -53,6 +54,30 @@ fn files_that_can_be_no_memory_are_refused() {
     let (mapping, _) = mapping(1, true);
     assert_eq!((mapping.len, mapping.read_only), (2 << 20, true));
     mapping.flush().unwrap();
+}
+
+/// Flushes.
+struct Flushes(Vec<crate::virtio::testing::Buffer>);
+
+impl Subject for Flushes {
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        Box::new(Pmem::new("p", mapping(1 << 20, true).0))
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {
+        let (request, response) = (guest.data(&FLUSH.to_le_bytes()), guest.room(4, true));
+        self.0.push(response);
+        (0, guest.offer(0, &[request, response]))
+    }
+
+    fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
+        assert_eq!((written, guest.bytes(self.0[number as usize], 4)), (4, DONE.to_le_bytes().to_vec()));
+    }
+}
+
+#[test]
+fn pauses_and_saved_states() {
+    Guest::suite(|| Flushes(Vec::new()));
 }
 
 proptest! {
