@@ -226,6 +226,13 @@ fn control_clients_that_leave_in_the_middle_leave_nothing() {
     let mut after = Client::connect(&vm.path("ready"));
     after.ask("resume");
     assert_eq!(after.ask("info")["state"], "running");
+    // The last of them may have left with the loop on its way to them: each answer is one more round of it.
+    for _ in 0..100 {
+        if descriptors(&process) <= before + 1 {
+            break;
+        }
+        after.ask("info");
+    }
     assert!(descriptors(&process) <= before + 1, "{} after {before}", descriptors(&process));
     stops(process, &mut after);
 }
