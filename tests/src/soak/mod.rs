@@ -220,7 +220,10 @@ impl Soak<'_> {
         for (other, allowed) in self.model.allowed(name, step, blow) {
             let fact = found.get(&other).copied().unwrap_or(Absent);
             if !allowed.contains(&fact) {
-                return Err(format!("{other} is {fact:?} and not one of {allowed:?}"));
+                // What it says of itself: a host that is too slow for its own limits looks like a fault otherwise.
+                let state = self.vial.run(["inspect", "--format", "{{json .State}}", other.as_str()]);
+                let state = state.stdout.trim();
+                return Err(format!("{other} is {fact:?} and not one of {allowed:?}; its state: {state}"));
             }
         }
         if let Some(stranger) = found.keys().find(|name| !self.model.known.contains_key(*name)) {
