@@ -1,6 +1,6 @@
 //! What firecracker-go-sdk asks of a VMM, in its order, with its bodies and in the form in which it sends them.
 //!
-//! Taken from the sources of its releases 1.0.0 and later (`machine.go`, `handlers.go`, `drives.go`, `client/models`), and not from a recording. A `Machine`
+//! Read from its sources (`machine.go`, `handlers.go`, `client/models`), and not from a recording: Go programs could not be built where this was written. A `Machine`
 //! with a log, metrics, two drives, an interface and a socket device asks in the order of `defaultFcInitHandlerList`; afterwards come
 //! the calls of its methods. Its HTTP client streams bodies, so they come in chunks, and it keeps one connection.
 
