@@ -120,7 +120,8 @@ impl Engine {
         let grace = already.map_or(asked, |already| already.min(asked));
         let is_first = !object::is_deleted(&new);
         if is_first || already != Some(grace) {
-            let deadline = self.world.now() + TimeDelta::try_seconds(grace).unwrap_or(TimeDelta::MAX / 4);
+            // Seventy years are as good as for ever, and fit into a calendar.
+            let deadline = self.world.now() + TimeDelta::seconds(grace.min(1 << 31));
             let deadline = deadline.to_rfc3339_opts(SecondsFormat::Secs, true);
             *object::entry(&mut new, &["metadata", "deletionTimestamp"]) = deadline.into();
             *object::entry(&mut new, &["metadata", "deletionGracePeriodSeconds"]) = grace.into();

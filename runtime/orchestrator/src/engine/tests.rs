@@ -208,6 +208,18 @@ fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
 }
 
 #[test]
+fn a_grace_period_beyond_all_calendars_is_one_all_the_same() {
+    let (_folder, engine) = engine();
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "here", "terminationGracePeriodSeconds": i64::MAX,
+        "containers": [{"name": "c", "image": "i"}]}});
+    create(&engine, target("Pod", "a", ""), pod).unwrap();
+    let Ok(Deleted::Going(going)) = engine.delete(target("Pod", "a", "p"), &DeleteOptions::default()) else {
+        panic!("it is placed")
+    };
+    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], i64::MAX);
+}
+
+#[test]
 fn nothing_is_made_in_a_namespace_that_goes() {
     let (_folder, engine) = engine();
     assert!(matches!(

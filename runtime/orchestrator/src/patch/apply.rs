@@ -1,10 +1,12 @@
 //! Server-side apply: an object is merged with what one manager wants, and it is remembered who wanted what (`metadata.managedFields`).
 
 use super::fields::{self, Fields};
+use super::strategic::add_to_set;
 use crate::object;
 use crate::schema::{Field, Of, Type};
 use crate::status::{ApiError, Cause, CauseKind, Reason};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Managers that one object remembers at most; the oldest that only updated it are put together.
 const MAX_MANAGERS: usize = 64;
@@ -220,18 +222,25 @@ fn merge_field(field: &'static Field, live: &mut Value, wanted: &Value) {
             live.extend(wanted.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
         (Of::List, Value::Array(live), Value::Array(wanted)) if !field.keys.is_empty() => {
+            let mut places: BTreeMap<String, usize> = live
+                .iter()
+                .enumerate()
+                .rev()
+                .map(|(place, item)| (fields::key_step(field, item), place))
+                .collect();
             for item in wanted {
-                let same = |one: &&mut Value| field.keys.iter().all(|key| one.get(key) == item.get(key));
-                match (live.iter_mut().find(same), structure) {
-                    (Some(found), Some(structure)) => merge(structure, found, item),
-                    (Some(found), None) => *found = item.clone(),
-                    (None, _) => live.push(item.clone()),
+                match (places.get(&fields::key_step(field, item)), structure) {
+                    (Some(place), Some(structure)) => merge(structure, &mut live[*place], item),
+                    (Some(place), None) => live[*place] = item.clone(),
+                    (None, _) => {
+                        places.insert(fields::key_step(field, item), live.len());
+                        live.push(item.clone());
+                    }
                 }
             }
         }
         (Of::List, Value::Array(live), Value::Array(wanted)) if field.set => {
-            let new: Vec<_> = wanted.iter().filter(|item| !live.contains(item)).cloned().collect();
-            live.extend(new);
+            add_to_set(live, wanted);
         }
         (_, live, wanted) => *live = wanted.clone(),
     }
@@ -310,6 +319,29 @@ mod tests {
         let error = applied(&new, config, "one").unwrap_err();
         assert_eq!(error.causes.len(), 1, "{error}");
         assert_eq!(error.causes[0].field, ".spec.replicas");
+    }
+
+    #[test]
+    fn a_key_that_looks_like_a_step_is_a_key() {
+        let labels = |text: &str| json!({"metadata": {"name": "web", "labels": {"f:f:a": text}}});
+        let mut new = labels("2");
+        track_update(structure(), Some(&labels("1")), &mut new, writer("one"));
+        let expected = json!({"f:metadata": {"f:labels": {"f:f:f:a": {}}}});
+        assert_eq!(new["metadata"]["managedFields"][0]["fieldsV1"], expected);
+    }
+
+    #[test]
+    fn lists_of_a_body_full_of_items_are_a_matter_of_a_moment() {
+        let list = |count: usize| -> Value {
+            let env: Vec<Value> = (0..count).map(|n| json!({"name": format!("V{n}")})).collect();
+            deployment(json!({"template": {"spec": {"containers": [{"name": "c", "env": env}]}}}))
+        };
+        let live = applied(&json!({}), list(40_000), "one").unwrap();
+        let mut new = applied(&live, list(39_999), "one").unwrap();
+        assert_eq!(new["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().len(), 39_999);
+        track_update(structure(), Some(&live), &mut new, writer("two"));
+        crate::patch::strategic(Some(structure()), &mut new, &list(40_000)).unwrap();
+        assert_eq!(new["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().len(), 40_000);
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Fields {
 }
 
 /// `k:{"name":"web"}`: what tells an item of a list apart.
-fn key_step(field: &'static Field, item: &Value) -> String {
+pub(super) fn key_step(field: &'static Field, item: &Value) -> String {
     let keys: Map<String, Value> =
         field.keys.iter().filter_map(|key| item.get(key).map(|value| (key.clone(), value.clone()))).collect();
     format!("k:{}", Value::Object(keys))
@@ -235,18 +235,16 @@ fn differing_field(field: &'static Field, inner: &Fields, old: &Value, new: &Val
         }
         Of::Map => {
             for (step, below) in &inner.below {
-                let name = step.trim_start_matches("f:");
+                let Some(name) = step.strip_prefix("f:") else { continue };
                 if old[name] != new[name] {
                     out.below.insert(step.clone(), below.clone());
                 }
             }
         }
         Of::List => {
+            let (old, new) = (items(field, old), items(field, new));
             for (step, below) in &inner.below {
-                let is_it = |item: &&Value| {
-                    if field.set { format!("v:{item}") == *step } else { key_step(field, item) == *step }
-                };
-                let (before, after) = (item(old, is_it), item(new, is_it));
+                let (before, after) = (old.get(step).copied(), new.get(step).copied());
                 if before == after {
                     continue;
                 }
@@ -262,8 +260,10 @@ fn differing_field(field: &'static Field, inner: &Fields, old: &Value, new: &Val
     }
 }
 
-fn item<'a>(list: &'a Value, is_it: impl Fn(&&'a Value) -> bool) -> Option<&'a Value> {
-    list.as_array()?.iter().find(is_it)
+/// The items of a list by their steps.
+fn items<'a>(field: &'static Field, list: &'a Value) -> BTreeMap<String, &'a Value> {
+    let step = |item: &Value| if field.set { format!("v:{item}") } else { key_step(field, item) };
+    list.as_array().into_iter().flatten().rev().map(|item| (step(item), item)).collect()
 }
 
 /// Takes the fields in `set` out of `value`; an object that was only a way to them goes as well.

@@ -8,10 +8,15 @@ pub use apply::{Applied, Writer, apply, track_update};
 pub use strategic::strategic;
 
 use crate::status::{ApiError, Reason};
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 /// Operations of one JSON patch at most; each may copy the object.
 const MAX_OPERATIONS: usize = 10_000;
+/// Bytes that the copies and moves of one JSON patch are about at most, together.
+const MAX_COPIED: usize = 3 << 20;
+/// Levels of an object while it is patched: as deep as JSON may be that is read.
+const MAX_DEPTH: usize = 128;
 
 /// RFC 6902.
 ///
@@ -31,9 +36,49 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
             ),
         ));
     }
-    json_patch::patch(object, &patch).map_err(|error| {
-        ApiError::new(Reason::Invalid, format!("the JSON patch does not fit the object: {error}"))
-    })
+    let mut copied = 0;
+    for operation in patch.0 {
+        copied += check(object, &operation)?;
+        if copied > MAX_COPIED {
+            let message = format!("the JSON patch copies and moves more than {MAX_COPIED} bytes");
+            return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
+        }
+        json_patch::patch(object, &[operation]).map_err(|error| {
+            ApiError::new(Reason::Invalid, format!("the JSON patch does not fit the object: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// How many bytes an operation copies or moves within the object: a few of them could double it again and again.
+///
+/// # Errors
+/// It would make the object deeper than [`MAX_DEPTH`], which whoever walks it relies on.
+fn check(object: &Value, operation: &PatchOperation) -> Result<usize, ApiError> {
+    let path = operation.path();
+    let (value, is_inner) = match operation {
+        PatchOperation::Add(add) => (Some(&add.value), false),
+        PatchOperation::Replace(replace) => (Some(&replace.value), false),
+        PatchOperation::Copy(copy) => (object.pointer(copy.from.as_str()), true),
+        PatchOperation::Move(one) => (object.pointer(one.from.as_str()), true),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => (None, false),
+    };
+    let Some(value) = value else { return Ok(0) };
+    if path.count() + depth(value) > MAX_DEPTH {
+        return Err(ApiError::new(
+            Reason::Invalid,
+            format!("the JSON patch makes the object deeper than {MAX_DEPTH} levels"),
+        ));
+    }
+    Ok(if is_inner { value.to_string().len() } else { 0 })
+}
+
+fn depth(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// RFC 7386.
@@ -46,4 +91,41 @@ pub fn merge(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
     }
     json_patch::merge(object, patch);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_patch_that_doubles_the_object_again_and_again_is_refused() {
+        let operations: Vec<Value> =
+            (0..200).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/a/{n}")})).collect();
+        let mut object = json!({"a": {}});
+        assert!(json(&mut object, &operations.into()).is_err());
+        assert!(object.to_string().len() < 4 * MAX_COPIED);
+        let wide: Vec<Value> =
+            (0..200).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/b{n}")})).collect();
+        let mut object = json!({"a": "x".repeat(1 << 20)});
+        assert_eq!(json(&mut object, &wide.into()).unwrap_err().reason, Reason::RequestEntityTooLarge);
+    }
+
+    #[test]
+    fn a_patch_that_digs_is_refused() {
+        let deeper = |op: &str| {
+            let mut object = json!({"a": {}, "b": {}});
+            let operations: Vec<Value> = (0..10_000)
+                .map(|n| match (op, n % 2) {
+                    ("move", 0) => json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    ("move", _) => json!({"op": "move", "from": "/b", "path": "/a"}),
+                    _ => json!({"op": "add", "path": "/a".repeat(n + 1), "value": {}}),
+                })
+                .collect();
+            json(&mut object, &operations.into())
+        };
+        for op in ["move", "add"] {
+            assert!(deeper(op).is_err(), "{op}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 use crate::schema::{Field, Of, Type};
 use crate::status::ApiError;
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Deeper than the types go; a patch is a client's.
 const MAX_DEPTH: usize = 64;
@@ -122,9 +123,7 @@ fn merge_field(
             if let Some(key) = key {
                 merge_list(field.and_then(Field::structure), key, old, items, depth)?;
             } else if field.is_some_and(|field| field.set) {
-                for item in items.iter().filter(|item| !old.contains(item)).cloned().collect::<Vec<_>>() {
-                    old.push(item);
-                }
+                add_to_set(old, items);
             } else {
                 *old = items.iter().filter(|item| !is_replace(item)).cloned().collect();
             }
@@ -134,6 +133,12 @@ fn merge_field(
         }
     }
     Ok(())
+}
+
+/// Adds the values that are not there yet.
+pub(super) fn add_to_set(set: &mut Vec<Value>, values: &[Value]) {
+    let mut known: BTreeSet<String> = set.iter().map(Value::to_string).collect();
+    set.extend(values.iter().filter(|value| known.insert(value.to_string())).cloned());
 }
 
 /// `{"$patch": "replace"}` as an item: the list becomes the other items.
@@ -151,12 +156,18 @@ fn merge_list(
     if patch.iter().any(is_replace) {
         old.clear();
     }
+    let mut items: Vec<Option<Value>> = std::mem::take(old).into_iter().map(Some).collect();
+    // A patch may name as many items as there are: looking through all for each would be a matter of minutes.
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, item) in items.iter().flatten().enumerate() {
+        places.entry(item[key].to_string()).or_default().push(place);
+    }
     for item in patch {
         let Value::Object(fields) = item else {
             return Err(bad(format!("a list by {key} has an item that is no object")));
         };
         let directive = fields.get("$patch").and_then(Value::as_str);
-        let Some(id) = fields.get(key) else {
+        let Some(id) = fields.get(key).map(Value::to_string) else {
             match directive {
                 Some("replace") => continue,
                 _ => {
@@ -164,17 +175,23 @@ fn merge_list(
                 }
             }
         };
-        let found = old.iter().position(|one| one.get(key) == Some(id));
-        match (directive, found) {
-            (Some("delete"), _) => old.retain(|one| one.get(key) != Some(id)),
-            (_, Some(index)) => merge_object(structure, &mut old[index], fields, depth + 1)?,
+        match (directive, places.get(&id)) {
+            (Some("delete"), _) => {
+                places.remove(&id).into_iter().flatten().for_each(|place| items[place] = None);
+            }
+            (_, Some(found)) => {
+                let found = items[found[0]].get_or_insert(Value::Null);
+                merge_object(structure, found, fields, depth + 1)?;
+            }
             (_, None) => {
                 let mut new = Value::Object(Map::new());
                 merge_object(structure, &mut new, fields, depth + 1)?;
-                old.push(new);
+                places.insert(id, vec![items.len()]);
+                items.push(Some(new));
             }
         }
     }
+    *old = items.into_iter().flatten().collect();
     Ok(())
 }
 
@@ -182,10 +199,12 @@ fn merge_list(
 fn set_order(field: Option<&'static Field>, items: &mut Vec<Value>, order: &[Value]) {
     let key = field.and_then(|field| field.merge.as_deref());
     let id = |item: &Value| match key {
-        Some(key) => item.get(key).cloned().unwrap_or_default(),
-        None => item.clone(),
+        Some(key) => item[key].to_string(),
+        None => item.to_string(),
     };
-    let rank = |item: &Value| order.iter().position(|one| id(one) == id(item));
+    let ranks: BTreeMap<String, usize> =
+        order.iter().enumerate().rev().map(|(rank, one)| (id(one), rank)).collect();
+    let rank = |item: &Value| ranks.get(&id(item)).copied();
     let mut last = 0;
     let mut ranked: Vec<((usize, bool), Value)> = std::mem::take(items)
         .into_iter()
