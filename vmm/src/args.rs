@@ -22,7 +22,7 @@ Usage: vial-vmm [--api-sock PATH] [--config-file PATH [--no-api]]
   --config-fd N       the same, read from inherited descriptor N
   --no-api            no API; needs a configuration
   --kvm-fd N          /dev/kvm as an inherited descriptor; otherwise it is opened
-  --id NAME           name of the VM in messages and in derived MAC addresses
+  --id NAME           name of the VM in messages and in derived MAC addresses: 1 to 64 letters, digits, - _ .
   --metadata FILE     JSON document for the metadata service
   --mmds-size-limit N, --http-api-max-payload-size N
                       bytes of that document, and of a request's body (51200)
@@ -170,7 +170,10 @@ impl Given {
             "--config-file" => options.config.replace(ConfigSource::Path(value()?.into())).is_some(),
             "--config-fd" => options.config.replace(ConfigSource::Fd(descriptor(name, value()?)?)).is_some(),
             "--kvm-fd" => options.kvm_fd.replace(descriptor(name, value()?)?).is_some(),
-            "--api-sock" => self.socket.replace(FileSource::Path(value()?.into())).is_some(),
+            "--api-sock" => match value()? {
+                path if path.is_empty() => return bad("--api-sock is empty; give a path"),
+                path => self.socket.replace(FileSource::Path(path.into())).is_some(),
+            },
             "--api-fd" => self.socket.replace(FileSource::Fd { fd: descriptor(name, value()?)? }).is_some(),
             "--no-api" => self.no_api.replace(()).is_some(),
             "--id" => self.id.replace(text(name, value()?)?).is_some(),
@@ -219,7 +222,9 @@ impl Given {
             }
         }
         options.api = match (socket, no_api) {
-            (Some(_), Some(())) => return bad("--no-api contradicts --api-sock and --api-fd"),
+            (Some(FileSource::Fd { .. }), Some(())) => return bad("--no-api contradicts --api-fd"),
+            // Firecracker takes both: there is no API then.
+            (Some(FileSource::Path(_)), Some(())) => None,
             (Some(socket), None) => Some(socket),
             (None, Some(())) => None,
             (None, None) if inherited => None,
@@ -229,13 +234,22 @@ impl Given {
             return bad("--no-api needs a configuration: --config-file or --config-fd");
         }
         if let Some(id) = id {
-            options.id = id;
+            options.id = named(id)?;
         }
         options.body_limit = body_limit.unwrap_or(MAX_BODY);
         options.mmds_limit = mmds_limit.unwrap_or(options.body_limit);
         (options.boot_timer, options.pci) = (boot_timer.is_some(), pci.is_some());
         Ok(options)
     }
+}
+
+/// An instance's name: Firecracker's letters, digits and hyphens, and those of Vial's own VMs.
+fn named(id: String) -> Result<String, BadArguments> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=64).contains(&id.len()) && id.bytes().all(known) {
+        return Ok(id);
+    }
+    bad(format!("--id {id:?} is no name: give 1 to 64 letters, digits, hyphens, underscores and dots"))
 }
 
 fn text(name: &str, value: OsString) -> Result<String, BadArguments> {
@@ -290,6 +304,7 @@ mod tests {
         assert_eq!(socket(""), default());
         assert_eq!(socket("--config-file /x"), default());
         assert_eq!(socket("--config-file /x --no-api"), None);
+        assert_eq!(socket("--config-file /x --no-api --api-sock /s"), None);
         assert_eq!(socket("--config-fd 5"), None);
         assert_eq!(socket("--config-fd 5 --api-sock /s"), Some(FileSource::Path("/s".into())));
         assert_eq!(socket("--api-fd 7"), Some(FileSource::Fd { fd: 7 }));
@@ -312,7 +327,10 @@ mod tests {
     fn mistakes_are_named() {
         for (line, expected) in [
             ("--no-api", "needs a configuration"),
-            ("--no-api --api-sock /s --config-file /x", "contradicts --api-sock"),
+            ("--no-api --api-fd 5 --config-file /x", "contradicts --api-fd"),
+            ("--no-api --api-sock /s", "needs a configuration"),
+            ("--id ../x", "is no name"),
+            ("--id 0123456789012345678901234567890123456789012345678901234567890123x", "is no name"),
             ("--config-fd", "--config-fd needs a value"),
             ("--config-fd x", "number of an inherited descriptor"),
             ("--config-fd 1", "3 or above"),
@@ -327,5 +345,7 @@ mod tests {
             let message = parse_text(line).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+        let message = parse(["--api-sock".into(), OsString::new()]).unwrap_err().to_string();
+        assert!(message.contains("--api-sock is empty"), "{message}");
     }
 }

@@ -1,6 +1,6 @@
 //! Where devices are plugged in: both address spaces, and a transport in front of each device.
 
-use crate::api::config;
+use crate::api::config::{self, TokenBucket};
 use crate::arch::layout;
 use crate::arch::places::{Place, Places};
 use crate::bus::Bus;
@@ -10,12 +10,11 @@ use crate::pci::root::{ECAM_SIZE, Ecam, Root, Window};
 use crate::pci::wiring::{KvmWiring, Wires};
 use crate::pci::{Hotplug, hotplug};
 use crate::plugs::{Name, Plugs};
-use crate::serial;
+use crate::serial::{self, SerialControl, SerialFiles};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::{Signals, Surroundings, Transport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -125,10 +124,15 @@ impl Backplane {
         (self.ports, self.mmio, self.transports, plugs)
     }
 
-    /// Wires the serial port.
-    pub fn attach_serial(&mut self, (input, output): (Option<File>, File)) -> Result<(), BuildError> {
+    /// Wires the serial port; its outer half.
+    pub fn attach_serial(
+        &mut self,
+        files: SerialFiles,
+        limit: Option<TokenBucket>,
+    ) -> Result<SerialControl, BuildError> {
         let line = line(&self.vm, &mut self.lines, layout::SERIAL_GSI)?;
-        let (port, worker) = serial::new(input, output, line).map_err(resource("the serial port"))?;
+        let made = serial::new(files, limit, line);
+        let (port, worker, control) = made.map_err(resource("the serial port"))?;
         self.ports.insert(layout::PORT_SERIAL.into(), serial::PORTS, Box::new(port))?;
         let place = resource("the serial port's place in the event loop");
         self.surroundings
@@ -136,7 +140,8 @@ impl Backplane {
             .fire(move |ops| {
                 let _ = ops.add_subscriber(Box::new(worker));
             })
-            .map_err(|error| place(io::Error::other(error)))
+            .map_err(|error| place(io::Error::other(error)))?;
+        Ok(control)
     }
 }
 

@@ -8,7 +8,8 @@
 
 use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
 use crate::door::Spare;
-use crate::http::{Answer, Fault, Outcome};
+use crate::http::action::Asker;
+use crate::http::{Answer, Fault};
 use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ pub enum ReplyTo {
     /// A connection to the control socket.
     Stream(UnixStream),
     /// A request through the HTTP API.
-    Api(Sender<Outcome>),
+    Api(Asker),
 }
 
 impl ReplyTo {
@@ -46,11 +47,10 @@ impl ReplyTo {
     pub fn send(&self, reply: &Reply) {
         match self {
             Self::Stream(stream) => send_line(stream, reply),
-            // The other side waits unless its thread has died, and then nobody can be told.
-            Self::Api(sender) => drop(sender.send(match reply {
+            Self::Api(asker) => asker.send(match reply {
                 Reply::Ok { .. } => Ok(Answer::Empty),
                 Reply::Fault { fault_message } => Err(Fault::bad(fault_message.clone())),
-            })),
+            }),
         }
     }
 

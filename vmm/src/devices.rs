@@ -1,6 +1,6 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
-use crate::api::config::{CacheType, Drive, NetworkInterface, VmConfig};
+use crate::api::config::{CacheType, Drive, NetworkInterface, Pmem, VmConfig};
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
 use crate::memory::{PmemMapping, Slots};
@@ -8,8 +8,10 @@ use crate::mmds::{SharedStore, Wire};
 use crate::plugs::Name;
 use crate::sys;
 use crate::validate::{self, ConfigError};
+use crate::virtio::vhost_user::{self, LossSink, VhostUser};
 use crate::virtio::{VirtioDevice, balloon, block, console, mem, net, pmem, rng, vsock};
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +29,15 @@ pub enum MakeError {
         /// Why.
         #[source]
         source: block::BlockConfigError,
+    },
+    /// A vhost-user back end is none for the device.
+    #[error("{what} can't be used")]
+    BackEnd {
+        /// Which device.
+        what: String,
+        /// Why.
+        #[source]
+        source: vhost_user::BackEndError,
     },
     /// An interface's TAP is unusable.
     #[error("interface {id:?} can't be used")]
@@ -63,6 +74,15 @@ pub enum Handle {
     None,
     /// A drive.
     Drive(block::Tray),
+    /// A file in the guest's address space.
+    Pmem(pmem::PmemControl),
+    /// A drive that is a vhost-user back end's.
+    BackEnd {
+        /// Its name.
+        id: String,
+        /// What may be changed.
+        control: vhost_user::BackEndControl,
+    },
     /// Hot-pluggable memory.
     Memory(mem::MemControl),
     /// The balloon.
@@ -82,7 +102,9 @@ impl Handle {
         match self {
             Self::None | Self::Memory(_) | Self::Balloon(_) => None,
             Self::Drive(tray) => Some(Name::Drive(tray.id().to_owned())),
+            Self::BackEnd { id, .. } => Some(Name::Drive(id.clone())),
             Self::Net { id, .. } => Some(Name::Interface(id.clone())),
+            Self::Pmem(control) => Some(Name::Pmem(control.id().to_owned())),
         }
     }
 }
@@ -119,19 +141,29 @@ fn metadata(config: &VmConfig, id: &str, store: Option<&SharedStore>) -> Result<
         .map_err(|source| MakeError::Io { what: "the metadata service".into(), source })
 }
 
-/// Drives first, as their order names them in the guest (`/dev/vda`, …); then persistent memory, interfaces, socket, hot-pluggable memory, balloon, entropy, console.
+/// Drives first, as their order names them in the guest (`/dev/vda`, …); then persistent memory, interfaces, socket, hot-pluggable memory, balloon, entropy, console, file systems.
 pub fn make(
     config: &VmConfig,
     vm: &str,
     files: &mut Files,
     prepared: &mut Prepared,
+    losses: &LossSink,
 ) -> Result<Vec<Made>, MakeError> {
     let mut devices: Vec<Made> = Vec::new();
+    let mut back_ends = files.back_ends.drain(..);
     for (drive, files) in config.drives.iter().zip(files.drives.drain(..)) {
-        devices.push(make_drive(drive, files, prepared)?);
+        let socket = if drive.socket.is_some() { back_ends.next() } else { None };
+        devices.push(match socket {
+            // Beside rings and threads, of which it has none.
+            Some(socket) => {
+                prepared.rings.take();
+                make_back_end_drive(drive, socket, losses)?
+            }
+            None => make_drive(drive, files, prepared)?,
+        });
     }
     for (settings, mapping) in config.pmem.iter().zip(prepared.pmem.drain(..)) {
-        devices.push(pmem::Pmem::new(&settings.id, mapping).into());
+        devices.push(make_pmem(settings, mapping));
     }
     let tap_files = files.taps.drain(..).zip(files.vhosts.drain(..));
     for (interface, (taps, vhost)) in config.network_interfaces.iter().zip(tap_files) {
@@ -161,15 +193,28 @@ pub fn make(
         let handle = Handle::Balloon(device.control());
         devices.push(Made { device: Box::new(device), handle });
     }
-    if config.entropy.is_some() {
-        devices.push(rng::Rng::new().into());
+    if let Some(entropy) = &config.entropy {
+        devices.push(rng::Rng::new(entropy.rate_limiter.as_ref()).into());
     }
     if let Some((input, output)) = files.console.take() {
         let device = console::Console::new(input, output)
             .map_err(|source| MakeError::Io { what: "the console".into(), source })?;
         devices.push(device.into());
     }
+    for (fs, socket) in config.file_systems.iter().zip(back_ends) {
+        let settings = vhost_user::FsSettings { tag: fs.tag.clone(), queues: fs.num_queues };
+        let device = VhostUser::fs(&settings, socket, losses.clone())
+            .map_err(|source| MakeError::BackEnd { what: format!("file system {:?}", fs.tag), source })?;
+        devices.push(device.into());
+    }
     Ok(devices)
+}
+
+/// Persistent memory, which is in the machine already.
+pub fn make_pmem(settings: &Pmem, mapping: PmemMapping) -> Made {
+    let device = pmem::Pmem::new(&settings.id, mapping, settings.rate_limiter.as_ref());
+    let handle = Handle::Pmem(device.control());
+    Made { device: Box::new(device), handle }
 }
 
 /// An interface of VM `vm`.
@@ -198,6 +243,19 @@ pub fn make_interface(
         None => device,
     };
     let handle = Handle::Net { id: interface.iface_id.clone(), limits: device.limits() };
+    Ok(Made { device: Box::new(device), handle })
+}
+
+fn make_back_end_drive(drive: &Drive, socket: UnixStream, losses: &LossSink) -> Result<Made, MakeError> {
+    let id = drive.drive_id.clone();
+    let settings = vhost_user::BlockSettings {
+        id: id.clone(),
+        flush: drive.cache_type == CacheType::Writeback,
+        queues: drive.num_queues,
+    };
+    let device = VhostUser::block(&settings, socket, losses.clone())
+        .map_err(|source| MakeError::BackEnd { what: format!("drive {id:?}"), source })?;
+    let handle = Handle::BackEnd { id, control: device.control() };
     Ok(Made { device: Box::new(device), handle })
 }
 

@@ -6,8 +6,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// A descriptor that is kept for the moment when there is no other: with it the next client can be let in and turned away. Without, it
 /// would go on waiting, its listener would stay readable, and the loop would go round for ever.
-#[derive(Default)]
 pub struct Spare(Option<EventFd>);
+
+impl Default for Spare {
+    /// Keeps one from now on: at the first client there may be none left.
+    fn default() -> Self {
+        Self(EventFd::new(EFD_NONBLOCK).ok())
+    }
+}
 
 impl Spare {
     /// Lets the next client in; `None` if there is none, or if it was turned away.

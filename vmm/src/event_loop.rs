@@ -1,7 +1,8 @@
 //! The VMM thread once the guest runs: signals, control requests, devices; until the VM ends.
 
 use crate::api::control::{Reply, Request};
-use crate::api::status::ExitReason;
+use crate::api::status::{Event, ExitReason};
+use crate::changes;
 use crate::control::{Command, ReplyTo};
 use crate::end::{EndSignal, Ending};
 use crate::handles::HandleError;
@@ -127,12 +128,16 @@ pub fn run(
         {
             // Devices after the vCPUs that hand them work.
             machine.pause_devices();
+            machine.status().tell(|at_us| Event::Paused { at_us });
             waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
             state = State::Paused;
         }
     };
     stop(machine, manager);
+    machine.give_up_waiting();
     requests.observer.flush(machine);
+    // Before the API goes, which serves those who read it.
+    machine.status().announce(ending.reason, &ending.detail);
     ending
 }
 
@@ -156,6 +161,9 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
                 end.end(ExitReason::InternalError, error.to_string());
             }
             machine.vcpus.resume();
+            if !matches!(old, State::Running) {
+                machine.status().tell(|at_us| Event::Resumed { at_us });
+            }
             if let State::Pausing(waiting) = old {
                 waiting.iter().for_each(|reply| reply.refuse("resumed before all vCPUs stood still"));
             }
@@ -175,11 +183,19 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             state
         }
         (Request::Insert { drive_id, files: said }, state) => {
-            changed(machine, &state, &reply, machine.handles.insert(&drive_id, said, files));
+            let result = machine.handles.insert(&drive_id, said, files);
+            if result.is_ok() {
+                changes::drive_file(machine.config_mut(), &drive_id, None);
+            }
+            changed(machine, &state, &reply, result);
             state
         }
         (Request::Eject { drive_id }, state) => {
-            changed(machine, &state, &reply, machine.handles.eject(&drive_id));
+            let result = machine.handles.eject(&drive_id);
+            if result.is_ok() {
+                changes::drive_file(machine.config_mut(), &drive_id, None);
+            }
+            changed(machine, &state, &reply, result);
             state
         }
         (Request::Plug { device, files: said }, state) => {
@@ -195,6 +211,13 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
         (Request::UpdateDrive { drive_id, rate_limiter, files: said, measure }, state) => {
             let files = (said, files);
             let result = machine.handles.update_drive(&drive_id, rate_limiter.as_ref(), files, measure);
+            if result.is_ok() {
+                let config = machine.config_mut();
+                if said > 0 {
+                    changes::drive_file(config, &drive_id, None);
+                }
+                rate_limiter.iter().for_each(|limiter| changes::limit_drive(config, &drive_id, limiter));
+            }
             changed(machine, &state, &reply, result);
             state
         }
@@ -215,6 +238,9 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
         }
         (Request::UpdateInterface { iface_id, rx_rate_limiter: rx, tx_rate_limiter: tx }, state) => {
             let result = machine.handles.limit_interface(&iface_id, rx.as_ref(), tx.as_ref());
+            if result.is_ok() {
+                changes::limit_interface(machine.config_mut(), &iface_id, rx.as_ref(), tx.as_ref());
+            }
             changed(machine, &state, &reply, result);
             state
         }

@@ -3,8 +3,13 @@
 use crate::api::config::{
     BootSource, FileSource, MachineConfig, MemoryBacking, MemoryHotplug, NetworkInterface, VmConfig,
 };
-use crate::memory::{Backing, MemoryError, Recipe};
+use crate::api::control::Plugged;
+use crate::back_ends;
+use crate::listen::listener;
+use crate::memory::{self, Backing, MemoryError, Recipe};
 use crate::mmds::SharedStore;
+use crate::serial::SerialFiles;
+use crate::virtio::io::tap_flags;
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
@@ -13,7 +18,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Something that the configuration names can't be used.
@@ -58,6 +63,17 @@ pub enum FileError {
         what: String,
         /// Its number.
         fd: RawFd,
+    },
+    /// A vhost-user back end can't be reached.
+    #[error("could not connect to the vhost-user back end of {what} at {name}; is it running?")]
+    BackEnd {
+        /// Which device.
+        what: String,
+        /// Path or descriptor.
+        name: String,
+        /// errno.
+        #[source]
+        source: io::Error,
     },
     /// A TAP can't be attached to.
     #[error("could not attach to the TAP device {name:?}; is it there, and is it yours (`ip tuntap`)?")]
@@ -123,6 +139,8 @@ pub struct Files {
     pub memory: Recipe,
     /// One list for each drive of the configuration.
     pub drives: Vec<Vec<File>>,
+    /// Connections to the vhost-user back ends of the configuration, in its order.
+    pub back_ends: Vec<UnixStream>,
     /// One for each persistent memory of the configuration.
     pub pmem: Vec<File>,
     /// What hot-pluggable memory is made of.
@@ -136,7 +154,7 @@ pub struct Files {
     /// Input and output of the console.
     pub console: Option<(Option<File>, Option<File>)>,
     /// Input and output of the serial port.
-    pub serial: Option<(Option<File>, File)>,
+    pub serial: Option<SerialFiles>,
     /// What the guest may read through the metadata service.
     pub metadata: Option<SharedStore>,
     /// Where control requests come in.
@@ -185,7 +203,7 @@ fn open_data(what: &str, source: &FileSource, options: &OpenOptions) -> Result<F
     if usable { Ok(file) } else { Err(FileError::NotData { what: what.into(), name: name_of(source) }) }
 }
 
-fn name_of(source: &FileSource) -> String {
+pub(crate) fn name_of(source: &FileSource) -> String {
     match source {
         FileSource::Path(path) => format!("{path:?}"),
         FileSource::Fd { fd } => format!("descriptor {fd}"),
@@ -246,10 +264,14 @@ impl Files {
         Ok(Self {
             kernel,
             initrd,
-            memory: memory(&config.machine_config)?,
+            memory: memory(config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
+            back_ends: config
+                .back_ends()
+                .map(|(what, at)| back_ends::connect(&what, at))
+                .collect::<Result<_, _>>()?,
             pmem: config.pmem.iter().map(pmem).collect::<Result<_, _>>()?,
-            hotplug: config.memory_hotplug.map(|extra| hotplug(&config.machine_config, extra)).transpose()?,
+            hotplug: config.memory_hotplug.map(|extra| hotplug(config, extra)).transpose()?,
             taps: config.network_interfaces.iter().map(taps).collect::<Result<_, _>>()?,
             vhosts: config.network_interfaces.iter().map(vhost).collect::<Result<_, _>>()?,
             vsock: config.vsock.as_ref().map(vsock).transpose()?,
@@ -280,22 +302,32 @@ fn optional(
     source.map(|source| open(what, source, options)).transpose()
 }
 
-fn memory(config: &MachineConfig) -> Result<Recipe, FileError> {
-    let pages = config.huge_pages;
-    let backing = match &config.memory_backing {
+/// Opens a file that holds a memory of so many MiB.
+///
+/// # Errors
+/// It can't be, or is too short.
+pub fn memory_file(source: &FileSource, mib: u64) -> Result<File, FileError> {
+    let file = open_data("the file for guest memory", source, &read_only())?;
+    memory::check_length(&file, mib << 20)?;
+    Ok(file)
+}
+
+fn memory(config: &VmConfig) -> Result<Recipe, FileError> {
+    let MachineConfig { huge_pages: pages, mem_size_mib, .. } = config.machine_config;
+    let backing = match config.memory_backing() {
         MemoryBacking::Anonymous => Backing::Anonymous,
-        MemoryBacking::Shared => return Ok(Recipe::shared(config.mem_size_mib << 20, pages)?),
+        MemoryBacking::Shared => return Ok(Recipe::shared(mem_size_mib << 20, pages)?),
         MemoryBacking::PrivateFile(source) => {
-            Backing::PrivateFile(Arc::new(open_data("the file for guest memory", source, &read_only())?))
+            Backing::PrivateFile(Arc::new(memory_file(source, mem_size_mib)?))
         }
     };
     Ok(Recipe { backing, pages })
 }
 
 /// Hot-pluggable memory is as the guest's RAM is, but no file that somebody gave holds it.
-fn hotplug(config: &MachineConfig, extra: MemoryHotplug) -> Result<Recipe, FileError> {
-    let pages = config.huge_pages;
-    match config.memory_backing {
+fn hotplug(config: &VmConfig, extra: MemoryHotplug) -> Result<Recipe, FileError> {
+    let pages = config.machine_config.huge_pages;
+    match config.memory_backing() {
         MemoryBacking::Shared => Ok(Recipe::shared(extra.total_size_mib << 20, pages)?),
         MemoryBacking::Anonymous | MemoryBacking::PrivateFile(_) => {
             Ok(Recipe { backing: Backing::Anonymous, pages })
@@ -310,7 +342,19 @@ pub fn pmem(config: &crate::api::config::Pmem) -> Result<File, FileError> {
     open_data(&format!("pmem {:?}", config.id), &config.path_on_host, &options)
 }
 
-fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), FileError> {
+/// Opens what a device names that is plugged in.
+///
+/// # Errors
+/// It can't be.
+pub fn plugged(device: &Plugged) -> Result<Vec<File>, FileError> {
+    match device {
+        Plugged::Drive(settings) => drive(settings),
+        Plugged::Interface(settings) => taps(settings).and_then(|taps| none_is_new(settings, taps)),
+        Plugged::Pmem(settings) => pmem(settings).map(|file| vec![file]),
+    }
+}
+
+fn serial(config: &crate::api::config::Serial) -> Result<SerialFiles, FileError> {
     let output = match &config.serial_out_path {
         Some(source) => open("the serial port's output", source, &append())?,
         None => sys::standard_output().map_err(|source| FileError::NotOpen {
@@ -319,7 +363,8 @@ fn serial(config: &crate::api::config::Serial) -> Result<(Option<File>, File), F
             source,
         })?,
     };
-    Ok((optional("the serial port's input", config.input.as_ref(), &read_only())?, output))
+    let input = optional("the serial port's input", config.input.as_ref(), &read_only())?;
+    Ok(SerialFiles { input, output })
 }
 
 /// Kernel and initrd.
@@ -346,6 +391,23 @@ pub fn taps(net: &NetworkInterface) -> Result<Vec<File>, FileError> {
     (0..net.queue_pairs).map(|_| tap(&name.to_string_lossy(), net.queue_pairs > 1)).collect()
 }
 
+/// Refuses a TAP that naming it has made, which goes away again with `taps`: nothing is connected to it. One that was there is persistent
+/// (`ip tuntap add`); one that is not and is free to be attached to has just been made. Asking for its flags is a request that the filters
+/// let through; asking for an interface by its name would need a socket.
+fn none_is_new(net: &NetworkInterface, taps: Vec<File>) -> Result<Vec<File>, FileError> {
+    let FileSource::Path(name) = &net.host_dev_name else { return Ok(taps) };
+    let is_new = |tap: &File| tap_flags(tap).map(|flags| flags & libc::IFF_PERSIST == 0);
+    let any: io::Result<Vec<bool>> = taps.iter().map(is_new).collect();
+    let name = || name.to_string_lossy().into_owned();
+    match any {
+        Ok(new) if new.contains(&true) => {
+            Err(FileError::Tap { name: name(), source: io::Error::from_raw_os_error(libc::ENODEV) })
+        }
+        Ok(_) => Ok(taps),
+        Err(source) => Err(FileError::Tap { name: name(), source }),
+    }
+}
+
 /// vhost-net, if it is asked for and there.
 fn vhost(net: &NetworkInterface) -> Result<Option<File>, FileError> {
     let Some(source) = &net.vhost_net else { return Ok(None) };
@@ -369,31 +431,6 @@ fn tap(name: &str, multi_queue: bool) -> Result<File, FileError> {
         .and_then(|()| sys::set_nonblocking(&tap))
         .map_err(|source| FileError::Tap { name: name.to_owned(), source })?;
     Ok(tap)
-}
-
-/// A listening socket that does not wait.
-pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
-    let failed = |source| FileError::Listen { what: what.into(), source };
-    let listener = match source {
-        FileSource::Fd { fd } => UnixListener::from(OwnedFd::from(inherited(what, *fd)?)),
-        FileSource::Path(path) => bind(path).map_err(failed)?,
-    };
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
-}
-
-/// Binds to `path`. A socket left behind by a process that is gone is replaced, one that somebody answers on is not.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
-            Err(answer) if answer.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            _ => Err(error),
-        },
-        result => result,
-    }
 }
 
 fn vsock(config: &crate::api::config::Vsock) -> Result<VsockFiles, FileError> {

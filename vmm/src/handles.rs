@@ -2,12 +2,16 @@
 
 use crate::api::config::RateLimiter;
 use crate::devices::{Handle, MakeError};
+use crate::memory::PmemError;
 use crate::metrics::{Figure, Figures};
 use crate::plugs::{Name, PlugError};
+use crate::serial::SerialControl;
 use crate::validate::{self, ConfigError};
 use crate::virtio::balloon::{BalloonControl, BalloonError};
 use crate::virtio::block::{BlockConfigError, Tray};
 use crate::virtio::mem::{MemControl, MemError};
+use crate::virtio::pmem::PmemControl;
+use crate::virtio::vhost_user::{BackEndControl, LinkError};
 use crate::virtio::{Signals, net};
 use std::fs::File;
 use std::sync::Arc;
@@ -52,6 +56,20 @@ pub enum HandleError {
     /// The device can't be made.
     #[error(transparent)]
     Make(#[from] MakeError),
+    /// No such persistent memory.
+    #[error("this VM has no pmem {0:?}")]
+    NoPmem(String),
+    /// A file can't be a part of the address space.
+    #[error("the file can't be used")]
+    Pmem(#[from] PmemError),
+    /// Its back end's drive.
+    #[error(
+        "drive {0:?} is its vhost-user back end's: change it there; a PATCH with nothing but drive_id has its size read again"
+    )]
+    BackEndDrive(String),
+    /// The back end does not answer.
+    #[error("drive {0:?} is lost")]
+    Lost(String, #[source] LinkError),
     /// The drive does not take it.
     #[error(transparent)]
     Medium(#[from] BlockConfigError),
@@ -66,9 +84,12 @@ struct DriveHandle {
 #[derive(Default)]
 pub struct Handles {
     drives: Vec<DriveHandle>,
+    back_ends: Vec<(String, BackEndControl, Arc<Signals>)>,
     interfaces: Vec<(String, net::Limits)>,
     balloon: Option<(BalloonControl, Arc<Signals>)>,
     memory: Option<(MemControl, Arc<Signals>)>,
+    pmems: Vec<PmemControl>,
+    serial: Option<SerialControl>,
 }
 
 impl Handles {
@@ -77,17 +98,36 @@ impl Handles {
         match handle {
             Handle::None => {}
             Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
+            Handle::BackEnd { id, control } => self.back_ends.push((id, control, interrupt)),
             Handle::Memory(control) => self.memory = Some((control, interrupt)),
             Handle::Balloon(control) => self.balloon = Some((control, interrupt)),
             Handle::Net { id, limits } => self.interfaces.push((id, limits)),
+            Handle::Pmem(control) => self.pmems.push(control),
         }
+    }
+
+    /// The serial port, which is behind no transport.
+    pub fn add_serial(&mut self, serial: SerialControl) {
+        self.serial = Some(serial);
+    }
+
+    /// The serial port, if there is one.
+    pub fn serial(&self) -> Option<&SerialControl> {
+        self.serial.as_ref()
     }
 
     /// Forgets a device that is gone.
     pub fn remove(&mut self, name: &Name) {
         match name {
-            Name::Drive(id) => self.drives.retain(|drive| drive.tray.id() != id),
+            Name::Drive(id) => {
+                self.drives.retain(|drive| drive.tray.id() != id);
+                self.back_ends.retain(|(drive, ..)| drive != id);
+            }
             Name::Interface(id) => self.interfaces.retain(|(interface, _)| interface != id),
+            Name::Pmem(id) => {
+                self.pmems.iter().filter(|pmem| pmem.id() == id).for_each(PmemControl::take_out);
+                self.pmems.retain(|pmem| pmem.id() != id);
+            }
         }
     }
 
@@ -97,6 +137,14 @@ impl Handles {
             let throttled = ("rate_limiter_throttled_events", tray.limit().throttled());
             for (name, count) in tray.metrics().figures().into_iter().chain([throttled]) {
                 figures.of("block", tray.id(), name, Figure::Count(count));
+            }
+        }
+        if let Some(serial) = &self.serial {
+            figures.add("uart", "rate_limiter_dropped_bytes", Figure::Count(serial.dropped()));
+        }
+        for pmem in &self.pmems {
+            for (name, count) in pmem.figures() {
+                figures.of("pmem", pmem.id(), name, Figure::Count(count));
             }
         }
         for (id, limits) in &self.interfaces {
@@ -113,7 +161,23 @@ impl Handles {
 
     fn drive(&self, id: &str) -> Result<&DriveHandle, HandleError> {
         let found = self.drives.iter().find(|drive| drive.tray.id() == id);
-        found.ok_or_else(|| HandleError::NoDrive(id.to_owned()))
+        found.ok_or_else(|| match self.back_end(id) {
+            Some(_) => HandleError::BackEndDrive(id.to_owned()),
+            None => HandleError::NoDrive(id.to_owned()),
+        })
+    }
+
+    fn back_end(&self, id: &str) -> Option<&(String, BackEndControl, Arc<Signals>)> {
+        self.back_ends.iter().find(|(drive, ..)| drive == id)
+    }
+
+    /// Has a back end tell again how large its disk is.
+    ///
+    /// # Errors
+    /// It is no back end's drive, or the back end is gone.
+    pub fn reread(&self, id: &str) -> Result<(), HandleError> {
+        let (_, control, signals) = self.back_end(id).ok_or_else(|| HandleError::NoDrive(id.to_owned()))?;
+        control.reread(signals).map_err(|error| HandleError::Lost(id.to_owned(), error))
     }
 
     /// Puts a medium of these files into a removable drive; `said` is how many there should be.
@@ -167,6 +231,9 @@ impl Handles {
         (said, files): (u8, Vec<File>),
         measure: bool,
     ) -> Result<(), HandleError> {
+        if measure && limiter.is_none() && said == 0 && self.back_end(id).is_some() {
+            return self.reread(id);
+        }
         let DriveHandle { tray, interrupt } = self.drive(id)?;
         validate::rate_limiter("rate_limiter", limiter)?;
         if usize::from(said) != files.len() {
@@ -179,6 +246,20 @@ impl Handles {
             tray.replace(files, interrupt)?;
         } else if measure {
             tray.measure(interrupt)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the buckets of persistent memory's flushes.
+    ///
+    /// # Errors
+    /// There is none of that name, or the limiter can't be.
+    pub fn limit_pmem(&self, id: &str, limiter: Option<&RateLimiter>) -> Result<(), HandleError> {
+        let found = self.pmems.iter().find(|pmem| pmem.id() == id);
+        let pmem = found.ok_or_else(|| HandleError::NoPmem(id.to_owned()))?;
+        validate::rate_limiter("rate_limiter", limiter)?;
+        if let Some(limiter) = limiter {
+            pmem.limit().update(limiter);
         }
         Ok(())
     }

@@ -10,17 +10,22 @@
 // Each device's tests are there twice: over virtio-mmio and over virtio-pci.
 #![cfg_attr(test, allow(clippy::duplicate_mod))]
 
+mod address_space;
 pub mod api;
 pub mod arch;
 pub mod args;
+mod back_ends;
 pub mod backplane;
 pub mod boot_timer;
 pub mod bus;
+mod cards;
+mod changes;
 pub mod control;
 pub mod devices;
 mod door;
 pub mod end;
 pub mod event_loop;
+pub mod feed;
 pub mod files;
 pub mod generation;
 pub mod handles;
@@ -28,6 +33,8 @@ pub mod http;
 pub mod io_threads;
 pub mod jailer;
 pub mod kernel;
+mod line_writer;
+mod listen;
 pub mod log;
 pub mod machine;
 #[allow(unsafe_code)]

@@ -1,35 +1,39 @@
 //! Builds the machine: one story from files to running vCPUs.
 
+use crate::address_space;
 use crate::api::config::{self, VmConfig};
 use crate::api::control::Plugged;
-use crate::api::status::{ExitReason, Step};
+use crate::api::status::{Event, ExitReason, Step};
 use crate::arch::{self, ArchError, acpi, boot, layout};
 use crate::backplane::{Attached, Backplane};
 use crate::boot_timer::BootTimer;
 use crate::bus::BadRange;
+use crate::cards::{Card, Seen, lock};
 use crate::control::ReplyTo;
 use crate::devices::{self, Made, MakeError, Prepared};
 use crate::end::EndSignal;
-use crate::files::Files;
+use crate::files::{FileError, Files};
 use crate::generation::{Generation, GenerationError};
 use crate::handles::{HandleError, Handles};
 use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{LoadError, Loader, Source};
-use crate::memory::{self, KvmSlots, MemoryError, PmemError, PmemMapping, Recipe, Slots};
+use crate::log;
+use crate::memory::{self, MemoryError, PmemError, Space};
 use crate::platform;
 use crate::plugs::{Name, PlugError, Plugs};
 use crate::seccomp::{Filter, SeccompError, Thread, Uses};
+use crate::serial::SerialControl;
 use crate::status::Status;
 use crate::validate::{self, ConfigError};
 use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
-use crate::virtio::{Core, DeviceError, FaultSink, GuestMemory, Surroundings, Transport, WorkerLoop};
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use crate::virtio::vhost_user::LossSink;
+use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, WorkerLoop};
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, MutexGuard, PoisonError};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why there is no machine.
@@ -38,6 +42,9 @@ pub enum BuildError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file that it names.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -99,6 +106,7 @@ impl BuildError {
     pub fn reason(&self) -> ExitReason {
         match self {
             Self::Config(_)
+            | Self::File(_)
             | Self::Load(_)
             | Self::Device(_)
             | Self::NoSlot
@@ -134,12 +142,18 @@ pub struct Machine {
     pub handles: Handles,
     /// How the guest hears that it is a copy.
     pub generation: Generation,
-    memory_mib: u64,
+    // As it was started, with what came and without what went since.
+    config: VmConfig,
+    status: Status,
     power_button: EventFd,
     /// In the order in which the guest finds them.
     transports: Vec<Attached>,
+    // Of those that were there at the start.
+    cards: Vec<Card>,
     // A PCI bus, if that is where they are.
     plugs: Option<Box<Plugs>>,
+    // Where files in its address space may come.
+    space: Space,
     id: String,
     // Interrupts and kicks are registered with it; it closes last.
     _vm: Arc<VmFd>,
@@ -150,6 +164,7 @@ impl Machine {
     /// device behind the caller's back.
     pub fn pause_devices(&self) {
         self.transports.iter().for_each(|transport| lock(transport).core_mut().pause());
+        self.handles.serial().into_iter().for_each(SerialControl::pause);
     }
 
     /// Lets paused devices go on, the last one first: what one was built on is there before it.
@@ -157,6 +172,7 @@ impl Machine {
     /// # Errors
     /// The event loop is gone.
     pub fn resume_devices(&self) -> Result<(), DeviceError> {
+        self.handles.serial().into_iter().for_each(SerialControl::resume);
         self.transports.iter().rev().try_for_each(|transport| lock(transport).core_mut().resume())
     }
 
@@ -175,16 +191,48 @@ impl Machine {
     /// There is no balloon, or the guest has not so much.
     pub fn resize_balloon(&self, amount_mib: u32) -> Result<(), HandleError> {
         let (balloon, signals) = self.handles.balloon()?;
-        Ok(balloon.resize(amount_mib, self.memory_mib, signals)?)
+        Ok(balloon.resize(amount_mib, self.config.machine_config.mem_size_mib, signals)?)
     }
 
-    /// Calls `visit` with each device and what its driver has made of it, in the guest's order.
-    pub fn each_device(&self, mut visit: impl FnMut(&Core)) {
-        self.transports.iter().for_each(|transport| visit(lock(transport).core()));
+    /// Calls `visit` with each device, what its driver has made of it, and whether the guest was asked to let go of it, in the guest's
+    /// order. It waits for none that its driver is busy with.
+    pub fn each_device(&self, mut visit: impl FnMut(Seen<'_>, bool)) {
+        for transport in &self.transports {
+            let leaving = self.plugs.as_ref().is_some_and(|plugs| plugs.is_leaving(transport));
+            Card::see(&self.cards, transport, |seen| visit(seen, leaving));
+        }
     }
 
-    /// Plugs in a drive of these files, or an interface of this TAP, checked before: what `document` says of threads and rings it can't
-    /// have any more.
+    /// What it was started as, with the devices that came and without those that went since.
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// The same, for what changes while it runs.
+    pub fn config_mut(&mut self) -> &mut VmConfig {
+        &mut self.config
+    }
+
+    /// Whether devices can be plugged in.
+    pub fn has_pci(&self) -> bool {
+        self.plugs.is_some()
+    }
+
+    /// Where it is told what happens to it.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Whether there is a slot and a name for a device, before anything is opened for it.
+    ///
+    /// # Errors
+    /// There is not.
+    pub fn can_plug(&mut self, device: &Plugged) -> Result<(), PlugError> {
+        self.plugs.as_mut().ok_or(PlugError::NoBus)?.check_free(&Name::from(device))
+    }
+
+    /// Plugs in a drive of these files, an interface of this TAP or this file as persistent memory, checked before: what `document` says
+    /// of threads and rings it can't have any more.
     ///
     /// # Errors
     /// See [`HandleError`]; nothing has changed then, and the files are closed.
@@ -199,8 +247,23 @@ impl Machine {
                 let made = devices::make_interface(interface, &self.id, files, None, None)?;
                 (made, Name::Interface(interface.iface_id.clone()))
             }
+            Plugged::Pmem(settings) => {
+                let name = Name::Pmem(settings.id.clone());
+                // Before its file takes a place in the address space.
+                plugs.check_free(&name)?;
+                let [file] =
+                    <[File; 1]>::try_from(files).expect("the document was checked: it names one file");
+                (devices::make_pmem(settings, self.space.put(file, settings.read_only)?), name)
+            }
         };
-        Ok(plugs.plug(made, name, &mut self.transports, &mut self.handles)?)
+        plugs.plug(made, name.clone(), &mut self.transports, &mut self.handles)?;
+        match document.clone() {
+            Plugged::Drive(drive) => self.config.drives.push(*drive),
+            Plugged::Interface(interface) => self.config.network_interfaces.push(*interface),
+            Plugged::Pmem(pmem) => self.config.pmem.push(*pmem),
+        }
+        self.status.tell(|at_us| Event::Plugged { device: name.to_string(), at_us });
+        Ok(())
     }
 
     /// Asks the guest to let go of a device; `reply` hears of it when it has, or at once that it is not there.
@@ -216,18 +279,29 @@ impl Machine {
 
     /// Forgets the devices that the guest has let go of; who waits to hear of it.
     pub fn clear_unplugged(&mut self) -> Vec<ReplyTo> {
-        let Self { plugs, transports, handles, .. } = self;
-        plugs.as_mut().map(|plugs| plugs.clear(transports, handles)).unwrap_or_default()
+        let Self { plugs, transports, handles, config, status, .. } = self;
+        let Some(plugs) = plugs else { return Vec::new() };
+        let (gone, waiting) = plugs.clear(transports, handles);
+        for name in gone {
+            match &name {
+                Name::Drive(id) => config.drives.retain(|drive| drive.drive_id != *id),
+                Name::Interface(id) => config.network_interfaces.retain(|net| net.iface_id != *id),
+                Name::Pmem(id) => config.pmem.retain(|pmem| pmem.id != *id),
+            }
+            status.tell(|at_us| Event::Unplugged { device: name.to_string(), at_us });
+        }
+        waiting
+    }
+
+    /// Those who wait for the guest to let go of something, when it never will again.
+    pub fn give_up_waiting(&mut self) {
+        self.plugs.iter_mut().for_each(|plugs| plugs.give_up());
     }
 
     /// Raises the interrupt of the generic event device.
     pub fn press_power_button(&self) -> io::Result<()> {
         self.power_button.write(1)
     }
-}
-
-fn lock(transport: &Attached) -> MutexGuard<'_, dyn Transport + 'static> {
-    transport.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a machine is built from besides its configuration.
@@ -271,9 +345,11 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     };
     loader.start(source, memory.clone())?;
 
-    let vm = Arc::new(make_vm(config, &kvm, &memory)?);
-    let pmem = map_pmem(config, &vm, &memory, files.pmem.drain(..))?;
-    let (memory, hotplug) = hotplug(config, &vm, memory, files.hotplug.as_ref(), &pmem)?;
+    let vm = Arc::new(address_space::make_vm(config, &kvm, &memory)?);
+    let cpuid = arch::supported_cpuid(&kvm, config.cpu_config.as_ref())?;
+    let space = Space::new(Arc::clone(&vm), &memory, arch::physical_bits(&cpuid));
+    let pmem = address_space::map_pmem(config, &space, files.pmem.drain(..))?;
+    let (memory, hotplug) = address_space::hotplug(config, &vm, memory, files.hotplug.as_ref(), &space)?;
     let mut prepared = Prepared { rings, threads: io_threads, pmem, hotplug };
     let surroundings = surroundings(&memory, workers, &end);
     let mut backplane = Backplane::new(Arc::clone(&vm), surroundings, config.vial.transport)?;
@@ -287,14 +363,15 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     vm.register_irqfd(&copied, layout::GENERATION_GSI).map_err(kvm_step("wire the generation ID"))?;
     let generation = Generation::new(memory.clone(), copied)?;
     let mut handles = Handles::default();
-    for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared)? {
+    for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared, &losses(&status))? {
         let name = handle.name();
         handles.add(handle, backplane.attach(device, name)?);
     }
     if let Some(files) = files.serial.take() {
-        backplane.attach_serial(files)?;
+        let limit = config.serial.as_ref().and_then(|serial| serial.rate_limiter);
+        handles.add_serial(backplane.attach_serial(files, limit)?);
     }
-    let vcpus = make_vcpus(config, &kvm, &vm)?;
+    let vcpus = make_vcpus(config, &cpuid, &vm)?;
     status.milestone(Step::VmBuilt);
 
     let line = validate::command_line(config)?;
@@ -317,14 +394,18 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let (ports, mmio, transports, plugs) = backplane.take_apart();
     let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
     status.milestone(Step::FirstRun);
+    let cards = transports.iter().map(Card::of).collect();
     Ok(Machine {
         vcpus: threads.start(vcpus, &shared)?,
         handles,
         generation,
-        memory_mib: config.machine_config.mem_size_mib,
+        config: config.clone(),
+        status,
         power_button,
         transports,
+        cards,
         plugs,
+        space,
         id,
         _vm: vm,
     })
@@ -368,102 +449,26 @@ fn confine(config: &VmConfig, end: &EndSignal) -> Result<(Loader, Threads, IoThr
     Ok((loader, threads, io_threads))
 }
 
-fn make_vm(config: &VmConfig, kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, BuildError> {
-    arch::check_kvm(kvm, config.cpu_config.as_ref())?;
-    let flags = dirty_log(config);
-    let vm = kvm.create_vm().map_err(kvm_step("create a VM"))?;
-    arch::set_up_vm(&vm)?;
-    for (slot, region) in (0..).zip(memory.iter()) {
-        let host = memory.get_host_address(region.start_addr());
-        let slot = kvm_userspace_memory_region {
-            slot,
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: host.expect("a region's own start lies in it") as u64,
-            flags,
-        };
-        set_memory(&vm, slot).map_err(kvm_step("give the VM its memory"))?;
-    }
-    Ok(vm)
-}
-
-#[allow(unsafe_code)]
-fn set_memory(vm: &VmFd, slot: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
-    // SAFETY: the region is guest memory, which is mapped for the rest of the process's life, and slots don't overlap.
-    unsafe { vm.set_user_memory_region(slot) }
-}
-
-/// The first slot behind those of RAM.
-fn first_slot(memory: &GuestMemory) -> u32 {
-    u32::try_from(memory.iter().count()).expect("RAM has one or two regions")
-}
-
-/// Puts files into the guest's address space, behind its RAM.
-fn map_pmem(
-    config: &VmConfig,
-    vm: &VmFd,
-    memory: &GuestMemory,
-    files: impl Iterator<Item = File>,
-) -> Result<Vec<PmemMapping>, BuildError> {
-    // Linux adds memory in pieces of 128 MiB.
-    const ALIGNMENT: u64 = 128 << 20;
-    let mut start = memory::behind(memory, ALIGNMENT);
-    let mut mappings = Vec::new();
-    for ((slot, settings), file) in (first_slot(memory)..).zip(&config.pmem).zip(files) {
-        let mapping = PmemMapping::new(start, file, settings.read_only)
-            .map_err(|source| BuildError::Pmem { id: settings.id.clone(), source })?;
-        let region = kvm_userspace_memory_region {
-            slot,
-            guest_phys_addr: start,
-            memory_size: mapping.len,
-            userspace_addr: mapping.host(),
-            flags: if mapping.read_only { KVM_MEM_READONLY } else { 0 },
-        };
-        set_memory(vm, region).map_err(kvm_step("give the VM its persistent memory"))?;
-        start = (start + mapping.len).next_multiple_of(ALIGNMENT);
-        mappings.push(mapping);
-    }
-    Ok(mappings)
-}
-
-/// Where hot-pluggable memory begins, and its slots.
-type Pluggable = (u64, Box<dyn Slots>);
-
-/// `memory` with what may be plugged in later, of which no slot is in the machine yet.
-fn hotplug(
-    config: &VmConfig,
-    vm: &Arc<VmFd>,
-    memory: GuestMemory,
-    recipe: Option<&Recipe>,
-    pmem: &[PmemMapping],
-) -> Result<(GuestMemory, Option<Pluggable>), BuildError> {
-    // The largest piece in which Linux adds memory.
-    const ALIGNMENT: u64 = 2 << 30;
-    let (Some(settings), Some(recipe)) = (config.memory_hotplug, recipe) else { return Ok((memory, None)) };
-    let behind = pmem.iter().map(|mapping| mapping.start + mapping.len).max().unwrap_or(0);
-    let start = memory::behind(&memory, ALIGNMENT).max(behind.next_multiple_of(ALIGNMENT));
-    let slots = (first_slot(&memory) + config.pmem.len() as u32, dirty_log(config));
-    let memory = memory::extend(&memory, recipe, start, settings.total_size_mib << 20)?;
-    let slots = KvmSlots::new(Arc::clone(vm), &memory, start, settings.slot_size_mib << 20, slots);
-    let slots = slots.expect("the region was just added at this address");
-    Ok((memory, Some((start, Box::new(slots)))))
-}
-
-fn dirty_log(config: &VmConfig) -> u32 {
-    if config.machine_config.track_dirty_pages { KVM_MEM_LOG_DIRTY_PAGES } else { 0 }
-}
-
-fn make_vcpus(config: &VmConfig, kvm: &Kvm, vm: &VmFd) -> Result<Vec<VcpuFd>, BuildError> {
+fn make_vcpus(config: &VmConfig, supported: &CpuId, vm: &VmFd) -> Result<Vec<VcpuFd>, BuildError> {
     let template = config.cpu_config.as_ref();
-    let supported = arch::supported_cpuid(kvm, template)?;
     let topology = arch::Topology::new(config.machine_config.vcpu_count, config.machine_config.smt);
     (0..topology.vcpus)
         .map(|index| {
             let vcpu = vm.create_vcpu(index.into()).map_err(kvm_step("create a vCPU"))?;
-            arch::set_up_vcpu(&vcpu, index, topology, &supported, template)?;
+            arch::set_up_vcpu(&vcpu, index, topology, supported, template)?;
             Ok(vcpu)
         })
         .collect()
+}
+
+/// Where it is told that a device has lost its back end; the VM goes on.
+fn losses(status: &Status) -> LossSink {
+    let status = status.clone();
+    LossSink::new(move |device, why| {
+        log!(Error, "The device {device} is lost: {why}");
+        eprintln!("vial-vmm: {device} is lost: {why}; the VM goes on without it");
+        status.device_lost(device, why);
+    })
 }
 
 /// What every transport is made of.

@@ -1,6 +1,6 @@
 //! Devices that come and go while the guest runs: on a PCI bus, and gone only when the guest lets go.
 
-use crate::api::control::Unplugged;
+use crate::api::control::{Plugged, Unplugged};
 use crate::arch::layout;
 use crate::backplane::Attached;
 use crate::control::ReplyTo;
@@ -10,6 +10,7 @@ use crate::pci::wiring::Wires;
 use crate::pci::{Hotplug, Root};
 use crate::virtio::pci::{BAR_SIZE, PciTransport};
 use crate::virtio::{Signals, Surroundings, Transport, VirtioDevice};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ pub enum Name {
     Drive(String),
     /// An interface.
     Interface(String),
+    /// Persistent memory.
+    Pmem(String),
 }
 
 impl From<Unplugged> for Name {
@@ -28,6 +31,17 @@ impl From<Unplugged> for Name {
         match device {
             Unplugged::Drive(id) => Self::Drive(id),
             Unplugged::Interface(id) => Self::Interface(id),
+            Unplugged::Pmem(id) => Self::Pmem(id),
+        }
+    }
+}
+
+impl From<&Plugged> for Name {
+    fn from(device: &Plugged) -> Self {
+        match device {
+            Plugged::Drive(drive) => Self::Drive(drive.drive_id.clone()),
+            Plugged::Interface(interface) => Self::Interface(interface.iface_id.clone()),
+            Plugged::Pmem(pmem) => Self::Pmem(pmem.id.clone()),
         }
     }
 }
@@ -37,6 +51,7 @@ impl fmt::Display for Name {
         match self {
             Self::Drive(id) => write!(f, "drive {id:?}"),
             Self::Interface(id) => write!(f, "interface {id:?}"),
+            Self::Pmem(id) => write!(f, "pmem {id:?}"),
         }
     }
 }
@@ -61,12 +76,16 @@ pub enum PlugError {
     Events(Name, #[source] io::Error),
 }
 
+/// Requests that wait for the guest to let go of one device; each keeps a descriptor until it is answered. The newest are kept: who
+/// asked long ago has most likely hung up, and asking again is what a client does that has heard nothing.
+const MAX_WAITING: usize = 4;
+
 struct Seat {
     slot: u8,
     name: Option<Name>,
     transport: Attached,
     // Asked for; these wait to hear that the guest has let go.
-    leaving: Option<Vec<ReplyTo>>,
+    leaving: Option<VecDeque<ReplyTo>>,
 }
 
 /// A PCI bus with its devices.
@@ -124,6 +143,17 @@ impl Plugs {
         self.seats.iter_mut().find(|seat| seat.name.as_ref() == Some(name))
     }
 
+    /// Whether a device of that name could be plugged in.
+    ///
+    /// # Errors
+    /// There is one already, or no slot.
+    pub fn check_free(&mut self, name: &Name) -> Result<(), PlugError> {
+        if self.find(name).is_some() {
+            return Err(PlugError::Taken(name.clone()));
+        }
+        if self.root.free_slot().is_none() { Err(PlugError::NoSlot) } else { Ok(()) }
+    }
+
     /// Plugs a device in and tells the guest.
     ///
     /// # Errors
@@ -135,9 +165,7 @@ impl Plugs {
         transports: &mut Vec<Attached>,
         handles: &mut Handles,
     ) -> Result<(), PlugError> {
-        if self.find(&name).is_some() {
-            return Err(PlugError::Taken(name));
-        }
+        self.check_free(&name)?;
         let seated = self.seat(made.device, Some(name.clone()));
         let (slot, transport, signals) =
             seated.map_err(|error| PlugError::Events(name, error))?.ok_or(PlugError::NoSlot)?;
@@ -147,21 +175,34 @@ impl Plugs {
         Ok(())
     }
 
-    /// Asks the guest to let go of a device; `reply` hears of it when it has.
+    /// Asks the guest to let go of a device, also when it was asked before; `reply` hears of it when it has. One who waited for
+    /// the same device when [`MAX_WAITING`] newer ones have come is told so.
     ///
     /// # Errors
-    /// There is none of that name, with `reply`, who is to be told.
+    /// There is none of that name; with `reply`, who is to be told.
     pub fn ask(&mut self, name: Name, reply: ReplyTo) -> Result<(), (PlugError, ReplyTo)> {
         let Some(seat) = self.find(&name) else { return Err((PlugError::Unknown(name), reply)) };
-        seat.leaving.get_or_insert_default().push(reply);
+        let waiting = seat.leaving.get_or_insert_default();
+        if waiting.len() >= MAX_WAITING
+            && let Some(oldest) = waiting.pop_front()
+        {
+            oldest.refuse(format!(
+                "the guest has been asked to let go of {name}, and {MAX_WAITING} newer requests wait for it: this one does no longer"
+            ));
+        }
+        waiting.push_back(reply);
         let slot = seat.slot;
         self.hotplug.ask(slot);
         Ok(())
     }
 
-    /// Forgets the devices that the guest has let go of; who waits to hear of it. Their files are closed when this returns.
-    pub fn clear(&mut self, transports: &mut Vec<Attached>, handles: &mut Handles) -> Vec<ReplyTo> {
-        let mut waiting = Vec::new();
+    /// Forgets the devices that the guest has let go of; their names, and who waits to hear of it. Their files are closed when this returns.
+    pub fn clear(
+        &mut self,
+        transports: &mut Vec<Attached>,
+        handles: &mut Handles,
+    ) -> (Vec<Name>, Vec<ReplyTo>) {
+        let (mut gone, mut waiting) = (Vec::new(), Vec::new());
         for slot in self.hotplug.take_gone() {
             let is_it = |seat: &Seat| seat.slot == slot && seat.leaving.is_some();
             let Some(place) = self.seats.iter().position(is_it) else { continue };
@@ -170,8 +211,19 @@ impl Plugs {
             if let Some(name) = &name {
                 handles.remove(name);
             }
+            gone.extend(name);
             waiting.extend(leaving.into_iter().flatten());
         }
-        waiting
+        (gone, waiting)
+    }
+
+    /// Whether the guest was asked to let go of the device behind `transport`.
+    pub fn is_leaving(&self, transport: &Attached) -> bool {
+        self.seats.iter().any(|seat| seat.leaving.is_some() && Arc::ptr_eq(&seat.transport, transport))
+    }
+
+    /// Forgets who waits.
+    pub fn give_up(&mut self) {
+        self.seats.iter_mut().for_each(|seat| seat.leaving = None);
     }
 }

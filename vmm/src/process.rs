@@ -6,11 +6,13 @@ use crate::args::{ConfigSource, Options};
 use crate::control::{Command, Control};
 use crate::end::{EndSignal, Ending};
 use crate::event_loop::{self, Requests, Signals, Wake};
+use crate::feed::Feed;
 use crate::files::{self, FileError, Files};
 use crate::http::after::After;
 use crate::http::before::Service;
 use crate::http::waiting::{self, Start, Waited};
 use crate::http::{Answer, Draft, Fault, Front, ServeError};
+use crate::listen::listener;
 use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
 use crate::mmds::{SharedStore, Store, StoreError};
@@ -31,8 +33,9 @@ use std::sync::{Arc, Mutex};
 /// Why there is no running VM.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("could not read the configuration from {from}")]
-    ReadConfig {
+    #[error("could not read {what} from {from}")]
+    Read {
+        what: &'static str,
         from: String,
         #[source]
         source: io::Error,
@@ -67,7 +70,7 @@ impl StartError {
             Self::File(FileError::Kvm { .. } | FileError::NotKvm(_))
             | Self::Setup { .. }
             | Self::Serve(_) => ExitReason::InternalError,
-            Self::ReadConfig { .. }
+            Self::Read { .. }
             | Self::Config(_)
             | Self::File(_)
             | Self::PodApi
@@ -86,6 +89,8 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 /// Runs a VM to its end; the process's exit code.
 pub fn run(options: &Options) -> i32 {
     let started = sys::monotonic_us();
+    sys::share_arena();
+    sys::ignore_file_size_signal();
     let mut status = Status::default();
     let ending = match run_vm(options, started, &mut status) {
         Ok(ending) => ending,
@@ -105,6 +110,10 @@ fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending
     let inherited = config.as_ref().map_or(Ok(()), |config| files::check_inherited(config, options.kvm_fd));
     *status = Status::new(config.as_ref().map_or(Ok(None), files::status)?);
     status.record_panics();
+    let feed = Feed::default();
+    if options.api.is_some() {
+        status.feed(feed.clone());
+    }
     status.milestone_at(Step::ProcessStart, started);
     config.as_ref().map_or(Ok(()), validate::check)?;
     inherited?;
@@ -113,12 +122,12 @@ fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending
     }
     let mut host = Host::new(options)?;
     host.observe(options, config.as_ref())?;
-    let api = options.api.as_ref().map(|socket| serve(socket, options, &mut host)).transpose()?;
+    let api = options.api.as_ref().map(|socket| serve(socket, options, &mut host, feed)).transpose()?;
     match (api, config) {
         (api, Some(config)) => {
             let files = Files::open(&config)?;
             let running = host.start(&config, files, options, status)?;
-            Ok(running.run(api.map(|(front, service)| After { front, service, config })))
+            Ok(running.run(api.map(|(front, service)| After { front, service })))
         }
         (Some((front, service)), None) => run_on_request(front, service, host, options, status),
         (None, None) => unreachable!("the arguments were checked: without a configuration there is an API"),
@@ -134,8 +143,10 @@ fn run_on_request(
     status: &Status,
 ) -> Result<Ending, StartError> {
     let draft = Draft::new(options.pci);
+    let surroundings = (&host.kvm, &host.end);
     let start =
-        match waiting::wait(draft, &front, &mut service, &mut host.observer, &mut host.manager, &host.end) {
+        match waiting::wait(draft, &front, &mut service, &mut host.observer, &mut host.manager, surroundings)
+        {
             Waited::Start(start) => start,
             Waited::End(ending) => return Ok(ending),
             Waited::Broken(error) => return Err(setup("the event loop")(io::Error::other(error))),
@@ -146,10 +157,11 @@ fn run_on_request(
     match host.start(&config, files, options, status) {
         Ok(running) => {
             call.answer(Ok(Answer::Empty));
-            Ok(running.run(Some(After { front, service, config })))
+            Ok(running.run(Some(After { front, service })))
         }
         Err(error) => {
             // The filters are on, so this process can't begin again: it ends, after the client has read why.
+            status.announce(error.reason(), &chain(&error));
             call.answer(Err(Fault::bad(format!("Start microvm error: {}", chain(&error)))));
             Err(error)
         }
@@ -157,10 +169,16 @@ fn run_on_request(
 }
 
 /// Serves the API at `socket`.
-fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Front, Service), StartError> {
-    let listener = files::listener("the API's socket (--api-sock, --api-fd)", socket)?;
+fn serve(
+    socket: &FileSource,
+    options: &Options,
+    host: &mut Host,
+    feed: Feed,
+) -> Result<(Front, Service), StartError> {
+    let listener = listener("the API's socket (--api-sock, --api-fd)", socket)?;
     let filter = Filter::new(Thread::Api, Profile::Api, Uses::default()).map_err(ServeError::from)?;
-    let front = Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests))?;
+    let front =
+        Front::serve(listener, options.body_limit, filter, Arc::clone(&host.observer.requests), feed)?;
     host.manager.add_subscriber(Box::new(Wake::new(front.bell()).map_err(setup("events"))?));
     log!(Info, "The API is served");
     Ok((front, Service { id: options.id.clone(), mmds: Arc::clone(&host.metadata) }))
@@ -170,7 +188,7 @@ fn serve(socket: &FileSource, options: &Options, host: &mut Host) -> Result<(Fro
 fn metadata(options: &Options) -> Result<SharedStore, StartError> {
     let mut store = Store::new(options.mmds_limit);
     if let Some(path) = &options.metadata {
-        let document = read(File::open(path), &format!("{path:?}"))?;
+        let document = read("the metadata", File::open(path), &format!("{path:?}"))?;
         let document = serde_json::from_slice(&document).map_err(StartError::Metadata)?;
         store.put(document).map_err(StartError::MetadataSize)?;
     }
@@ -268,12 +286,11 @@ impl Running {
 }
 
 fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, StartError> {
-    let document = match source {
-        ConfigSource::Fd(fd) => {
-            read(Ok(files::inherited("the configuration (--config-fd)", *fd)?), &source.to_string())?
-        }
-        ConfigSource::Path(path) => read(File::open(path), &format!("{path:?}"))?,
+    let file = match source {
+        ConfigSource::Fd(fd) => Ok(files::inherited("the configuration (--config-fd)", *fd)?),
+        ConfigSource::Path(path) => File::open(path),
     };
+    let document = read("the configuration", file, &source.to_string())?;
     let mut config = validate::parse(&document)?;
     if options.pci {
         config.vial.transport = Transport::Pci;
@@ -289,10 +306,10 @@ fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, Sta
 }
 
 /// A whole document.
-fn read(file: io::Result<File>, from: &str) -> Result<Vec<u8>, StartError> {
+fn read(what: &'static str, file: io::Result<File>, from: &str) -> Result<Vec<u8>, StartError> {
     let mut document = Vec::new();
     // One byte more than allowed, so that a longer document is noticed and not cut.
     file.and_then(|file| file.take(MAX_DOCUMENT + 1).read_to_end(&mut document))
-        .map_err(|source| StartError::ReadConfig { from: from.to_owned(), source })?;
+        .map_err(|source| StartError::Read { what, from: from.to_owned(), source })?;
     Ok(document)
 }

@@ -165,11 +165,13 @@ const IO: [i64; 13] = [
 const LOADER: [i64; 4] = [libc::SYS_pread64, libc::SYS_fstat, libc::SYS_set_robust_list, libc::SYS_rseq];
 
 /// What the HTTP thread needs besides: its connections. It waits in `futex` for the VMM thread.
-const API: [i64; 10] = [
+const API: [i64; 11] = [
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_accept4,
+    // The descriptor that is kept for clients beyond the last one (door.rs).
+    libc::SYS_eventfd2,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_shutdown,
@@ -213,7 +215,10 @@ fn rules(thread: Thread, profile: Profile, uses: Uses) -> RulesResult {
         let pci = if uses.pci { ioctls::of_pci(thread) } else { &[] };
         let vhost = if uses.vhost { ioctls::of_vhost(thread) } else { &[] };
         let vhost = vhost.iter().map(|call| call.cast_signed());
-        rules.insert(libc::SYS_ioctl, any_of(1, calls.iter().chain(pci).copied().chain(vhost))?);
+        // A client plugs an interface in, and names its TAP.
+        let tap = (thread == Thread::Vmm && profile == Profile::Api && uses.pci).then_some(ioctls::TUNSETIFF);
+        let all = calls.iter().chain(pci).copied().chain(vhost).chain(tap);
+        rules.insert(libc::SYS_ioctl, any_of(1, all)?);
     }
     if thread == Thread::Vmm && profile == Profile::Api {
         // A client names another file for a drive while the VM runs. Only what is there already: nothing is made.
@@ -279,6 +284,8 @@ mod ioctls {
     const TUNGETIFF: i32 = 0x8004_54d2_u32.cast_signed();
     const TUNSETOFFLOAD: i32 = 0x4004_54d0;
     const TUNSETVNETHDRSZ: i32 = 0x4004_54d8;
+    /// Which TAP a descriptor of /dev/net/tun is for.
+    pub(super) const TUNSETIFF: i32 = 0x4004_54ca;
     /// Queues of a TAP, taken up and let go of as the driver wants.
     const TUNSETQUEUE: i32 = 0x4004_54d9;
 

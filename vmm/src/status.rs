@@ -1,6 +1,7 @@
 //! Writes the status records. The last one is written before the process ends, and there is exactly one of its kind.
 
-use crate::api::status::{ExitReason, Record, Step};
+use crate::api::status::{Event, ExitReason, Record, Step};
+use crate::feed::Feed;
 use crate::sys::monotonic_us;
 use std::fs::File;
 use std::io::Write;
@@ -13,18 +14,41 @@ pub struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     file: Option<File>,
+    feed: Option<Feed>,
     ended: bool,
 }
 
 impl Status {
     /// Records go to `file`.
     pub fn new(file: Option<File>) -> Self {
-        Self(Arc::new(Mutex::new(Inner { file, ended: false })))
+        Self(Arc::new(Mutex::new(Inner { file, feed: None, ended: false })))
     }
 
     /// From now on records go to `file`: clients of the API name it when the process lives already.
     pub fn redirect(&self, file: Option<File>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).file = file;
+    }
+
+    /// Tells `feed` too, and more than the file gets.
+    pub fn feed(&self, feed: Feed) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).feed = Some(feed);
+    }
+
+    /// Tells the readers of the feed, if there is one.
+    pub fn tell(&self, event: impl FnOnce(u64) -> Event) {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = &inner.feed {
+            feed.push(&line(&event(monotonic_us())), false);
+        }
+    }
+
+    /// Tells the readers of the feed why the VM ends, while there is still somebody who serves them. The record follows.
+    pub fn announce(&self, reason: ExitReason, detail: &str) {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = &inner.feed {
+            let (detail, at_us) = (detail.to_owned(), monotonic_us());
+            feed.push(&line(&Record::Exit { reason, detail, at_us }), true);
+        }
     }
 
     /// Says that `step` was reached now.
@@ -35,6 +59,12 @@ impl Status {
     /// Says that `step` was reached at `at_us`.
     pub fn milestone_at(&self, step: Step, at_us: u64) {
         self.write(&Record::Milestone { step, at_us });
+    }
+
+    /// Says that a device has lost what it is served by.
+    pub fn device_lost(&self, device: &str, detail: &str) {
+        let (device, detail) = (device.to_owned(), detail.to_owned());
+        self.write(&Record::DeviceLost { device, detail, at_us: monotonic_us() });
     }
 
     /// Says why the VM ended; only the first call counts.
@@ -49,9 +79,11 @@ impl Status {
             return;
         }
         inner.ended = last;
+        let line = line(record);
+        if let Some(feed) = &inner.feed {
+            feed.push(&line, last);
+        }
         if let Some(file) = &mut inner.file {
-            let mut line = serde_json::to_vec(record).expect("records have only strings and numbers");
-            line.push(b'\n');
             // One write for a line, so that a reader never sees half of one. If the disk is full there is nobody left to
             // tell: the reader then takes the process for killed, which is the safe side.
             let _ = file.write_all(&line);
@@ -74,6 +106,12 @@ impl Status {
             default(info);
         }));
     }
+}
+
+fn line(record: &impl serde::Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(record).expect("records have only strings and numbers");
+    line.push(b'\n');
+    line
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! One of the crate's few modules with `unsafe`; everything that it offers is safe to call.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, RawFd};
@@ -22,6 +22,22 @@ pub fn cpu_us() -> u64 {
     // SAFETY: `time` is valid for the write; the call can't fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000 + time.tv_nsec.cast_unsigned() / 1000
+}
+
+/// Makes all threads that are started from now on share the memory allocator's first arena. In each other arena glibc gives memory back only
+/// after it has read /proc/sys/vm/overcommit_memory (`shrink_heap`), which no filter allows: a `free` would be a thread's end.
+pub fn share_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes two numbers and sets one of the allocator's, under its lock.
+    let taken = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    #[cfg(target_env = "gnu")]
+    assert_eq!(taken, 1, "glibc takes any number of arenas");
+}
+
+/// Makes a write beyond RLIMIT_FSIZE an error (EFBIG) instead of the process's end. Children have it so too.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is set, so nothing runs in its place.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Bytes that nobody can guess.
@@ -100,6 +116,12 @@ pub fn signal_descriptor(signals: &[c_int]) -> io::Result<File> {
     }
     // SAFETY: it was opened above and is nobody else's.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Whether this network namespace has an interface of that name.
+pub fn interface_exists(name: &str) -> bool {
+    // SAFETY: the name ends in NUL and outlives the call.
+    CString::new(name).is_ok_and(|name| unsafe { libc::if_nametoindex(name.as_ptr()) } != 0)
 }
 
 /// TUNSETIFF of linux/if_tun.h.

@@ -82,7 +82,12 @@ impl Guest {
 
     /// The same, with features of the device's own.
     pub(crate) fn with(device: Box<dyn VirtioDevice>, own: u64) -> Self {
-        let (memory, manager) = (memory(), EventManager::new().unwrap());
+        Self::on(memory(), device, own)
+    }
+
+    /// The same on memory of another kind, as much of it.
+    pub(crate) fn on(memory: GuestMemory, device: Box<dyn VirtioDevice>, own: u64) -> Self {
+        let manager = EventManager::new().unwrap();
         let (faults, workers) = (FaultSink::new(|_, _| {}), manager.remote_endpoint());
         let surroundings = Surroundings { memory: memory.clone(), workers, faults };
         let transport = MmioTransport::new(surroundings, device).unwrap();

@@ -1,7 +1,9 @@
 //! Frames as they arrive: lengths that lie, bodies that are no messages.
 
 use agent_protocol::frame::{self, MAX_FRAME, PREFIX};
-use agent_protocol::{ClientMessage, Ready, ServerMessage, StreamHeader, StreamReply, Welcome};
+use agent_protocol::{
+    ClientMessage, ForwardHeader, ForwardReply, Ready, ServerMessage, StreamHeader, StreamReply, Welcome,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use vial_api::frame::{self as api_frame, HEADER, Kind, MAX_PAYLOAD};
 
@@ -14,6 +16,8 @@ pub fn agent(mut bytes: &[u8]) {
         accept::<ServerMessage>(body);
         accept::<StreamHeader>(body);
         accept::<StreamReply>(body);
+        accept::<ForwardHeader>(body);
+        accept::<ForwardReply>(body);
         accept::<Ready>(body);
         accept::<Welcome>(body);
         bytes = rest;

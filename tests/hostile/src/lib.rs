@@ -16,12 +16,15 @@ pub mod frames;
 pub mod images;
 pub mod kernel_log;
 pub mod machine;
+pub mod memory;
 pub mod objects;
 pub mod pci;
 pub mod peripherals;
 pub mod plug;
 pub mod registry;
+pub mod streams;
 mod tarball;
+pub mod vhost_user;
 
 /// A parser's function.
 pub type Target = fn(&[u8]);
@@ -45,18 +48,23 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kernel_log", kernel_log::line),
     ("chain", devices::chain),
     ("block", devices::block),
+    ("block_ring", memory::ring),
     ("console", devices::console),
     ("vsock", devices::vsock),
     ("net", peripherals::net),
     ("entropy", peripherals::entropy),
     ("balloon", peripherals::balloon),
+    ("memory", memory::hotplug),
+    ("pmem", memory::persistent),
     ("pci", pci::bus),
     ("plug", plug::plug),
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
     ("vm_api", machine::api),
+    ("vhost_user", vhost_user::vhost_user),
     ("mmds", machine::metadata),
     ("bench_document", bench::document),
     ("objects", objects::body),
     ("object_patches", objects::patches),
+    ("spdy", streams::spdy),
 ];

@@ -12,7 +12,12 @@ pub fn body(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = (LabelSelector::parse(text), FieldSelector::parse(text, &["metadata.name", "a"]));
     }
-    let Ok(decoded) = decode::object(bytes) else { return };
+    for decoded in [decode::object(bytes), decode::yaml(bytes)].into_iter().flatten() {
+        as_every_kind(&decoded);
+    }
+}
+
+fn as_every_kind(decoded: &decode::Decoded) {
     for kind in &KINDS {
         let mut value = decoded.value.clone();
         let findings = conform(kind.structure(), &mut value);

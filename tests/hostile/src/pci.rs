@@ -63,8 +63,10 @@ pub fn bus(mut bytes: &[u8]) {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     let (root, wiring) = (Root::new(WINDOW..WINDOW + WINDOW_SIZE), Arc::new(Nowhere::default()));
-    let devices: [Box<dyn VirtioDevice>; 2] =
-        [Box::new(Rng::new()), Box::new(Console::new(None, Some(tempfile::tempfile().unwrap())).unwrap())];
+    let devices: [Box<dyn VirtioDevice>; 2] = [
+        Box::new(Rng::new(None)),
+        Box::new(Console::new(None, Some(tempfile::tempfile().unwrap())).unwrap()),
+    ];
     for (slot, device) in (1u8..).zip(devices) {
         let surroundings = Surroundings {
             memory: memory.clone(),

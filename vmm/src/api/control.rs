@@ -2,7 +2,7 @@
 //!
 //! A listener instead of a connected pair, because the daemon that made the VM may be gone when the next one wants to stop it.
 
-use crate::api::config::{Drive, NetworkInterface, RateLimiter};
+use crate::api::config::{Drive, NetworkInterface, Pmem, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 /// Upper bound of a request line in bytes.
@@ -101,6 +101,8 @@ pub enum Plugged {
     Drive(Box<Drive>),
     /// An interface.
     Interface(Box<NetworkInterface>),
+    /// A file in the guest's address space. It is no root device.
+    Pmem(Box<Pmem>),
 }
 
 /// What is unplugged.
@@ -111,6 +113,8 @@ pub enum Unplugged {
     Drive(String),
     /// The interface of this name.
     Interface(String),
+    /// The persistent memory of this name.
+    Pmem(String),
 }
 
 /// VMM → host.

@@ -16,6 +16,15 @@ pub enum Record {
         /// CLOCK_MONOTONIC, microseconds.
         at_us: u64,
     },
+    /// A device has lost its vhost-user back end for good; the VM goes on without it.
+    DeviceLost {
+        /// Which, such as `block data`.
+        device: String,
+        /// Why, for people.
+        detail: String,
+        /// CLOCK_MONOTONIC, microseconds.
+        at_us: u64,
+    },
     /// The VM ended.
     Exit {
         /// Why.
@@ -25,6 +34,41 @@ pub enum Record {
         detail: String,
         /// CLOCK_MONOTONIC, microseconds.
         at_us: u64,
+    },
+}
+
+/// What is told to readers of the event stream besides the records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The vCPUs and devices stand still.
+    Paused {
+        /// CLOCK_MONOTONIC, microseconds.
+        at_us: u64,
+    },
+    /// They go on.
+    Resumed {
+        /// CLOCK_MONOTONIC, microseconds.
+        at_us: u64,
+    },
+    /// A device is in its slot, and the guest was told.
+    Plugged {
+        /// Such as `drive "data"`.
+        device: String,
+        /// CLOCK_MONOTONIC, microseconds.
+        at_us: u64,
+    },
+    /// The guest has let go of a device.
+    Unplugged {
+        /// Such as `drive "data"`.
+        device: String,
+        /// CLOCK_MONOTONIC, microseconds.
+        at_us: u64,
+    },
+    /// The reader was too slow.
+    Missed {
+        /// How many lines are lost to it.
+        lines: u64,
     },
 }
 

@@ -2,12 +2,16 @@
 
 use crate::api::config::{
     Balloon, BalloonStart, BalloonStatsUpdate, BalloonUpdate, BootSource, CpuConfig, Drive, Entropy,
-    Extensions, Logger, MachineConfig, MachineConfigUpdate, MemoryHotplug, MemoryHotplugUpdate, Metrics,
-    MmdsConfig, NetworkInterface, PartialDrive, PartialNetworkInterface, Pmem, Serial, Vsock,
+    Extensions, FileSystem, Logger, MachineConfig, MachineConfigUpdate, MemoryHotplug, MemoryHotplugUpdate,
+    Metrics, MmdsConfig, NetworkInterface, PartialDrive, PartialNetworkInterface, PartialPmem, Pmem, Serial,
+    Vsock,
 };
+use crate::api::control::{Plugged, Unplugged};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use vmm_sys_util::eventfd::EventFd;
 
 /// A request that is understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,10 @@ pub enum Action {
     PatchDrive(PartialDrive),
     /// `PATCH /network-interfaces/{iface_id}`.
     PatchNetwork(PartialNetworkInterface),
+    /// `PATCH /pmem/{id}`.
+    PatchPmem(PartialPmem),
+    /// `DELETE` of a drive, an interface or persistent memory.
+    Unplug(Unplugged),
     /// `GET /hotplug/memory`.
     GetMemory,
     /// `PATCH /hotplug/memory`.
@@ -50,6 +58,8 @@ pub enum Action {
     Lacking(&'static str),
     /// *(Vial)* `PUT /vial/actions`.
     Vial(VialAction),
+    /// *(Vial)* `GET /vial/events`.
+    Events,
     /// *(Vial)* `GET /vial/devices`.
     Devices,
     /// *(Vial)* `GET /vial/metrics`.
@@ -85,6 +95,8 @@ pub enum Configure {
     Serial(Serial),
     /// `PUT /mmds/config`.
     Mmds(MmdsConfig),
+    /// *(Vial)* `PUT /vial/file-systems/{tag}`.
+    FileSystem(FileSystem),
     /// *(Vial)* `PUT /vial`.
     Extensions(Extensions),
 }
@@ -148,7 +160,24 @@ pub enum When {
     Always,
 }
 
+impl Configure {
+    /// The device, if it is one that can be plugged into a VM that runs.
+    pub fn plugged(&self) -> Option<Plugged> {
+        match self {
+            Self::Drive(drive) => Some(Plugged::Drive(Box::new(drive.clone()))),
+            Self::Network(interface) => Some(Plugged::Interface(Box::new(interface.clone()))),
+            Self::Pmem(pmem) => Some(Plugged::Pmem(Box::new(pmem.clone()))),
+            _ => None,
+        }
+    }
+}
+
 impl Action {
+    /// Whether the answer depends on the guest, and may never come.
+    pub fn waits_for_the_guest(&self) -> bool {
+        matches!(self, Self::Unplug(_))
+    }
+
     /// The table of what may be asked when. It is Firecracker's.
     pub fn when(&self) -> When {
         match self {
@@ -160,6 +189,8 @@ impl Action {
             | Self::PatchVm(_)
             | Self::PatchDrive(_)
             | Self::PatchNetwork(_)
+            | Self::PatchPmem(_)
+            | Self::Unplug(_)
             | Self::Devices
             | Self::GetMemory
             | Self::PatchMemory(_)
@@ -182,6 +213,7 @@ impl Action {
             | Self::PatchMmds(_)
             | Self::Lacking(_)
             | Self::Prometheus
+            | Self::Events
             | Self::Vial(VialAction::Stop) => When::Always,
         }
     }
@@ -234,6 +266,11 @@ impl Fault {
         Self { status: 413, message: message.into() }
     }
 
+    /// 503.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self { status: 503, message: message.into() }
+    }
+
     /// The VM has ended, and with it everything that could answer.
     pub fn ended() -> Self {
         Self { status: 500, message: "the VM has ended".into() }
@@ -248,14 +285,46 @@ pub type Outcome = Result<Answer, Fault>;
 pub struct Call {
     /// What is asked.
     pub action: Action,
-    /// Takes one answer. Whoever asked waits for it; when this is dropped he is told that the VM has ended.
-    pub reply: Sender<Outcome>,
+    /// Takes the answer.
+    pub reply: Asker,
+}
+
+/// Who waits for an answer; when this is dropped without one he is told that the VM has ended.
+#[derive(Debug)]
+pub struct Asker {
+    sender: Option<Sender<Outcome>>,
+    // For one who does other things meanwhile.
+    bell: Option<Arc<EventFd>>,
+}
+
+impl Asker {
+    /// For one who waits at the other end of the channel; `bell` is rung when there is an answer.
+    pub fn new(sender: Sender<Outcome>, bell: Option<Arc<EventFd>>) -> Self {
+        Self { sender: Some(sender), bell }
+    }
+
+    /// Answers; only the first time counts.
+    pub fn send(&self, outcome: Outcome) {
+        if let Some(sender) = &self.sender {
+            // The other side waits unless it has hung up, and then nobody can be told.
+            let _ = sender.send(outcome);
+        }
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(bell) = &self.bell {
+            // Fails only when nobody has read 2⁶⁴ − 2 of them: then the reader is awake anyway.
+            let _ = bell.write(1);
+        }
+    }
 }
 
 impl Call {
     /// Answers.
     pub fn answer(self, outcome: Outcome) {
-        // The other side waits unless its thread has died, and then nobody can be told.
-        let _ = self.reply.send(outcome);
+        self.reply.send(outcome);
     }
 }

@@ -1,11 +1,15 @@
 //! Requests before the start: documents for the draft, and what is true of any VM.
 
 use super::action::{Action, Answer, BalloonAction, Configure, Fault, Outcome};
-use super::{API_VERSION, Draft};
-use crate::files;
+use super::draft::kind;
+use super::{API_VERSION, Draft, trial};
+use crate::api::config::{Drive, FileSystem, MachineConfig, MemoryBacking};
+use crate::log;
+use crate::machine::BuildError;
 use crate::mmds::{SharedStore, Store, StoreError};
 use crate::observe::Observer;
 use crate::virtio::Subscriber;
+use crate::{back_ends, files};
 use event_manager::EventManager;
 use serde_json::{Value, json};
 use std::sync::{MutexGuard, PoisonError};
@@ -68,14 +72,30 @@ pub fn machine(config: &crate::api::config::MachineConfig) -> Value {
 /// Opens what a document names and closes it again, so that the client hears of a missing file when he names it and not at the
 /// start.
 fn probe(document: &Configure) -> Result<(), Fault> {
-    let checked = match document {
-        Configure::BootSource(boot) => files::boot(boot).map(drop).map_err(|error| ("Boot source", error)),
-        Configure::Pmem(pmem) => files::pmem(pmem).map(drop).map_err(|error| ("Pmem config", error)),
-        Configure::Drive(drive) => files::drive(drive).map(drop).map_err(|error| ("Drive config", error)),
-        Configure::Network(net) => files::taps(net).map(drop).map_err(|error| ("Network config", error)),
+    match document {
+        Configure::BootSource(boot) => files::boot(boot).map(drop).map_err(BuildError::from),
+        // Memory that belongs to no file is made when it is wanted.
+        Configure::Machine(MachineConfig {
+            memory_backing: MemoryBacking::PrivateFile(source),
+            mem_size_mib,
+            ..
+        }) => files::memory_file(source, *mem_size_mib).map(drop).map_err(BuildError::from),
+        Configure::Pmem(pmem) => {
+            files::pmem(pmem).map_err(BuildError::from).and_then(|file| trial::pmem(pmem, &file))
+        }
+        Configure::Drive(Drive { drive_id, socket: Some(socket), .. }) => {
+            back_ends::check(&format!("drive {drive_id:?}"), socket).map_err(BuildError::from)
+        }
+        Configure::FileSystem(FileSystem { tag, socket, .. }) => {
+            back_ends::check(&format!("file system {tag:?}"), socket).map_err(BuildError::from)
+        }
+        Configure::Drive(drive) => {
+            files::drive(drive).map_err(BuildError::from).and_then(|files| trial::drive(drive, &files))
+        }
+        Configure::Network(net) => trial::tap(net).and_then(|()| Ok(files::taps(net).map(drop)?)),
         _ => Ok(()),
-    };
-    checked.map_err(|(kind, error)| Fault::bad(format!("{kind} error: {}", crate::chain(&error))))
+    }
+    .map_err(|error| Fault::bad(format!("{} error: {}", kind(document), crate::chain(&error))))
 }
 
 impl Service {
@@ -91,7 +111,7 @@ impl Service {
         let empty = |()| Answer::Empty;
         match action {
             Action::DescribeInstance => Ok(Answer::Json(json!({
-                "id": self.id,
+                "id": if self.id.is_empty() { log::ANONYMOUS } else { &self.id },
                 "state": state,
                 "vmm_version": env!("CARGO_PKG_VERSION"),
                 "app_name": "Vial",

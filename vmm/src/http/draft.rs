@@ -1,6 +1,7 @@
 //! The VM to be, while its documents come in one by one: no file is touched here, and a document that does not fit changes nothing.
 
 use super::action::{Configure, Fault};
+use super::shown;
 use crate::api::config::{
     Balloon, BootSource, Drive, FileSource, MachineConfig, MmdsConfig, Transport, VmConfig,
 };
@@ -82,6 +83,7 @@ impl Draft {
                 check_mmds(&mmds, config)?;
                 config.mmds_config = Some(mmds);
             }
+            Configure::FileSystem(fs) => replace(&mut config.file_systems, fs, |a, b| a.tag == b.tag),
             Configure::Extensions(vial) => config.vial = vial,
         }
         Ok(())
@@ -107,7 +109,7 @@ impl Draft {
     /// # Errors
     /// There is none.
     pub fn balloon(&self) -> Result<Balloon, Fault> {
-        self.config.balloon.clone().ok_or_else(|| Fault::bad("Balloon device error: this VM has no balloon"))
+        self.config.balloon.clone().ok_or_else(|| Fault::bad("Balloon config error: this VM has no balloon"))
     }
 
     /// All documents, without a boot source as long as there is none.
@@ -134,9 +136,11 @@ impl Draft {
     }
 }
 
-/// A configuration as a document.
+/// A configuration as the document that `GET /vm/config` shows.
 pub fn document(config: &VmConfig) -> serde_json::Value {
-    serde_json::to_value(config).expect("documents have only strings, numbers and lists of them")
+    shown::complete(
+        serde_json::to_value(config).expect("documents have only strings, numbers and lists of them"),
+    )
 }
 
 /// The root device comes first, as in Firecracker: guests boot from `/dev/vda` whatever the order of the requests was.
@@ -163,7 +167,8 @@ fn check_mmds(mmds: &MmdsConfig, config: &VmConfig) -> Result<(), Fault> {
     validate::mmds(mmds, config).map_err(|error| Fault::bad(format!("MMDS config error: {error}")))
 }
 
-fn kind(document: &Configure) -> &'static str {
+/// Firecracker's word for it in messages.
+pub(super) fn kind(document: &Configure) -> &'static str {
     match document {
         Configure::Machine(_) | Configure::MachineUpdate(_) => "Machine config",
         Configure::BootSource(_) => "Boot source",
@@ -171,12 +176,13 @@ fn kind(document: &Configure) -> &'static str {
         Configure::Network(_) => "Network config",
         Configure::Vsock(_) => "Vsock config",
         Configure::Entropy(_) => "Entropy device",
-        Configure::Cpu(_) => "CPU config",
-        Configure::Pmem(_) => "Pmem config",
+        Configure::Cpu(_) => "Configure CPU",
+        Configure::Pmem(_) => "Pmem device",
         Configure::Hotplug(_) => "Memory hotplug config",
         Configure::Balloon(_) => "Balloon config",
         Configure::Serial(_) => "Serial device",
         Configure::Mmds(_) => "MMDS config",
+        Configure::FileSystem(_) => "File system config",
         Configure::Extensions(_) => "Vial config",
     }
 }

@@ -7,22 +7,32 @@
 pub mod action;
 pub mod after;
 pub mod before;
+mod deprecated;
 pub mod draft;
+mod events;
 mod io;
 pub mod route;
 mod server;
+mod shown;
+mod trial;
 pub mod waiting;
 
 pub use action::{Action, Answer, Call, Fault, Outcome};
 pub use draft::Draft;
 pub use server::{MAX_CONNECTIONS, Server};
 
+use action::{Asker, VmState};
+
+use crate::feed::{Feed, MAX_READERS, Reader};
 use crate::metrics::Requests;
 use crate::seccomp::{Filter, SeccompError};
+use crate::sys;
 use std::io as std_io;
 use std::os::unix::net::UnixListener;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -61,12 +71,15 @@ impl Front {
         limit: usize,
         filter: Filter,
         requests: Arc<Requests>,
+        feed: Feed,
     ) -> Result<Self, ServeError> {
         let (sender, calls) = channel();
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let stop = EventFd::new(EFD_NONBLOCK)?;
-        let server = Server::new(listener, &stop, limit)?;
-        let desk = Desk { calls: sender, bell: Arc::clone(&bell), requests };
+        let news = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        feed.ring_at(Arc::clone(&news));
+        let server = Server::new(listener, &stop, Arc::clone(&news), limit)?;
+        let desk = Desk { calls: sender, bell: Arc::clone(&bell), requests, feed, news };
         let (report, reports) = channel();
         let serve = move || {
             let result = filter.apply();
@@ -114,19 +127,63 @@ pub struct Desk {
     requests: Arc<Requests>,
     calls: Sender<Call>,
     bell: Arc<EventFd>,
+    feed: Feed,
+    // Rung when connections are to be polled that wait for something.
+    news: Arc<EventFd>,
+}
+
+/// Whether the answer says that a field or value goes away.
+#[derive(Clone, Copy)]
+struct Deprecated(bool);
+
+/// What a request comes to.
+enum Served {
+    /// A document, or nothing, or a refusal; whether Firecracker would rather not have been asked so.
+    Answer(Outcome, Deprecated),
+    /// A stream of events.
+    Events(Reader),
+}
+
+/// An answer for which the HTTP thread does not stand still. Its connection is polled when the desk's `news` are rung.
+struct Later(Receiver<Outcome>);
+
+impl Future for Later {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Outcome> {
+        match self.0.try_recv() {
+            Ok(outcome) => Poll::Ready(outcome),
+            Err(TryRecvError::Empty) => Poll::Pending,
+            Err(TryRecvError::Disconnected) => Poll::Ready(Err(Fault::ended())),
+        }
+    }
 }
 
 impl Desk {
     /// Understands a request, has it answered, counts it and tells the log.
-    fn serve(&self, method: &str, path: &str, body: &[u8]) -> Outcome {
+    async fn serve(&self, method: &str, path: &str, body: &[u8]) -> Served {
         // What the guest is to know may be secret.
-        if body.is_empty() || path.starts_with("/mmds") {
+        if body.is_empty() || path.trim_start_matches('/').starts_with("mmds") {
             crate::log!(Info, "The API server received a {method} request on {path:?}.");
         } else {
             let body = String::from_utf8_lossy(body);
             crate::log!(Info, "The API server received a {method} request on {path:?} with body {body:?}.");
         }
-        let outcome = route::route(method, path, body).and_then(|action| self.ask(action));
+        let action = route::route(method, path, body);
+        let deprecated = Deprecated(action.as_ref().is_ok_and(|action| deprecated::is(action, body)));
+        let timed = match action {
+            Ok(Action::PatchVm(state)) => Some((state, sys::monotonic_us())),
+            _ => None,
+        };
+        let outcome = match action {
+            Ok(Action::Events) => match self.feed.reader() {
+                Some(reader) => return Served::Events(reader),
+                None => Err(Fault::busy(format!("{MAX_READERS} clients read the events already"))),
+            },
+            Ok(action) if action.waits_for_the_guest() => self.ask_for_later(action).await,
+            Ok(action) => self.ask(action),
+            Err(fault) => Err(fault),
+        };
         match &outcome {
             Ok(Answer::Empty) => {
                 crate::log!(Info, "The request was executed successfully. Status code: 204 No Content.");
@@ -137,17 +194,36 @@ impl Desk {
             }
         }
         self.requests.count(method, path, outcome.is_err());
-        outcome
+        if deprecated.0 {
+            self.requests.deprecated();
+        }
+        if let Some((state, began)) = timed.filter(|_| outcome.is_ok()) {
+            let us = sys::monotonic_us() - began;
+            match state {
+                VmState::Paused => self.requests.paused(us),
+                VmState::Resumed => self.requests.resumed(us),
+            }
+        }
+        Served::Answer(outcome, deprecated)
     }
 
     /// Hands `action` over and waits for the answer.
     pub fn ask(&self, action: Action) -> Outcome {
-        let (reply, answer) = channel();
-        if self.calls.send(Call { action, reply }).is_err() {
-            return Err(Fault::ended());
+        self.call(action, None).recv().unwrap_or_else(|_| Err(Fault::ended()))
+    }
+
+    /// Hands `action` over; the answer may come when the guest likes.
+    fn ask_for_later(&self, action: Action) -> Later {
+        Later(self.call(action, Some(Arc::clone(&self.news))))
+    }
+
+    fn call(&self, action: Action, bell: Option<Arc<EventFd>>) -> Receiver<Outcome> {
+        let (sender, answer) = channel();
+        // Without the other side the call is dropped at once, and with it who answers.
+        if self.calls.send(Call { action, reply: Asker::new(sender, bell) }).is_ok() {
+            // Fails only when nobody has read 2⁶⁴ − 2 of them: then the reader is awake anyway.
+            let _ = self.bell.write(1);
         }
-        // Fails only when nobody has read 2⁶⁴ − 2 of them: then the reader is awake anyway.
-        let _ = self.bell.write(1);
-        answer.recv().unwrap_or_else(|_| Err(Fault::ended()))
+        answer
     }
 }

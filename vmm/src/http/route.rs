@@ -2,6 +2,7 @@
 
 use super::action::{Action, BalloonAction, Configure, Fault, VmState};
 use crate::api::config::BalloonStart;
+use crate::api::control::Unplugged;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +20,11 @@ struct Vm {
     state: VmState,
 }
 
+/// A body that says nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 /// Understands a request.
 ///
 /// # Errors
@@ -26,9 +32,12 @@ struct Vm {
 /// differ.
 pub fn route(method: &str, path: &str, body: &[u8]) -> Result<Action, Fault> {
     let path = path.split('?').next().unwrap_or_default();
-    let mut parts = path.trim_start_matches('/').split_terminator('/');
-    let parts: [&str; 4] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    let mut rest = path.strip_prefix('/').unwrap_or(path).split_terminator('/');
+    let empty = rest.clone().any(str::is_empty);
+    let parts: [&str; 4] = std::array::from_fn(|_| rest.next().unwrap_or_default());
     match method {
+        // An empty part is the end of a path below: what stands behind it would go unread.
+        _ if empty || rest.next().is_some() => Err(unknown(method, parts[0])),
         "GET" if !body.is_empty() => Err(Fault::bad("GET request cannot have a body.")),
         "GET" => get(parts),
         "PUT" if body.is_empty() => Err(Fault::bad("Empty PUT request.")),
@@ -36,6 +45,8 @@ pub fn route(method: &str, path: &str, body: &[u8]) -> Result<Action, Fault> {
         // The one whose body is optional.
         "PATCH" if body.is_empty() && parts[0] != "balloon" => Err(Fault::bad("Empty PATCH request.")),
         "PATCH" => patch(parts, body),
+        "DELETE" if !body.is_empty() => Err(Fault::bad("DELETE request cannot have a body.")),
+        "DELETE" => delete(parts),
         _ => Err(unknown(method, parts[0])),
     }
 }
@@ -56,9 +67,23 @@ fn get(parts: [&str; 4]) -> Result<Action, Fault> {
         ["balloon", "hinting", "status", ""] => Action::Balloon(BalloonAction::Hinting),
         ["hotplug", "memory", "", _] => Action::GetMemory,
         ["vial", "devices", "", _] => Action::Devices,
+        ["vial", "events", "", _] => Action::Events,
         ["vial", "metrics", "", _] => Action::Prometheus,
         [first, ..] => return Err(unknown("GET", first)),
     })
+}
+
+/// What is unplugged.
+fn delete(parts: [&str; 4]) -> Result<Action, Fault> {
+    let [kind, id, "", _] = parts else { return Err(unknown("DELETE", parts[0])) };
+    let name: fn(String) -> Unplugged = match kind {
+        "drives" => Unplugged::Drive,
+        "network-interfaces" => Unplugged::Interface,
+        "pmem" => Unplugged::Pmem,
+        _ => return Err(unknown("DELETE", kind)),
+    };
+    checked(id)?;
+    Ok(Action::Unplug(name(id.to_owned())))
 }
 
 fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
@@ -97,6 +122,12 @@ fn put(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["hotplug", "memory", "", _] => configure(Configure::Hotplug(json(body)?)),
         ["snapshot", "create" | "load", "", _] => Ok(Action::Lacking("snapshots")),
         ["vial", "", ..] => configure(Configure::Extensions(json(body)?)),
+        ["vial", "file-systems", tag, ""] => {
+            checked(tag)?;
+            let fs: crate::api::config::FileSystem = json(body)?;
+            same(tag, &fs.tag)?;
+            configure(Configure::FileSystem(fs))
+        }
         ["vial", "actions", "", _] => json(body).map(|info: ActionInfo<_>| Action::Vial(info.action_type)),
         [first, ..] => Err(unknown("PUT", first)),
     }
@@ -126,7 +157,12 @@ fn patch(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
         ["mmds", "", ..] => json(body).map(Action::PatchMmds),
         ["vm", "", ..] => json(body).map(|vm: Vm| Action::PatchVm(vm.state)),
         ["balloon", ..] => patch_balloon(parts, body),
-        ["pmem", _, "", _] => Ok(Action::Lacking("rate limiter for persistent memory")),
+        ["pmem", id, "", _] => {
+            checked(id)?;
+            let pmem: crate::api::config::PartialPmem = json(body)?;
+            same(id, &pmem.id)?;
+            Ok(Action::PatchPmem(pmem))
+        }
         ["hotplug", "memory", "", _] => json(body).map(Action::PatchMemory),
         [first, ..] => Err(unknown("PATCH", first)),
     }
@@ -138,7 +174,8 @@ fn patch_balloon(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
             BalloonAction::Start(BalloonStart::default())
         }
         ["balloon", "hinting", "start", ""] => BalloonAction::Start(json(body)?),
-        ["balloon", "hinting", "stop", ""] => BalloonAction::Stop,
+        ["balloon", "hinting", "stop", ""] if body.is_empty() => BalloonAction::Stop,
+        ["balloon", "hinting", "stop", ""] => json(body).map(|Nothing {}| BalloonAction::Stop)?,
         _ if body.is_empty() => return Err(Fault::bad("Empty PATCH request.")),
         ["balloon", "", ..] => BalloonAction::Resize(json(body)?),
         ["balloon", "statistics", "", _] => BalloonAction::Interval(json(body)?),
@@ -191,6 +228,9 @@ mod tests {
                 Action::Act(InstanceAction::InstanceStart),
             ),
             ("PATCH", "/vm", r#"{"state":"Paused"}"#, Action::PatchVm(VmState::Paused)),
+            ("DELETE", "/pmem/a", "", Action::Unplug(Unplugged::Pmem("a".into()))),
+            ("GET", "/vial/events", "", Action::Events),
+            ("PATCH", "/balloon/hinting/stop", "{}", Action::Balloon(BalloonAction::Stop)),
             ("PUT", "/snapshot/load", "{}", Action::Lacking("snapshots")),
         ] {
             assert_eq!(route(method, path, body.as_bytes()), Ok(expected), "{method} {path}");
@@ -206,7 +246,14 @@ mod tests {
             ("PATCH", "/machine-config", "{}", "Empty PATCH request."),
             ("GET", "/drives", "", "Invalid request method and/or path: GET drives."),
             ("PUT", "/machine-config/x", "{}", "Invalid request method and/or path: PUT machine-config."),
-            ("DELETE", "/drives/a", "", "Invalid request method and/or path: DELETE drives."),
+            ("GET", "/version//x", "", "Invalid request method and/or path: GET version."),
+            ("GET", "/vm/config//foo", "", "Invalid request method and/or path: GET vm."),
+            ("GET", "/vm/config/a/b/c", "", "Invalid request method and/or path: GET vm."),
+            ("PUT", "//mmds", "{}", "Invalid request method and/or path: PUT ."),
+            ("PATCH", "/balloon/hinting/stop", r#"{"a":1}"#, "An error occurred when deserializing"),
+            ("DELETE", "/balloon", "", "Invalid request method and/or path: DELETE balloon."),
+            ("DELETE", "/drives", "", "The ID cannot be empty."),
+            ("DELETE", "/drives/a", "{}", "DELETE request cannot have a body."),
             ("PUT", "/drives", "{}", "The ID cannot be empty."),
             (
                 "PUT",

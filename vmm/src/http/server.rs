@@ -1,8 +1,10 @@
 //! Connections, and a loop that polls each when its stream changes. hyper does HTTP/1.1.
 
-use super::Desk;
 use super::action::{Answer, Fault, Outcome};
+use super::events::Content;
 use super::io::Stream;
+use super::{Deprecated, Desk, Served};
+use crate::door::Spare;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
@@ -29,7 +31,8 @@ const BUFFER: usize = 16 << 10;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const FIRST: u64 = 2;
+const NEWS: u64 = 2;
+const FIRST: u64 = 3;
 
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -69,29 +72,32 @@ impl Connection {
 /// A server that does not run yet.
 pub struct Server {
     listener: UnixListener,
+    spare: Spare,
+    news: Arc<EventFd>,
     epoll: Epoll,
     limit: usize,
 }
 
 impl Server {
-    /// For a listener that does not block. Ends soon after `stop` is written to.
+    /// For a listener that does not block. Ends soon after `stop` is written to; polls all connections when `news` is.
     ///
     /// # Errors
     /// Descriptors have run out.
-    pub fn new(listener: UnixListener, stop: &EventFd, limit: usize) -> io::Result<Self> {
+    pub fn new(listener: UnixListener, stop: &EventFd, news: Arc<EventFd>, limit: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let watch = |fd, token| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token));
         watch(listener.as_raw_fd(), LISTENER)?;
         watch(stop.as_raw_fd(), STOP)?;
-        Ok(Self { listener, epoll, limit })
+        watch(news.as_raw_fd(), NEWS)?;
+        Ok(Self { listener, spare: Spare::default(), news, epoll, limit })
     }
 
     /// Serves until it is stopped.
-    pub fn run(self, desk: Desk) {
+    pub fn run(mut self, desk: Desk) {
         let mut connections: HashMap<u64, Connection> = HashMap::new();
         let mut next = FIRST;
         loop {
-            let mut events = [EpollEvent::default(); MAX_CONNECTIONS + 2];
+            let mut events = [EpollEvent::default(); MAX_CONNECTIONS + 3];
             let Ok(count) = self.epoll.wait(-1, &mut events) else { continue };
             for event in &events[..count] {
                 match event.data() {
@@ -108,9 +114,15 @@ impl Server {
                             next += 1;
                         }
                     }
+                    NEWS => {
+                        let _ = self.news.read();
+                        // The streams of those that are over close, and with that they leave the epoll set.
+                        connections.retain(|_, connection| connection.poll());
+                    }
                     token => {
-                        if connections.get_mut(&token).is_some_and(|connection| !connection.poll()) {
-                            // The stream closes, and with that it leaves the epoll set.
+                        // One whose client is gone for good may wait for something that never comes.
+                        let gone = event.event_set().contains(EventSet::HANG_UP);
+                        if connections.get_mut(&token).is_some_and(|connection| !connection.poll() || gone) {
                             connections.remove(&token);
                         }
                     }
@@ -119,8 +131,8 @@ impl Server {
         }
     }
 
-    fn accept(&self, desk: &Desk, open: usize, token: u64) -> Option<Connection> {
-        let (mut stream, _) = self.listener.accept().ok()?;
+    fn accept(&mut self, desk: &Desk, open: usize, token: u64) -> Option<Connection> {
+        let mut stream = self.spare.accept(&self.listener)?;
         stream.set_nonblocking(true).ok()?;
         if open >= MAX_CONNECTIONS {
             // Fits into the socket's buffer; a client that is gone misses nothing.
@@ -144,7 +156,7 @@ fn serve(stream: UnixStream, desk: Desk, limit: usize) -> Connection {
     Connection { serving: Box::pin(serving), again: Arc::new(Again(AtomicBool::new(false))) }
 }
 
-async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Response<Full<Bytes>> {
+async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Response<Content> {
     let (head, body) = request.into_parts();
     // What is announced is refused before it comes, what is not when it does.
     let announced = body.size_hint().exact();
@@ -156,7 +168,19 @@ async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Respon
         Err(error) if error.is::<LengthLimitError>() => return closing(too_long(None, limit)),
         Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
     };
-    respond(desk.serve(head.method.as_str(), head.uri.path(), &body))
+    match desk.serve(head.method.as_str(), head.uri.path(), &body).await {
+        Served::Answer(outcome, Deprecated(deprecated)) => {
+            let mut response = respond(outcome);
+            if deprecated {
+                response.headers_mut().insert("deprecation", HeaderValue::from_static("true"));
+            }
+            response
+        }
+        Served::Events(reader) => {
+            let kind = HeaderValue::from_static("application/x-ndjson");
+            answer(StatusCode::OK, kind, Content::Events(reader))
+        }
+    }
 }
 
 fn too_long(length: Option<u64>, limit: usize) -> Fault {
@@ -168,13 +192,13 @@ fn too_long(length: Option<u64>, limit: usize) -> Fault {
 }
 
 /// The rest of the request is not read, so nothing can follow it.
-fn closing(fault: Fault) -> Response<Full<Bytes>> {
+fn closing(fault: Fault) -> Response<Content> {
     let mut response = respond(Err(fault));
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-fn respond(outcome: Outcome) -> Response<Full<Bytes>> {
+fn respond(outcome: Outcome) -> Response<Content> {
     let json = HeaderValue::from_static("application/json");
     let (status, kind, body) = match outcome {
         Ok(Answer::Empty) => (StatusCode::NO_CONTENT, json, Bytes::new()),
@@ -187,7 +211,11 @@ fn respond(outcome: Outcome) -> Response<Full<Bytes>> {
             (status, json, serde_json::json!({ "fault_message": message }).to_string().into())
         }
     };
-    let mut response = Response::new(Full::new(body));
+    answer(status, kind, Content::Whole(Full::new(body)))
+}
+
+fn answer(status: StatusCode, kind: HeaderValue, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(SERVER, HeaderValue::from_static("Firecracker API"));
     if status != StatusCode::NO_CONTENT {

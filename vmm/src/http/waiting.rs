@@ -2,14 +2,16 @@
 
 use super::action::{Action, Answer, Call, Fault, InstanceAction};
 use super::before::{self, Service};
-use super::{Draft, Front};
+use super::{Draft, Front, trial};
 use crate::api::config::{Profile, VmConfig};
 use crate::end::{EndSignal, Ending};
 use crate::files::Files;
+use crate::machine::BuildError;
 use crate::observe::Observer;
 use crate::virtio::Subscriber;
 use crate::{chain, files};
 use event_manager::EventManager;
+use kvm_ioctls::Kvm;
 use std::fs::File;
 
 /// How the time before the start ended.
@@ -41,7 +43,7 @@ pub fn wait(
     service: &mut Service,
     observer: &mut Observer,
     manager: &mut EventManager<Subscriber>,
-    end: &EndSignal,
+    (kvm, end): (&Kvm, &EndSignal),
 ) -> Waited {
     loop {
         if let Some(ending) = end.ending() {
@@ -52,7 +54,7 @@ pub fn wait(
         }
         while let Some(call) = front.next() {
             match call.action {
-                Action::Act(InstanceAction::InstanceStart) => match open(&draft) {
+                Action::Act(InstanceAction::InstanceStart) => match open(&draft, kvm) {
                     Ok((config, files, status)) => {
                         return Waited::Start(Box::new(Start { call, config, files, status }));
                     }
@@ -64,19 +66,22 @@ pub fn wait(
                 }
                 action => {
                     let outcome = before::handle(&mut draft, service, observer, manager, action);
-                    // The other side waits unless its thread has died, and then nobody can be told.
-                    let _ = call.reply.send(outcome);
+                    call.reply.send(outcome);
                 }
             }
         }
     }
 }
 
-fn open(draft: &Draft) -> Result<(VmConfig, Files, Option<File>), Fault> {
+/// Opens what the documents name, and tries what would fail only when the process can't begin again.
+fn open(draft: &Draft, kvm: &Kvm) -> Result<(VmConfig, Files, Option<File>), Fault> {
     let mut config = draft.config()?;
     config.vial.profile = Profile::Api;
-    let failed = |error: files::FileError| Fault::bad(format!("Start microvm error: {}", chain(&error)));
-    let files = Files::open(&config).map_err(failed)?;
-    let status = files::status(&config).map_err(failed)?;
+    let failed = |error: BuildError| Fault::bad(format!("Start microvm error: {}", chain(&error)));
+    // Before a back end is connected to, which may end with its first connection.
+    trial::processor(&config, kvm).map_err(failed)?;
+    let files = Files::open(&config).map_err(|error| failed(error.into()))?;
+    trial::files(&config, &files).map_err(failed)?;
+    let status = files::status(&config).map_err(|error| failed(error.into()))?;
     Ok((config, files, status))
 }

@@ -9,7 +9,7 @@ vial-jailer: starts vial-vmm in a jail, as Firecracker's jailer does
 
 Usage: vial-jailer --id ID --exec-file PATH --uid N --gid N [OPTION…] [-- ARGUMENT…]
 
-  --chroot-base-dir DIR     the jail is DIR/<name of the file>/<ID>/root (/srv/jailer)
+  --chroot-base-dir DIR     the jail is DIR/<name of the file>/<ID>/root (/srv/jailer); DIR is there already
   --parent-cgroup PATH      the group's parent, relative to the tree (<name of the file>)
   --cgroup FILE=VALUE       written into the group; may be repeated
   --cgroup-version 2        the only one there is
@@ -175,8 +175,12 @@ impl Given {
         let name = exec_file.file_name().and_then(|name| name.to_str());
         let exec_name =
             name.ok_or_else(|| BadArguments(format!("--exec-file {exec_file:?} has no name")))?.to_owned();
-        if !self.cgroup.is_empty() && self.version.as_deref().is_some_and(|version| version != "2") {
-            return bad("--cgroup-version: only 2 is supported; mount the unified hierarchy");
+        match self.version.as_deref() {
+            None | Some("2") => {}
+            // Firecracker's default, which does nothing without settings.
+            Some("1") if self.cgroup.is_empty() => {}
+            Some("1") => return bad("--cgroup-version: only 2 is supported; mount the unified hierarchy"),
+            Some(other) => return bad(format!("--cgroup-version {other:?} is none: give 2")),
         }
         let parent_named = self.parent_cgroup.is_some();
         let parent_cgroup = self.parent_cgroup.unwrap_or_else(|| exec_name.clone().into());
@@ -187,8 +191,8 @@ impl Given {
             id,
             exec_name,
             exec_file,
-            uid: self.uid.ok_or_else(|| need("--uid"))?,
-            gid: self.gid.ok_or_else(|| need("--gid"))?,
+            uid: somebody("--uid", self.uid.ok_or_else(|| need("--uid"))?)?,
+            gid: somebody("--gid", self.gid.ok_or_else(|| need("--gid"))?)?,
             base: self.base.unwrap_or_else(|| "/srv/jailer".into()),
             parent_cgroup,
             parent_named,
@@ -201,6 +205,11 @@ impl Given {
             arguments,
         })
     }
+}
+
+/// A user or group that there can be: all ones mean "leave it as it is" to the kernel (setresuid(2), chown(2)).
+fn somebody(name: &str, id: u32) -> Result<u32, BadArguments> {
+    if id == u32::MAX { bad(format!("{name} {id} is nobody: give 0 to {}", u32::MAX - 1)) } else { Ok(id) }
 }
 
 fn inner(path: &Path) -> bool {
@@ -266,6 +275,8 @@ mod tests {
             ("--id a --uid 1 --gid 1", "--exec-file is needed"),
             ("--id a --exec-file / --uid 1 --gid 1", "has no name"),
             ("--id a --exec-file /x --uid -1 --gid 1", "--uid needs a number"),
+            ("--id a --exec-file /x --uid 4294967295 --gid 1", "--uid 4294967295 is nobody"),
+            ("--id a --exec-file /x --uid 1 --gid 4294967295", "--gid 4294967295 is nobody"),
             ("--id a --id b", "--id is there twice"),
             ("--node 0", "cpuset.mems"),
             ("--frob", "unknown argument"),
@@ -277,6 +288,7 @@ mod tests {
             ("--cgroup cpu", "CONTROLLER.FILE=VALUE"),
             ("--cgroup a/../b.c=1", "CONTROLLER.FILE=VALUE"),
             ("--cgroup cpu.max=1 --cgroup-version 1", "only 2"),
+            ("--cgroup-version 3", "is none: give 2"),
             ("--parent-cgroup ../x", "must be relative"),
             ("--parent-cgroup /x", "must be relative"),
             ("--resource-limit cpu=1", "fsize=N or no-file=N"),

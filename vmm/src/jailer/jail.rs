@@ -1,19 +1,17 @@
 //! Builds the jail around this process and executes the VMM in it.
 
 use super::args::Order;
-use super::cgroup;
+use super::{cgroup, place};
 use crate::sys;
-use rustix::fs::{AtFlags, Gid, Uid};
-use rustix::fs::{CWD, FileType, Mode, chownat, makedev, mknodat};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
-use rustix::process::{Resource, Rlimit, chroot, pivot_root, setrlimit, setsid};
+use rustix::process::{Resource, Rlimit, pivot_root, setrlimit, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,6 +39,16 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+    /// Not a file, or not a folder.
+    #[error("{option} {path:?} is no {kind}")]
+    Kind {
+        /// Which option names it.
+        option: &'static str,
+        /// What it names.
+        path: PathBuf,
+        /// What it has to be.
+        kind: &'static str,
+    },
     /// No cgroup v2.
     #[error("--cgroup and --parent-cgroup need the unified hierarchy, and none is mounted")]
     NoCgroups,
@@ -61,13 +69,12 @@ fn plain(step: &'static str) -> impl FnOnce(Errno) -> JailError {
 /// The step that failed; what was made until then stays, as with Firecracker's jailer.
 pub fn run(order: &Order) -> Result<(), JailError> {
     let started = (sys::monotonic_us(), sys::cpu_us());
-    let exec_file = fs::canonicalize(&order.exec_file).map_err(step("find", &order.exec_file))?;
+    let exec_file = find(order)?;
     sys::close_at_exec_from(3)
         .map_err(|source| JailError::Step { step: "let go of what was inherited", source })?;
     let root = order.root();
-    fs::create_dir_all(&root).map_err(step("make", &root))?;
-    let copy = root.join(&order.exec_name);
-    fs::copy(&exec_file, &copy).map_err(step("copy the program to", &copy))?;
+    let folder = place::folders(&order.base, &[&order.exec_name, &order.id, "root"])?;
+    place::copy(&exec_file, folder.as_fd(), &order.exec_name)?;
     limit(order)?;
     if !order.cgroup.is_empty() {
         cgroup::enter(&order.parent_cgroup, &order.id, &order.cgroup)?;
@@ -89,6 +96,20 @@ pub fn run(order: &Order) -> Result<(), JailError> {
     }
     drop(null);
     execute(order, started)
+}
+
+/// The program's true name, once it is sure that there is a program, and a place for jails: nothing is made before.
+fn find(order: &Order) -> Result<PathBuf, JailError> {
+    let exec_file = fs::canonicalize(&order.exec_file).map_err(step("find", &order.exec_file))?;
+    let wrong = |option, path: &Path, kind| JailError::Kind { option, path: path.to_owned(), kind };
+    if !exec_file.is_file() {
+        return Err(wrong("--exec-file", &order.exec_file, "file"));
+    }
+    let base = fs::metadata(&order.base).map_err(step("find the folder of jails", &order.base))?;
+    if !base.is_dir() {
+        return Err(wrong("--chroot-base-dir", &order.base, "folder"));
+    }
+    Ok(exec_file)
 }
 
 fn limit(order: &Order) -> Result<(), JailError> {
@@ -117,39 +138,22 @@ fn enter_root(root: &Path) -> Result<(), JailError> {
     // pivot_root(2) wants a mount point.
     mount_bind_recursive(root, root).map_err(|error| step("bind", root)(error.into()))?;
     std::env::set_current_dir(root).map_err(step("enter", root))?;
-    let old = Path::new("old_root");
-    fs::create_dir_all(old).map_err(step("make", old))?;
-    pivot_root(".", old).map_err(plain("change the root"))?;
-    std::env::set_current_dir("/").map_err(step("enter", Path::new("/")))?;
-    unmount(old, UnmountFlags::DETACH).map_err(plain("let go of the old root"))?;
-    fs::remove_dir(old).map_err(step("remove", old))?;
-    chroot(".").map_err(plain("enter the new root"))
+    // The old root comes to lie on top of the new one (pivot_root(2)): no folder of the jail's, which may be anything by now, is
+    // needed for it.
+    pivot_root(".", ".").map_err(plain("change the root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(plain("let go of the old root"))?;
+    std::env::set_current_dir("/").map_err(step("enter", Path::new("/")))
 }
 
 /// Folders and devices, owned by the VMM's user.
 fn furnish(order: &Order) -> Result<(), JailError> {
-    for folder in ["/", "/dev", "/dev/net", "/run"] {
-        let folder = Path::new(folder);
-        fs::create_dir_all(folder).map_err(step("make", folder))?;
-        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(step("close", folder))?;
-        own(folder, order)?;
+    let owner = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
+    let root = Path::new("/");
+    for below in [&[][..], &["dev"], &["dev", "net"], &["run"]] {
+        place::give(place::folders(root, below)?.as_fd(), owner)?;
     }
-    for (path, major, minor) in [("/dev/kvm", 10, 232), ("/dev/net/tun", 10, 200)] {
-        let path = Path::new(path);
-        let mode = Mode::RUSR | Mode::WUSR;
-        match mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(major, minor)) {
-            // The jail was used before.
-            Ok(()) | Err(Errno::EXIST) => own(path, order)?,
-            Err(error) => return Err(step("make", path)(error.into())),
-        }
-    }
-    Ok(())
-}
-
-fn own(path: &Path, order: &Order) -> Result<(), JailError> {
-    let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
-    chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| step("give away", path)(error.into()))
+    place::device(root, &["dev"], "kvm", (10, 232), owner)?;
+    place::device(root, &["dev", "net"], "tun", (10, 200), owner)
 }
 
 fn execute(order: &Order, (wall, cpu): (u64, u64)) -> Result<(), JailError> {
@@ -174,12 +178,8 @@ fn execute(order: &Order, (wall, cpu): (u64, u64)) -> Result<(), JailError> {
     }
     sys::unshare_pids().map_err(|source| JailError::Step { step: "make a PID namespace", source })?;
     let child = command.spawn().map_err(step("execute", &program))?;
-    let path = Path::new("/").join(format!("{}.pid", order.exec_name));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .map_err(step("write the process id to", &path))?;
+    let name = format!("{}.pid", order.exec_name);
+    let path = Path::new("/").join(&name);
+    let mut file = place::fresh(place::folders(Path::new("/"), &[])?.as_fd(), &name, 0o644)?;
     write!(file, "{}", child.id()).map_err(step("write the process id to", &path))
 }

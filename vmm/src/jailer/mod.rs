@@ -5,6 +5,7 @@
 pub mod args;
 mod cgroup;
 mod jail;
+mod place;
 
 pub use args::Order;
 pub use jail::{JailError, run};

@@ -18,7 +18,7 @@ impl fmt::Display for Line<'_> {
         let (year, month, day) = date(self.seconds / 86400);
         let (hour, minute, second) = (self.seconds / 3600 % 24, self.seconds / 60 % 60, self.seconds % 60);
         let nanoseconds = self.nanoseconds;
-        let id = if self.id.is_empty() { "anonymous-instance" } else { self.id };
+        let id = if self.id.is_empty() { super::ANONYMOUS } else { self.id };
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09} [{id}:")?;
         write!(f, "{}", self.thread)?;
         if let Some(level) = self.level {

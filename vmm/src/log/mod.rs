@@ -4,6 +4,7 @@ mod budget;
 mod line;
 
 use crate::api::config::{LogLevel, Logger};
+use crate::line_writer::LineWriter;
 use budget::Budget;
 use line::Line;
 use std::fs::{File, OpenOptions};
@@ -14,13 +15,16 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// Firecracker's name for a VM without one.
+pub const ANONYMOUS: &str = "anonymous-instance";
+
 /// How much is written; a number of its own, so that a line that nobody wants costs one load.
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Off as u8);
 static LOST: AtomicU64 = AtomicU64::new(0);
 static TARGET: Mutex<Target> = Mutex::new(Target::new());
 
 struct Target {
-    file: Option<File>,
+    file: Option<LineWriter>,
     id: String,
     show_level: bool,
     show_origin: bool,
@@ -67,7 +71,7 @@ pub fn configure(logger: &Logger) -> io::Result<()> {
     let file = logger.log_path.as_deref().map(open).transpose()?;
     let mut target = lock();
     if let Some(file) = file {
-        target.file = Some(file);
+        target.file = Some(LineWriter::new(file));
     }
     target.show_level = logger.show_level.unwrap_or(target.show_level);
     target.show_origin = logger.show_log_origin.unwrap_or(target.show_origin);
@@ -132,9 +136,8 @@ fn emit(target: &mut Target, level: LogLevel, origin: Origin, message: &dyn std:
         message: &message.to_string(),
     };
     let line = line.to_string();
-    // One write for a line, so that lines of several processes in one file stay whole.
     let written = match &mut target.file {
-        Some(file) => file.write_all(line.as_bytes()),
+        Some(file) => file.write(line.as_bytes()),
         None => io::stdout().write_all(line.as_bytes()),
     };
     if written.is_err() {

@@ -3,6 +3,7 @@
 use super::{MemoryError, PAGE};
 use crate::api::config::HugePages;
 use crate::arch::layout;
+use rustix::fs::SealFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -42,13 +43,15 @@ impl Recipe {
     /// In private memory, with transparent huge pages.
     pub const DEFAULT: Self = Self { backing: Backing::Anonymous, pages: HugePages::None };
 
-    /// In a new memory file of `size` bytes. To be called before system calls are filtered.
+    /// In a new memory file of `size` bytes, for ever: whoever else maps it could otherwise cut it off, and the next access behind its
+    /// new end would kill this process (SIGBUS). To be called before system calls are filtered.
     ///
     /// # Errors
     /// The host has no such memory.
     pub fn shared(size: u64, pages: HugePages) -> Result<Self, MemoryError> {
         let huge = pages == HugePages::TwoMiB;
-        let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+        let huge_flags = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge_flags;
         let failed = |source| MemoryError::File {
             mib: size >> 20,
             advice: if huge { MORE_HUGE_PAGES } else { MORE_MEMORY },
@@ -62,6 +65,8 @@ impl Recipe {
         // SAFETY: it was just opened and is nobody else's.
         let file = unsafe { File::from_raw_fd(fd) };
         file.set_len(size).map_err(failed)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(|error| failed(error.into()))?;
         Ok(Self { backing: Backing::Shared(Arc::new(file)), pages })
     }
 
@@ -80,7 +85,7 @@ impl Recipe {
             (_, true) => kind,
             (_, false) => kind | libc::MAP_NORESERVE,
         };
-        let start = reserve_aligned(len)?;
+        let start = reserve(len)?.start;
         let (fd, at) = file.map_or((-1, 0), |file| (file.as_raw_fd(), offset.cast_signed()));
         // SAFETY: `[start, start + len)` lies inside a reservation that nothing else knows of.
         let mapped = unsafe { libc::mmap(start, len, protection, flags | libc::MAP_FIXED, fd, at) };
@@ -106,17 +111,37 @@ impl Recipe {
     }
 }
 
-/// Address space of `len` bytes, aligned, with inaccessible pages before and behind.
-pub(super) fn reserve_aligned(len: usize) -> io::Result<*mut libc::c_void> {
+/// Address space that nothing else gets, inaccessible until it is mapped over.
+pub(super) struct Reservation {
+    /// Where it begins.
+    pub base: *mut libc::c_void,
+    /// Bytes of all of it.
+    pub reserved: usize,
+    /// The part that was asked for.
+    pub start: *mut libc::c_void,
+}
+
+/// Reserves `len` bytes at a multiple of 2 MiB, with inaccessible pages before and behind as a guard.
+pub(super) fn reserve(len: usize) -> io::Result<Reservation> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // Two huge pages more than needed: what alignment leaves over stays inaccessible, as a guard before and behind.
+    // Two huge pages more than needed: what alignment leaves over is the guard.
     let reserved = len.checked_add(2 * HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
     let base = unsafe { libc::mmap(std::ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) };
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    Ok((base as usize + 1).next_multiple_of(HUGE_PAGE) as *mut libc::c_void)
+    let start = (base as usize + 1).next_multiple_of(HUGE_PAGE) as *mut libc::c_void;
+    Ok(Reservation { base, reserved, start })
+}
+
+/// Whether `file` holds a memory of `size` bytes.
+///
+/// # Errors
+/// It is shorter, or can't be measured.
+pub fn check_length(file: &File, size: u64) -> Result<(), MemoryError> {
+    let have = file.metadata().map_err(|source| MemoryError::Read { offset: 0, source })?.len();
+    if have < size { Err(MemoryError::FileTooShort { have, need: size }) } else { Ok(()) }
 }
 
 /// Makes `size` bytes of RAM as [`layout::ram`] lays it out; in a backing's file they follow each other without a gap.
@@ -127,10 +152,7 @@ pub(super) fn reserve_aligned(len: usize) -> io::Result<*mut libc::c_void> {
 /// The host has no such memory, or the file is too short.
 pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemoryMmap, MemoryError> {
     if let Backing::PrivateFile(file) = &recipe.backing {
-        let have = file.metadata().map_err(|source| MemoryError::Read { offset: 0, source })?.len();
-        if have < size {
-            return Err(MemoryError::FileTooShort { have, need: size });
-        }
+        check_length(file, size)?;
     }
     let mut offset = 0;
     let mut regions = Vec::new();

@@ -6,11 +6,13 @@ mod backing;
 mod files;
 mod hotplug;
 mod pmem;
+mod space;
 
-pub use backing::{Backing, Recipe, allocate, discard};
+pub use backing::{Backing, Recipe, allocate, check_length, discard};
 pub use files::{map_into, read_into};
 pub use hotplug::{KvmSlots, Slots, behind, extend};
 pub use pmem::{PmemError, PmemMapping};
+pub use space::Space;
 
 use std::io;
 
@@ -51,6 +53,12 @@ pub enum MemoryError {
         /// errno.
         #[source]
         source: io::Error,
+    },
+    /// The address space is full.
+    #[error("the guest's processors reach no {mib} MiB more; lower total_size_mib or mem_size_mib")]
+    NoRoom {
+        /// Size of the part that has no place.
+        mib: u64,
     },
     /// The regions don't form a guest memory.
     #[error("could not assemble guest memory")]
@@ -157,6 +165,17 @@ mod tests {
             memory.write_obj(6u64, GuestAddress(PAGE)).unwrap();
             assert_eq!(read(&memory, PAGE), 6);
         }
+    }
+
+    #[test]
+    fn whoever_shares_a_memory_file_can_not_cut_it_off() {
+        let recipe = Recipe::shared(4 << 20, HugePages::None).unwrap();
+        let Backing::Shared(file) = &recipe.backing else { panic!("it is shared") };
+        for len in [0, PAGE, 8 << 20] {
+            assert_eq!(file.set_len(len).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        }
+        let more = rustix::fs::fcntl_add_seals(file, rustix::fs::SealFlags::FUTURE_WRITE);
+        assert_eq!(more, Err(rustix::io::Errno::PERM));
     }
 
     #[test]

@@ -38,21 +38,26 @@ impl Figures {
         }
     }
 
-    /// Firecracker's document: what was counted since `last`, and what is measured now.
+    /// Firecracker's document: what was counted since `last`, and what is measured now; devices of one kind one by one and together.
     pub fn since(&self, last: &Self, utc_ms: u64) -> Value {
-        let mut document = Map::from_iter([("utc_timestamp_ms".to_owned(), json!(utc_ms))]);
+        let mut groups: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
         for (group, figures) in &self.0 {
             let (kind, id) = group;
-            let name = if id.is_empty() { (*kind).to_owned() } else { format!("{kind}_{id}") };
-            let value = |(name, figure): (&String, &Figure)| {
+            let own = if id.is_empty() { (*kind).to_owned() } else { format!("{kind}_{id}") };
+            let all = (!id.is_empty()).then(|| (*kind).to_owned());
+            for (name, figure) in figures {
                 let value = match figure {
                     Figure::Count(count) => count.saturating_sub(last.count(group, name)),
                     Figure::Gauge(value) => *value,
                 };
-                (name.clone(), json!(value))
-            };
-            document.insert(name, figures.iter().map(value).collect::<Map<_, _>>().into());
+                for group in all.iter().chain([&own]) {
+                    let sum = groups.entry(group.clone()).or_default().entry(name).or_default();
+                    *sum = sum.saturating_add(value);
+                }
+            }
         }
+        let mut document: Map<_, _> = groups.into_iter().map(|(name, group)| (name, json!(group))).collect();
+        document.insert("utc_timestamp_ms".to_owned(), json!(utc_ms));
         document.into()
     }
 
@@ -112,6 +117,7 @@ mod tests {
                 "utc_timestamp_ms": 2,
                 "vcpu": {"exit_io_in": 7},
                 "api_server": {"process_startup_time_us": 7},
+                "block": {"throttled": 7},
                 "block_a\"b": {"throttled": 7},
                 "block_c": {"throttled": 0},
             })

@@ -35,11 +35,22 @@ const ENDPOINTS: [(&str, &str, &str); 26] = [
 
 /// The counters; the HTTP thread counts, the VMM thread reads.
 #[derive(Debug)]
-pub struct Requests([[AtomicU64; 2]; ENDPOINTS.len()]);
+pub struct Requests {
+    endpoints: [[AtomicU64; 2]; ENDPOINTS.len()],
+    deprecated: AtomicU64,
+    // Microseconds that the last of each took; 0: there was none.
+    pause: AtomicU64,
+    resume: AtomicU64,
+}
 
 impl Default for Requests {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Default::default()))
+        Self {
+            endpoints: std::array::from_fn(|_| Default::default()),
+            deprecated: AtomicU64::default(),
+            pause: AtomicU64::default(),
+            resume: AtomicU64::default(),
+        }
     }
 }
 
@@ -55,15 +66,38 @@ impl Requests {
         let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let found = ENDPOINTS.iter().position(|(theirs, path, _)| (*theirs, *path) == (group, first));
         if let Some(index) = found {
-            let [count, fails] = &self.0[index];
+            let [count, fails] = &self.endpoints[index];
             count.fetch_add(1, Ordering::Relaxed);
             fails.fetch_add(u64::from(failed), Ordering::Relaxed);
         }
     }
 
+    /// Counts what Firecracker would rather not be asked.
+    pub fn deprecated(&self) {
+        self.deprecated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how long the vCPUs took to stand still.
+    pub fn paused(&self, us: u64) {
+        self.pause.store(us.max(1), Ordering::Relaxed);
+    }
+
+    /// Notes how long they took to go on.
+    pub fn resumed(&self, us: u64) {
+        self.resume.store(us.max(1), Ordering::Relaxed);
+    }
+
     /// Adds them to `figures`.
     pub fn read(&self, figures: &mut Figures) {
-        for ((group, _, name), [count, fails]) in ENDPOINTS.iter().zip(&self.0) {
+        let deprecated = self.deprecated.load(Ordering::Relaxed);
+        figures.add("deprecated_api", "deprecated_http_api_calls", Figure::Count(deprecated));
+        for (name, latency) in [("pause_vm", &self.pause), ("resume_vm", &self.resume)] {
+            match latency.load(Ordering::Relaxed) {
+                0 => {}
+                us => figures.add("latencies_us", name, Figure::Gauge(us)),
+            }
+        }
+        for ((group, _, name), [count, fails]) in ENDPOINTS.iter().zip(&self.endpoints) {
             figures.add(group, format!("{name}_count"), Figure::Count(count.load(Ordering::Relaxed)));
             if *group != "get_api_requests" {
                 figures.add(group, format!("{name}_fails"), Figure::Count(fails.load(Ordering::Relaxed)));
@@ -84,11 +118,16 @@ mod tests {
         requests.count("GET", "/", false);
         requests.count("DELETE", "/", false);
         requests.count("PUT", "/nowhere", true);
+        requests.deprecated();
+        requests.paused(7);
         let mut figures = Figures::default();
         requests.read(&mut figures);
         let document = figures.since(&Figures::default(), 0);
         assert_eq!(document["put_api_requests"]["drive_count"], 2);
         assert_eq!(document["put_api_requests"]["drive_fails"], 1);
         assert_eq!(document["get_api_requests"]["instance_info_count"], 1);
+        assert_eq!(document["deprecated_api"]["deprecated_http_api_calls"], 1);
+        // There was no resume.
+        assert_eq!(document["latencies_us"], serde_json::json!({"pause_vm": 7}));
     }
 }

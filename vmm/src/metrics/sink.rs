@@ -1,9 +1,9 @@
 //! Where metrics go, and the clock that says when.
 
 use super::Figures;
+use crate::line_writer::LineWriter;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// A file or named pipe that gets a line of JSON now and then.
 #[derive(Debug)]
 pub struct Sink {
-    file: File,
+    file: LineWriter,
     last: Figures,
     due: Arc<AtomicBool>,
     /// Lines that could not be written.
@@ -39,7 +39,8 @@ impl Sink {
         let mut timer = TimerFd::new().map_err(io::Error::from)?;
         timer.reset(INTERVAL, Some(INTERVAL)).map_err(io::Error::from)?;
         let due = Arc::new(AtomicBool::new(false));
-        let sink = Self { file, last: Figures::default(), due: Arc::clone(&due), lost: 0 };
+        let sink =
+            Self { file: LineWriter::new(file), last: Figures::default(), due: Arc::clone(&due), lost: 0 };
         Ok((sink, Tick { timer, due }))
     }
 
@@ -60,8 +61,8 @@ impl Sink {
     pub fn write(&mut self, figures: Figures) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let document = figures.since(&self.last, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        // One write, so that a reader never sees half a line; a pipe takes what fits into PIPE_BUF as a whole or not at all.
-        match self.file.write_all(format!("{document}\n").as_bytes()) {
+        // What was begun will be ended, so its counts are told.
+        match self.file.write(format!("{document}\n").as_bytes()) {
             Ok(()) => {
                 self.last = figures;
                 Ok(())

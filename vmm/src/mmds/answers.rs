@@ -76,8 +76,13 @@ fn get(request: &httparse::Request<'_, '_>, path: &str, context: &Context<'_>) -
                 .split(',')
                 .any(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json")
         });
+    // As Firecracker, which takes several slashes for one.
+    let mut path = path.to_owned();
+    while path.contains("//") {
+        path = path.replace("//", "/");
+    }
     // The root is the document itself: a pointer to it is empty.
-    let path = if path == "/" { "" } else { path };
+    let path = if path == "/" { "" } else { &path };
     let found = if json { context.store.json(path) } else { context.store.text(path) };
     match found {
         Ok(body) => text(200, if json { "application/json" } else { "text/plain" }, "", &body),
@@ -160,6 +165,7 @@ mod tests {
         for (request, status, body) in [
             ("GET / HTTP/1.1\r\n\r\n", "200", "latest/"),
             ("GET /latest/meta-data HTTP/1.0\r\n\r\n", "200", "id\ntags/"),
+            ("GET //latest///meta-data/id HTTP/1.0\r\n\r\n", "200", "i-1"),
             ("GET http://169.254.169.254/latest/meta-data/id HTTP/1.1\r\n\r\n", "200", "i-1"),
             ("GET /latest/number HTTP/1.1\r\nAccept: text/html, application/json;q=1\r\n\r\n", "200", "7"),
             (

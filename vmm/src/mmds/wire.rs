@@ -31,8 +31,8 @@ const CONNECTIONS: usize = 8;
 const SEND_BUFFER: usize = 8192;
 /// A connection on which nothing comes for so long is given up when the next frame comes.
 const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(10);
-/// Frames that wait for the guest to make room; more are lost, as on any wire.
-const MAX_WAITING: usize = 64;
+/// Frames that wait, in each direction: for the guest to make room, and for that to be answered. More are lost, as on any wire.
+pub(super) const MAX_WAITING: usize = 64;
 /// Bytes of a frame with its Ethernet header.
 const MAX_FRAME: usize = 1514;
 /// Bytes of a frame that are enough to tell whether it is for the service.
@@ -183,10 +183,19 @@ impl Wire {
         target == Some(&self.address.octets())
     }
 
-    /// Takes a frame that the guest sent, and makes what it is answered.
+    /// Takes a frame that the guest sent, and makes what it is answered. While as many answers wait as may, frames wait too; one for which
+    /// there is no place is lost.
     pub fn receive(&mut self, frame: Vec<u8>, now: Instant) {
-        self.frames.received.push_back(frame);
+        if self.frames.received.len() < MAX_WAITING {
+            self.frames.received.push_back(frame);
+        }
         self.poll(now);
+    }
+
+    /// How many frames wait: the guest's, and for the guest.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.frames.received.len(), self.frames.to_send.len())
     }
 
     /// The next frame for the guest.

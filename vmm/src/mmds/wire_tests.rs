@@ -1,4 +1,4 @@
-use super::wire::Frames;
+use super::wire::{Frames, MAX_WAITING};
 use super::{SharedStore, Store, Wire};
 use crate::api::config::{MmdsConfig, MmdsVersion};
 use proptest::prelude::*;
@@ -153,6 +153,23 @@ fn frames_for_others_are_not_taken() {
         assert_eq!(wire.takes(&frame), taken);
     }
     assert!(!wire.takes(&frame[..20]));
+}
+
+#[test]
+fn a_guest_that_takes_no_answers_fills_a_queue_and_no_more() {
+    let now = Instant::now();
+    let mut wire = wire(&store(json!({})), now);
+    // Who has 169.254.169.254? Tell 169.254.1.1.
+    let mut question = [vec![0xff; 6], vec![2, 0, 0, 0, 0, 1], vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+    question.extend([2, 0, 0, 0, 0, 1, 169, 254, 1, 1, 0, 0, 0, 0, 0, 0, 169, 254, 169, 254]);
+    for _ in 0..10 * MAX_WAITING {
+        assert!(wire.takes(&question));
+        wire.receive(question.clone(), now);
+    }
+    assert_eq!(wire.waiting(), (MAX_WAITING, MAX_WAITING));
+    // Both go on when the guest makes room.
+    assert_eq!(std::iter::from_fn(|| wire.next(now)).count(), 2 * MAX_WAITING);
+    assert_eq!(wire.waiting(), (0, 0));
 }
 
 proptest! {

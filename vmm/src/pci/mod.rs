@@ -12,7 +12,7 @@ pub mod wiring;
 pub use config::{ConfigSpace, Ids};
 pub use hotplug::Hotplug;
 pub use msix::{Message, Msix};
-pub use root::Root;
+pub use root::{Root, SLOTS};
 pub use wiring::{Line, Wiring};
 
 use crate::bus::BusDevice;

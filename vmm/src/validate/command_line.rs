@@ -30,7 +30,12 @@ pub fn command_line(config: &VmConfig) -> Result<String, ConfigError> {
         line.insert_str(format!("root=/dev/pmem{index} {mode}")).map_err(failed)?;
     }
     let line = line.as_cstring().map_err(failed)?;
-    line.into_string().map_err(|error| ConfigError::CommandLine(error.to_string()))
+    let line = line.into_string().map_err(|error| ConfigError::CommandLine(error.to_string()))?;
+    if line.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        Ok(line)
+    } else {
+        Err(ConfigError::CommandLine("it has characters other than printable ASCII and spaces".into()))
+    }
 }
 
 /// What follows `vd` in the name that Linux gives to its disk number `index`: `a` to `z`, then `aa` and so on. There are at most

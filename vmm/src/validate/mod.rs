@@ -1,8 +1,10 @@
 //! Checks a configuration document: a pure function, so that nothing is opened or made for one that can't work.
 
+mod back_ends;
 mod command_line;
 mod mac;
 mod mmds;
+mod network;
 mod plugged;
 mod sources;
 #[cfg(test)]
@@ -11,14 +13,19 @@ mod tests;
 pub use command_line::command_line;
 pub use mac::mac;
 pub use mmds::mmds;
-pub use plugged::plugged;
+pub use network::each_its_own;
+pub use plugged::{pluggable, plugged};
 pub use sources::sources;
 
 use crate::api::config::{
-    CpuTemplate, Drive, FileSource, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking,
-    MemoryHotplug, NetworkInterface, RateLimiter, VmConfig,
+    CpuTemplate, Drive, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking, MemoryHotplug, Pmem,
+    RateLimiter, Transport, VmConfig,
 };
 use crate::arch::places::Places;
+use crate::pci::SLOTS;
+use crate::virtio::vhost_user::MAX_TAG;
+use back_ends::{check_file_systems, has_files_business};
+use network::check_interface;
 use sources::check_sources;
 use std::collections::HashSet;
 
@@ -93,13 +100,24 @@ pub enum ConfigError {
         name: String,
     },
     /// A drive without file, or with two kinds.
-    #[error("drive {0:?} needs exactly one of path_on_host and concat")]
+    #[error("drive {0:?} needs exactly one of path_on_host, concat and socket")]
     DriveFiles(String),
     /// A removable drive with what it can't have.
     #[error(
         "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"
     )]
     Removable(String),
+    /// A back end's drive with what is the back end's business.
+    #[error(
+        "drive {0:?} is its back end's (socket): take away concat, is_removable, is_read_only, rate_limiter, io_engine, io_threads, direct and serial; the back end decides on what is like them"
+    )]
+    BackEndDrive(String),
+    /// A file system's tag.
+    #[error("file system tag {0:?}: give 1 to {MAX_TAG} printable ASCII characters")]
+    Tag(String),
+    /// Queues of a file system.
+    #[error("file system {0:?}: num_queues is {1}; give 1 to {MAX_QUEUES}")]
+    FsQueues(String, u8),
     /// Queues or threads of a drive.
     #[error("drive {id:?}: {field} is {value}; give {range}")]
     DriveNumber {
@@ -148,15 +166,26 @@ pub enum ConfigError {
     /// A MAC address.
     #[error("guest_mac {0:?} is not a unicast MAC address like 02:00:00:12:34:56")]
     Mac(String),
+    /// Two interfaces have one; in Firecracker's words.
+    #[error("The MAC address is already in use: {0}; give each interface its own")]
+    MacTaken(String),
     /// A context id.
     #[error("vsock.guest_cid is {0}; give 3 to 4294967294 (0 to 2 and 4294967295 are reserved)")]
     Cid(u32),
     /// Devices.
-    #[error("{0} devices are too many; this machine has room for {max}", max = Places::MAX)]
-    Devices(usize),
+    #[error("{count} devices are too many; this machine has room for {most} on its bus")]
+    Devices {
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// A path in the pod profile.
     #[error("{0} is a path, but the pod profile takes descriptors only: give {{\"fd\": N}}")]
     PathInPod(String),
+    /// A socket without a name, which Linux would give an abstract one that every user reaches.
+    #[error("{0} is empty; give the socket a path")]
+    NoPath(&'static str),
     /// A descriptor number.
     #[error("{field} names descriptor {fd}; give the number of an inherited one, 3 or above")]
     Descriptor {
@@ -201,6 +230,16 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Balloon(balloon.amount_mib));
     }
     check_names("pmem id", config.pmem.iter().map(|pmem| &pmem.id))?;
+    config.pmem.iter().try_for_each(check_pmem)?;
+    rate_limiter(
+        "entropy.rate_limiter",
+        config.entropy.as_ref().and_then(|entropy| entropy.rate_limiter.as_ref()),
+    )?;
+    let serial = config.serial.as_ref().and_then(|serial| serial.rate_limiter);
+    rate_limiter(
+        "serial.rate_limiter",
+        serial.map(|bytes| RateLimiter { bandwidth: Some(bytes), ops: None }).as_ref(),
+    )?;
     if config.memory_hotplug.is_some_and(|memory| !is_pluggable(&memory)) {
         return Err(ConfigError::Hotplug);
     }
@@ -218,6 +257,8 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Roots);
     }
     config.network_interfaces.iter().try_for_each(check_interface)?;
+    each_its_own(&config.network_interfaces)?;
+    check_file_systems(&config.file_systems)?;
     if let Some(vsock) = &config.vsock {
         if !(3..u32::MAX).contains(&vsock.guest_cid) {
             return Err(ConfigError::Cid(vsock.guest_cid));
@@ -230,36 +271,21 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
     if let Some(document) = &config.mmds_config {
         mmds(document, config)?;
     }
-    let devices = device_count(config);
-    if devices > Places::MAX as usize {
-        return Err(ConfigError::Devices(devices));
+    let most = match config.vial.transport {
+        Transport::Mmio => Places::MAX as usize,
+        // The first slot has the bridge.
+        Transport::Pci => usize::from(SLOTS) - 1,
+    };
+    let count = device_count(config);
+    if count > most {
+        return Err(ConfigError::Devices { count, most });
     }
     check_sources(config)?;
     command_line(config).map(drop)
 }
 
-fn check_interface(net: &NetworkInterface) -> Result<(), ConfigError> {
-    let id = || net.iface_id.clone();
-    mac(net, "")?;
-    let name = |which| format!("interface {:?}: {which}_rate_limiter", net.iface_id);
-    rate_limiter(&name("rx"), net.rx_rate_limiter.as_ref())?;
-    rate_limiter(&name("tx"), net.tx_rate_limiter.as_ref())?;
-    if !(1..=MAX_PAIRS).contains(&net.queue_pairs) {
-        return Err(ConfigError::Pairs(id(), net.queue_pairs));
-    }
-    let by_path = matches!(net.host_dev_name, FileSource::Path(_));
-    let more = if by_path { 0 } else { usize::from(net.queue_pairs) - 1 };
-    if net.more_queues.len() != more {
-        return Err(ConfigError::MoreQueues(id(), more));
-    }
-    let limited = net.rx_rate_limiter.is_some() || net.tx_rate_limiter.is_some();
-    if net.vhost_net.is_some() && (limited || net.queue_pairs > 1) {
-        return Err(ConfigError::Vhost(id()));
-    }
-    match net.mtu {
-        Some(mtu) if mtu < MIN_MTU => Err(ConfigError::Mtu(id(), mtu)),
-        _ => Ok(()),
-    }
+fn check_pmem(pmem: &Pmem) -> Result<(), ConfigError> {
+    rate_limiter(&format!("pmem {:?}: rate_limiter", pmem.id), pmem.rate_limiter.as_ref())
 }
 
 fn check_drive(drive: &Drive) -> Result<(), ConfigError> {
@@ -268,8 +294,15 @@ fn check_drive(drive: &Drive) -> Result<(), ConfigError> {
         if drive.path_on_host.is_some() || !drive.concat.is_empty() || drive.is_root_device {
             return Err(ConfigError::Removable(id()));
         }
-    } else if drive.path_on_host.is_some() != drive.concat.is_empty() {
+    } else if usize::from(drive.path_on_host.is_some())
+        + usize::from(!drive.concat.is_empty())
+        + usize::from(drive.socket.is_some())
+        != 1
+    {
         return Err(ConfigError::DriveFiles(id()));
+    }
+    if drive.socket.is_some() && has_files_business(drive) {
+        return Err(ConfigError::BackEndDrive(id()));
     }
     rate_limiter(&format!("drive {:?}: rate_limiter", drive.drive_id), drive.rate_limiter.as_ref())?;
     let number = |field, value, range| Err(ConfigError::DriveNumber { id: id(), field, value, range });
@@ -332,11 +365,16 @@ fn is_pluggable(memory: &MemoryHotplug) -> bool {
 /// A kernel is mapped over pages that can be exchanged one by one.
 fn check_memory(config: &VmConfig) -> Result<(), ConfigError> {
     let machine = &config.machine_config;
-    let ordinary =
-        machine.memory_backing == MemoryBacking::Anonymous && machine.huge_pages != HugePages::TwoMiB;
+    let backing = config.memory_backing();
+    if matches!(backing, MemoryBacking::PrivateFile(_)) && config.back_ends().next().is_some() {
+        return Err(ConfigError::MemoryKinds(
+            "a vhost-user back end maps guest memory, so it has to be \"shared\", and machine-config has a private_file",
+        ));
+    }
+    let ordinary = *backing == MemoryBacking::Anonymous && machine.huge_pages != HugePages::TwoMiB;
     if config.boot_source.load == Some(KernelLoad::Map) && !ordinary {
         return Err(ConfigError::MemoryKinds(
-            "a kernel is mapped into anonymous memory of ordinary pages only, and machine-config has another kind",
+            "boot-source.load is map, which goes with anonymous memory of ordinary pages only, and machine-config or a vhost-user back end asks for another kind",
         ));
     }
     Ok(())
@@ -347,6 +385,7 @@ fn device_count(config: &VmConfig) -> usize {
     config.drives.len()
         + config.network_interfaces.len()
         + usize::from(config.vsock.is_some())
+        + config.file_systems.len()
         + config.pmem.len()
         + usize::from(config.memory_hotplug.is_some())
         + usize::from(config.balloon.is_some())

@@ -1,10 +1,51 @@
 //! Devices that are plugged in later.
 
-use super::{ConfigError, check_drive, check_interface, check_names};
-use crate::api::config::FileSource;
+use super::{ConfigError, check_drive, check_interface, check_names, check_pmem};
+use crate::api::config::{FileSource, IoEngine};
 use crate::api::control::Plugged;
 use crate::handles::HandleError;
 use std::fs::File;
+
+/// The name of what is to be plugged in.
+pub fn name(device: &Plugged) -> &str {
+    match device {
+        Plugged::Drive(drive) => &drive.drive_id,
+        Plugged::Interface(interface) => &interface.iface_id,
+        Plugged::Pmem(pmem) => &pmem.id,
+    }
+}
+
+/// Checks what is to be plugged in; the files that it names.
+///
+/// # Errors
+/// It can't be, or can't be later than from the start.
+pub fn pluggable(device: &Plugged) -> Result<Vec<&FileSource>, ConfigError> {
+    let late = |is: bool, what| if is { Err(ConfigError::Late(what)) } else { Ok(()) };
+    match device {
+        Plugged::Drive(drive) => {
+            check_names("drive_id", [&drive.drive_id].into_iter())?;
+            check_drive(drive)?;
+            // Memory that it could map would have to be there from the start too.
+            late(drive.socket.is_some(), "a vhost-user back end")?;
+            late(drive.is_root_device, "is_root_device")?;
+            late(drive.io_threads != 0, "io_threads")?;
+            late(drive.io_engine == Some(IoEngine::Async), "io_engine Async")?;
+            Ok(drive.path_on_host.iter().chain(&drive.concat).collect())
+        }
+        Plugged::Interface(interface) => {
+            check_names("iface_id", [&interface.iface_id].into_iter())?;
+            check_interface(interface)?;
+            late(interface.vhost_net.is_some(), "vhost_net")?;
+            Ok([&interface.host_dev_name].into_iter().chain(&interface.more_queues).collect())
+        }
+        Plugged::Pmem(pmem) => {
+            check_names("pmem id", [&pmem.id].into_iter())?;
+            check_pmem(pmem)?;
+            late(pmem.root_device, "root_device")?;
+            Ok(vec![&pmem.path_on_host])
+        }
+    }
+}
 
 /// Checks what is to be plugged in, and puts its files in the order of the document, which names them by their place among those that
 /// came.
@@ -12,35 +53,9 @@ use std::fs::File;
 /// # Errors
 /// It can't be, or names other files than came.
 pub fn plugged(device: &Plugged, said: u8, files: Vec<File>) -> Result<Vec<File>, HandleError> {
-    let (id, sources) = match device {
-        Plugged::Drive(drive) => {
-            check_names("drive_id", [&drive.drive_id].into_iter())?;
-            check_drive(drive)?;
-            if drive.is_root_device {
-                return Err(ConfigError::Late("is_root_device").into());
-            }
-            if drive.io_threads != 0 {
-                return Err(ConfigError::Late("io_threads").into());
-            }
-            if drive.io_engine == Some(crate::api::config::IoEngine::Async) {
-                return Err(ConfigError::Late("io_engine Async").into());
-            }
-            (&drive.drive_id, drive.path_on_host.iter().chain(&drive.concat).collect::<Vec<_>>())
-        }
-        Plugged::Interface(interface) => {
-            check_names("iface_id", [&interface.iface_id].into_iter())?;
-            check_interface(interface)?;
-            if interface.vhost_net.is_some() {
-                return Err(ConfigError::Late("vhost_net").into());
-            }
-            (
-                &interface.iface_id,
-                [&interface.host_dev_name].into_iter().chain(&interface.more_queues).collect(),
-            )
-        }
-    };
+    let sources = pluggable(device)?;
     let came = files.len();
-    let wrong = || HandleError::Descriptors { drive: id.clone(), said, came };
+    let wrong = || HandleError::Descriptors { drive: name(device).to_owned(), said, came };
     if usize::from(said) != came || sources.len() != came {
         return Err(wrong());
     }

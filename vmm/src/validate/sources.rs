@@ -19,6 +19,7 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
         add(format!("drive {drive_id:?}"), path_on_host.as_ref());
         concat.iter().for_each(|part| add(format!("drive {drive_id:?}"), Some(part)));
     }
+    config.back_ends().for_each(|(name, socket)| add(name, Some(socket)));
     for pmem in &config.pmem {
         add(format!("pmem {:?}", pmem.id), Some(&pmem.path_on_host));
     }
@@ -55,6 +56,17 @@ pub fn sources(config: &VmConfig) -> Vec<(String, FileSource)> {
 
 /// Descriptors are numbers above the standard ones, each used once, since each has one owner; pods have nothing else.
 pub(super) fn check_sources(config: &VmConfig) -> Result<(), ConfigError> {
+    let sockets = [
+        ("vsock.uds_path", config.vsock.as_ref().map(|vsock| &vsock.uds_path)),
+        ("vial.control", config.vial.control.as_ref()),
+    ];
+    for (field, source) in sockets {
+        if let Some(FileSource::Path(path)) = source
+            && path.as_os_str().is_empty()
+        {
+            return Err(ConfigError::NoPath(field));
+        }
+    }
     let mut taken = HashSet::new();
     for (field, source) in sources(config) {
         match source {

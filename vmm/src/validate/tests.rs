@@ -31,10 +31,17 @@ fn each_mistake_has_its_own_message() {
         ("machine-config", json!({"vcpu_count": 0, "mem_size_mib": 128}), "vcpu_count is 0; give 1 to 32"),
         ("machine-config", json!({"vcpu_count": 33, "mem_size_mib": 128}), "vcpu_count is 33"),
         ("machine-config", json!({"vcpu_count": 1, "mem_size_mib": 16}), "mem_size_mib is 16"),
-        ("drives", json!([{"drive_id": "a"}]), "exactly one of path_on_host and concat"),
+        ("drives", json!([{"drive_id": "a"}]), "exactly one of path_on_host, concat and socket"),
         ("drives", json!([{"drive_id": "a", "is_removable": true, "path_on_host": "/x"}]), "is removable"),
         ("drives", json!([{"drive_id": "a", "is_removable": true, "concat": ["/x"]}]), "is removable"),
         ("drives", json!([{"drive_id": "a", "is_removable": true, "is_root_device": true}]), "is removable"),
+        ("drives", json!([{"drive_id": "a", "path_on_host": "/x", "socket": "/s"}]), "exactly one of"),
+        ("drives", json!([{"drive_id": "a", "socket": "/s", "is_read_only": true}]), "is its back end's"),
+        ("drives", json!([{"drive_id": "a", "socket": "/s", "io_engine": "Sync"}]), "is its back end's"),
+        ("file-systems", json!([{"tag": "", "socket": "/s"}]), "is not a name"),
+        ("file-systems", json!([{"tag": "x".repeat(37), "socket": "/s"}]), "1 to 36"),
+        ("file-systems", json!([{"tag": "a", "socket": "/s", "num_queues": 0}]), "num_queues is 0"),
+        ("file-systems", json!([{"tag": "a", "socket": "/s"}, {"tag": "a", "socket": "/t"}]), "used twice"),
         ("drives", json!([{"drive_id": "", "path_on_host": "/x"}]), "is not a name"),
         (
             "drives",
@@ -55,6 +62,22 @@ fn each_mistake_has_its_own_message() {
             json!([{"iface_id": "e", "host_dev_name": "t", "guest_mac": "01:00:00:00:00:00"}]),
             "not a unicast MAC",
         ),
+        (
+            "network-interfaces",
+            json!([
+                {"iface_id": "e", "host_dev_name": "t", "guest_mac": "02:00:00:00:00:AA"},
+                {"iface_id": "f", "host_dev_name": "u", "guest_mac": "02:00:00:00:00:aa"},
+            ]),
+            "The MAC address is already in use: 02:00:00:00:00:aa",
+        ),
+        (
+            "network-interfaces",
+            json!([{"iface_id": "e", "host_dev_name": "t"}, {"iface_id": "f", "host_dev_name": "t"}]),
+            "host_dev_name \"t\" is used twice",
+        ),
+        ("boot-source", json!({"kernel_image_path": "/k", "boot_args": "é"}), "printable ASCII"),
+        ("boot-source", json!({"kernel_image_path": "/k", "boot_args": "a\nb"}), "printable ASCII"),
+        ("vsock", json!({"guest_cid": 3, "uds_path": ""}), "vsock.uds_path is empty"),
     ] {
         let message = message(field, value);
         assert!(message.contains(expected), "{message}");
@@ -99,7 +122,7 @@ fn there_is_room_for_64_devices_and_no_more() {
         with(|document| document["drives"] = (0..count).map(drive).collect())
     };
     drives(64).unwrap();
-    assert!(matches!(drives(65), Err(ConfigError::Devices(65))));
+    assert!(matches!(drives(65), Err(ConfigError::Devices { count: 65, most: 64 })));
 }
 
 #[test]

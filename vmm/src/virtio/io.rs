@@ -234,7 +234,7 @@ pub(super) fn dirty(slices: &[VolatileSlice<'_>], mut len: usize) {
 ///
 /// # Errors
 /// It is no TAP.
-pub(super) fn tap_flags(file: &impl AsFd) -> io::Result<libc::c_int> {
+pub(crate) fn tap_flags(file: &impl AsFd) -> io::Result<libc::c_int> {
     /// `_IOR('T', 210, unsigned int)`; what it fills is a `struct ifreq`.
     const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
     // SAFETY: ifreq is plain data for which zeroes are valid.

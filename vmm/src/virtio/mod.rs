@@ -16,7 +16,7 @@ mod chain;
 mod chain_tests;
 pub mod console;
 #[allow(unsafe_code)]
-mod io;
+pub(crate) mod io;
 pub mod limiter;
 pub mod mem;
 pub mod mmio;
@@ -28,6 +28,7 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+pub mod vhost_user;
 pub mod vsock;
 mod worker;
 
@@ -130,6 +131,14 @@ pub enum DeviceError {
         /// What does not fit.
         why: String,
     },
+    /// It can't be saved, or not restored, whatever the state is.
+    #[error("{device} can't be saved and restored: {why}")]
+    NoState {
+        /// Which device.
+        device: String,
+        /// Why not.
+        why: String,
+    },
     /// It must be paused for this.
     #[error("{0} must be paused before its state is saved")]
     NotPaused(String),
@@ -165,6 +174,17 @@ pub trait VirtioDevice: Send {
 
     /// What this device offers, without what the transport adds (VERSION_1, INDIRECT_DESC, EVENT_IDX).
     fn features(&self) -> u64;
+
+    /// Which features of the rings it knows, of those that the transport offers for it: all, unless somebody else serves them.
+    fn ring_features(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Whether another program has the queues' events too, and may do with them what it likes: whether they wait belongs to the open
+    /// file, which it shares, so that neither a read nor a write of one ever ends for sure.
+    fn shares_events(&self) -> bool {
+        false
+    }
 
     /// Reads the configuration space. Bytes behind its end stay as they are in `data` (the transport clears it first).
     fn read_config(&self, offset: u64, data: &mut [u8]);

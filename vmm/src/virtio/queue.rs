@@ -3,6 +3,7 @@
 use super::{Chain, GuestMemory, Interrupt, RingError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
@@ -54,6 +55,19 @@ impl DeviceQueue {
             Some(head) => chain.load(memory, table, size, head).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// How many requests wait. A driver that breaks the ring may say more than it holds; [`Self::pop`] finds out.
+    ///
+    /// # Errors
+    /// The available ring is not memory.
+    pub fn waiting(&self, memory: &GuestMemory) -> Result<u16, RingError> {
+        if !self.queue.ready() {
+            return Ok(0);
+        }
+        // What a driver wrote before it offered a request is seen by whoever sees the request (section 2.7.13.3).
+        let offered = self.queue.avail_idx(memory, Ordering::Acquire).map_err(|error| self.broken(error))?;
+        Ok(offered.0.wrapping_sub(self.queue.next_avail()))
     }
 
     /// Puts the request that was popped last back, untouched.

@@ -11,6 +11,7 @@ use super::{
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The running half of a device.
 pub(super) trait Worker: Send + 'static {
@@ -54,6 +55,11 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn readable(fd: &impl AsRawFd, token: u32) -> Self {
         Self { fd: fd.as_raw_fd(), token, events: EventSet::IN }
+    }
+
+    /// An event that is never read: told of once for each time that it is written.
+    pub(super) fn written(event: &EventFd, token: u32) -> Self {
+        Self { fd: event.as_raw_fd(), token, events: EventSet::IN | EventSet::EDGE_TRIGGERED }
     }
 
     /// For errors and hang-ups only, which are told whatever a descriptor is watched for.

@@ -30,6 +30,15 @@ impl Client {
         self.send(format!("{{\"action\":\"{action}\"}}\n").as_bytes())
     }
 
+    /// Asks a VMM that may end meanwhile; none if it has.
+    pub fn ask_while_it_lives(&mut self, action: &str) -> Option<Value> {
+        let line = format!("{{\"action\":\"{action}\"}}\n");
+        self.0.get_mut().write_all(line.as_bytes()).ok()?;
+        let mut reply = String::new();
+        self.0.read_line(&mut reply).ok().filter(|read| *read > 0)?;
+        serde_json::from_str(&reply).ok()
+    }
+
     /// Sends a request and does not wait for its answer.
     pub fn post(&mut self, request: &Value) {
         self.0.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();

@@ -131,6 +131,64 @@ fn what_can_not_be_jailed_is_told() {
     };
     let (code, message) = run(&["--id", "one"]);
     assert_eq!((code, message.contains("--exec-file is needed")), (Some(2), true), "{message}");
-    let (code, message) = run(&["--id", "one", "--exec-file", "/none", "--uid", "1", "--gid", "1"]);
-    assert_eq!((code, message.contains("could not find \"/none\"")), (Some(1), true), "{message}");
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().to_str().unwrap();
+    let none = folder.path().join("none");
+    for (program, base, expected) in [
+        ("/none", base, "could not find \"/none\""),
+        ("/tmp", base, "--exec-file \"/tmp\" is no file"),
+        (JAILER, none.to_str().unwrap(), "could not find the folder of jails"),
+        (JAILER, JAILER, "is no folder"),
+    ] {
+        let (code, message) = run(&[
+            "--id",
+            "one",
+            "--exec-file",
+            program,
+            "--uid",
+            "1",
+            "--gid",
+            "1",
+            "--chroot-base-dir",
+            base,
+        ]);
+        assert_eq!((code, message.contains(expected)), (Some(1), true), "{message}");
+    }
+    // Nothing was made for what can't be.
+    assert!(!none.exists());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_jail_that_is_used_again_can_not_lead_the_jailer_astray() {
+    if !kvm() || !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let jail = jail(&vm);
+    let victim = vm.path("victim");
+    std::fs::write(&victim, "mine").unwrap();
+    // What a former tenant may leave in the place of what the jailer makes.
+    for name in ["vial-vmm", "vial-vmm.pid", "old_root"] {
+        std::os::unix::fs::symlink(&victim, jail.join(name)).unwrap();
+    }
+    std::fs::create_dir(jail.join("dev")).unwrap();
+    std::fs::hard_link(&victim, jail.join("dev/kvm")).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = jailer(&vm, &["--new-pid-ns"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let id: i32 = std::fs::read_to_string(jail.join("vial-vmm.pid")).unwrap().parse().unwrap();
+    // SAFETY: a signal to the process that was just made, which nobody else waits for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
+    reader.read_to_end(&mut Vec::new()).unwrap();
+    let left = std::fs::metadata(&victim).unwrap();
+    assert_eq!((left.uid(), std::fs::read_to_string(&victim).unwrap().as_str()), (0, "mine"));
+    // A folder that is a link is not gone into.
+    std::fs::remove_dir_all(jail.join("run")).unwrap();
+    std::os::unix::fs::symlink("/dev", jail.join("run")).unwrap();
+    let output = jailer(&vm, &[]).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("links are not followed"), "{message}");
 }

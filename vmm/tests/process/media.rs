@@ -191,6 +191,9 @@ fn a_drive_with_rings_and_threads_gets_another_file_and_grows() {
     assert!(!pod.has_open("disk"));
     is_refused(&pod.insert("data", &[&other]), "is not removable");
     is_refused(&update(&mut pod, false, &[&other, &other]), "1 to 1 files, and 2 came");
+    // The guest may write, and what it wrote would fail.
+    let look = File::open(pod.vm.path("other")).unwrap();
+    is_refused(&update(&mut pod, false, &[&look]), "is not open for reading and writing");
     other.set_len(24 * 512).unwrap();
     assert!(update(&mut pod, true, &[])["exits"].is_object());
     assert_eq!(pod.child.0.wait().unwrap().code(), Some(0));

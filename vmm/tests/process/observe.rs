@@ -39,6 +39,7 @@ fn log_and_metrics_come_in_firecrackers_form() {
     );
     assert!(http.refused("PUT", "/logger", &json!({"level": "Loud"}).to_string()).contains("not a level"));
     http.ok("PUT", "/mmds", &json!({"secret": "tell nobody"}));
+    http.refused("PUT", "//mmds", &json!({"secret": "tell nobody"}).to_string());
     http.ok("PUT", "/boot-source", &json!({"kernel_image_path": vm.path("kernel")}));
     http.ok("PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 32}));
     http.ok("PUT", "/actions", &json!({"action_type": "InstanceStart"}));
@@ -53,6 +54,7 @@ fn log_and_metrics_come_in_firecrackers_form() {
         }
     }
     let text = http.ask("GET", "/vial/metrics", "");
+    assert!(text.body.contains("vial_latencies_us_pause_vm "), "{}", text.body);
     assert!(text.body.contains("vial_vcpu_exit_io_out_total 1\n"), "{}", text.body);
     assert!(text.body.contains("vial_put_api_requests_metrics_fails_total 1\n"), "{}", text.body);
     http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));

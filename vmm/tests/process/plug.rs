@@ -8,22 +8,23 @@ use std::os::fd::{AsRawFd, RawFd};
 use vmm::api::status::ExitReason;
 
 /// Configuration space of slots 1 and 2.
-const FIRST: u32 = 0xe000_8000;
-const SECOND: u32 = 0xe001_0000;
+pub const FIRST: u32 = 0xe000_8000;
+pub const SECOND: u32 = 0xe001_0000;
 /// The register block.
-const ARRIVED: u16 = 0x620;
-const LEAVING: u16 = 0x624;
-const EJECT: u16 = 0x628;
-const BLOCK: u32 = 0x1042_1af4;
+pub const ARRIVED: u16 = 0x620;
+pub const LEAVING: u16 = 0x624;
+pub const EJECT: u16 = 0x628;
+pub const BLOCK: u32 = 0x1042_1af4;
+const VIRTIO_PMEM: u32 = 0x105b_1af4;
 
 /// `mov dx, port; in eax, dx; cmp eax, value; jne` back.
-fn until_in(port: u16, value: u32) -> Vec<u8> {
+pub fn until_in(port: u16, value: u32) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     [&[0x66, 0xba, low, high, 0xed, 0x3d][..], &value.to_le_bytes(), &[0x75, 0xf4]].concat()
 }
 
 /// `mov dx, port; mov eax, value; out dx, eax`.
-fn out_word(port: u16, value: u32) -> Vec<u8> {
+pub fn out_word(port: u16, value: u32) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     [&[0x66, 0xba, low, high, 0xb8][..], &value.to_le_bytes(), &[0xef]].concat()
 }
@@ -118,6 +119,32 @@ fn a_drive_comes_and_goes_with_the_guest_s_consent() {
 }
 
 #[test]
+fn persistent_memory_is_mapped_when_it_comes_and_unmapped_when_it_goes() {
+    if !kvm() {
+        return;
+    }
+    let pmem = VIRTIO_PMEM;
+    let once =
+        [until_in(ARRIVED, 1 << 2), until(SECOND, pmem), until_in(LEAVING, 1 << 2), out_word(EJECT, 1 << 2)];
+    let code = [&once.concat()[..], &once.concat(), HANG].concat();
+    let mut pod = Pod::start(&code, "pci");
+    let path = pod.vm.path("disk").to_str().unwrap().to_owned();
+    let process = pod.child.0.id();
+    let is_mapped = || std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap().contains(&path);
+    for _ in 0..2 {
+        let disk = pod.disk();
+        let device = json!({"pmem": {"id": "p", "path_on_host": {"fd": 0}}});
+        assert_eq!(pod.plug(device.clone(), &[&disk])["state"], "running");
+        assert!(is_mapped() && pod.has_open("disk"));
+        is_refused(&pod.plug(device, &[&disk]), "pmem \"p\" already");
+        assert_eq!(pod.unplug(json!({"pmem": "p"}))["state"], "running");
+        assert!(!is_mapped() && !pod.has_open("disk"));
+    }
+    pod.client.ask("stop");
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
 fn what_can_not_be_plugged_in_is_refused_and_let_go() {
     if !kvm() {
         return;
@@ -131,6 +158,12 @@ fn what_can_not_be_plugged_in_is_refused_and_let_go() {
     is_refused(&pod.plug(path, &[&disk]), "can't have a path");
     let tap = json!({"interface": {"iface_id": "eth0", "host_dev_name": {"fd": 0}}});
     is_refused(&pod.plug(tap, &[&disk]), "can't be used");
+    let empty = tempfile::tempfile().unwrap();
+    let pmem = |id: &str| json!({"pmem": {"id": id, "path_on_host": {"fd": 0}}});
+    is_refused(&pod.plug(pmem("p"), &[&empty]), "it is empty");
+    let root = json!({"pmem": {"id": "p", "path_on_host": {"fd": 0}, "root_device": true}});
+    is_refused(&pod.plug(root, &[&disk]), "can't have root_device");
+    is_refused(&pod.unplug(json!({"pmem": "p"})), "no pmem \"p\"");
     is_refused(&pod.unplug(json!({"drive": "nothing"})), "no drive \"nothing\"");
     is_refused(&pod.unplug(json!({"interface": "first"})), "no interface \"first\"");
     assert!(!pod.has_open("disk"));
@@ -142,9 +175,13 @@ fn what_can_not_be_plugged_in_is_refused_and_let_go() {
     }
     is_refused(&pod.plug(drive("second"), &[&disk]), "31 slots");
     assert_eq!(pod.client.ask("resume")["state"], "running");
-    // Nobody waits for a guest that does not let go.
-    let mut other = Client::connect(&pod.vm.path("ready"));
-    other.post(&json!({"action": "unplug", "device": {"drive": "2"}}));
+    // Nobody waits for a guest that does not let go; of those who ask for the same device the oldest is given up.
+    for drive in ["2", "3"].repeat(4) {
+        pod.client.post(&json!({"action": "unplug", "device": {"drive": drive}}));
+    }
+    for _ in 0..100 {
+        is_refused(&pod.unplug(json!({"drive": "2"})), "4 newer requests wait");
+    }
     assert_eq!(pod.client.ask("info")["state"], "running");
     pod.client.ask("stop");
     assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));

@@ -146,3 +146,52 @@ fn a_named_pipe_without_a_writer_is_refused_instead_of_waited_for() {
     let message = refusal(|vm| set(vm, "/drives", json!([{"drive_id": "a", "path_on_host": pipe}])));
     assert!(message.contains("regular file"), "{message}");
 }
+
+#[test]
+fn only_a_socket_gives_way_to_a_socket() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    let path = vm.path("precious");
+    std::fs::write(&path, "mine").unwrap();
+    let link = vm.path("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for field in ["vsock", "control"] {
+        for path in [&path, &link] {
+            vm.config["vsock"] = json!({"guest_cid": 3, "uds_path": vm.path("vsock")});
+            match field {
+                "vsock" => vm.config["vsock"]["uds_path"] = json!(path),
+                _ => vm.config["vial"]["control"] = json!(path),
+            }
+            assert_eq!(vm.end(), ExitReason::BadConfig);
+            assert!(vm.reason().1.contains("is there and no socket"), "{:?}", vm.reason());
+        }
+    }
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_vial-vmm")).arg("--api-sock").arg(&path).output();
+    assert!(String::from_utf8(output.unwrap().stderr).unwrap().contains("is there and no socket"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    // Without a path it would be an abstract one, which all users reach.
+    for field in ["vsock", "control"] {
+        vm.config["vsock"] = json!({"guest_cid": 3, "uds_path": vm.path("vsock")});
+        vm.config["vial"]["control"] = json!(vm.path("control"));
+        match field {
+            "vsock" => vm.config["vsock"]["uds_path"] = json!(""),
+            _ => vm.config["vial"]["control"] = json!(""),
+        }
+        assert_eq!(vm.end(), ExitReason::BadConfig);
+        assert!(vm.reason().1.contains("is empty; give the socket a path"), "{:?}", vm.reason());
+    }
+}
+
+#[test]
+fn metadata_that_is_not_there_is_named() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let output = vm.run_with(&["--metadata".into(), "/none".into()]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("could not read the metadata from \"/none\""), "{message}");
+}

@@ -6,6 +6,7 @@
 
 use crate::common::{SPIN, Vm, kvm};
 use crate::http::{Answer, Http, spawn_api};
+use crate::tap::Tap;
 use serde_json::{Value, json};
 use vmm::api::status::ExitReason;
 
@@ -44,6 +45,7 @@ fn the_go_sdk_starts_changes_and_stops_a_vm() {
     // SAFETY: takes and writes nothing.
     let tap = unsafe { libc::geteuid() } == 0 && std::path::Path::new("/dev/net/tun").exists();
     let name = format!("sdk{}", std::process::id());
+    let _there = tap.then(|| Tap::new(&name));
     let limiter = json!({"bandwidth": {"one_time_burst": 5, "refill_time": 100, "size": 1_000_000}});
     let configuration = [
         (

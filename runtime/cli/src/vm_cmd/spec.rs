@@ -5,7 +5,7 @@ use crate::units;
 use clap::Args;
 use std::path::PathBuf;
 use vial_vm::spec::OWNER_VM;
-use vial_vm::{DiskSource, DiskSpec, Limits, NetSpec, Parts, TapSource, VmSpec};
+use vial_vm::{DiskSource, DiskSpec, FsSpec, Limits, NetSpec, Parts, TapSource, VmSpec};
 
 /// `vial vm run`
 #[derive(Debug, Args)]
@@ -16,9 +16,13 @@ pub struct RunArgs {
     /// Initial RAM file system
     #[arg(long, value_name = "PATH")]
     pub initrd: Option<PathBuf>,
-    /// Raw disk image or block device; the first is /dev/vda and, without --initrd, the root file system
-    #[arg(long, value_name = "PATH[,ro][,id=NAME]", value_parser = parse_disk)]
+    /// Raw disk image or block device, or the socket of a vhost-user back end; the first is /dev/vda and, without --initrd, the
+    /// root file system
+    #[arg(long, value_name = "PATH[,ro][,id=NAME] | socket=PATH[,id=NAME]", value_parser = parse_disk)]
     pub disk: Vec<DiskArg>,
+    /// File system of the host, served by a vhost-user back end such as virtiofsd
+    #[arg(long, value_name = "tag=TAG,socket=PATH", value_parser = parse_fs)]
+    pub fs: Vec<FsSpec>,
     /// Network device on an existing TAP
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = parse_net)]
     pub net: Vec<NetArg>,
@@ -48,7 +52,7 @@ pub struct RunArgs {
 /// `--disk`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskArg {
-    path: PathBuf,
+    source: DiskSource,
     read_only: bool,
     id: Option<String>,
 }
@@ -62,16 +66,39 @@ pub struct NetArg {
 
 fn parse_disk(text: &str) -> Result<DiskArg, String> {
     let mut words = text.split(',');
-    let path = words.next().filter(|p| !p.is_empty()).ok_or("a disk needs a path")?.into();
-    let mut disk = DiskArg { path, read_only: false, id: None };
+    let place = words.next().filter(|p| !p.is_empty()).ok_or("a disk needs a path")?;
+    let source = match place.split_once('=') {
+        Some(("socket", "")) => return Err("socket= needs the path of a back end's socket".into()),
+        Some(("socket", path)) => DiskSource::Socket(path.into()),
+        _ => DiskSource::File(place.into()),
+    };
+    let mut disk = DiskArg { source, read_only: false, id: None };
     for word in words {
         match word.split_once('=') {
+            None if word == "ro" && matches!(disk.source, DiskSource::Socket(_)) => {
+                return Err("a back end's disk is read-only if the back end says so: leave ro out".into());
+            }
             None if word == "ro" => disk.read_only = true,
             Some(("id", id)) => disk.id = Some(id.to_owned()),
             _ => return Err(format!("{word:?} is neither ro nor id=NAME")),
         }
     }
     Ok(disk)
+}
+
+fn parse_fs(text: &str) -> Result<FsSpec, String> {
+    let (mut tag, mut socket) = (None, None);
+    for word in text.split(',') {
+        match word.split_once('=') {
+            Some(("tag", name)) if !name.is_empty() => tag = Some(name.to_owned()),
+            Some(("socket", path)) if !path.is_empty() => socket = Some(PathBuf::from(path)),
+            _ => return Err(format!("{word:?} is neither tag=TAG nor socket=PATH")),
+        }
+    }
+    match (tag, socket) {
+        (Some(tag), Some(socket)) => Ok(FsSpec { tag, socket }),
+        _ => Err("a file system needs tag=TAG and socket=PATH".into()),
+    }
 }
 
 fn parse_net(text: &str) -> Result<NetArg, String> {
@@ -121,11 +148,12 @@ impl RunArgs {
         spec.disks = (self.disk.iter().enumerate())
             .map(|(n, disk)| DiskSpec {
                 id: disk.id.clone().unwrap_or_else(|| format!("disk{n}")),
-                source: DiskSource::File(disk.path.clone()),
+                source: disk.source.clone(),
                 read_only: disk.read_only,
                 root: n == 0 && self.initrd.is_none(),
             })
             .collect();
+        spec.file_systems.clone_from(&self.fs);
         spec.nets = (self.net.iter().enumerate())
             .map(|(n, net)| NetSpec {
                 id: format!("net{n}"),
@@ -188,6 +216,10 @@ mod tests {
             "/b,id=data",
             "--net",
             "tap=t0,mac=52:54:00:AA:bb:01",
+            "--disk",
+            "socket=/s,id=far",
+            "--fs",
+            "socket=/f,tag=host",
             "--cpus",
             "4",
             "--memory",
@@ -201,8 +233,10 @@ mod tests {
         assert_eq!((spec.cpus, spec.memory_mib, spec.tied), (4, 2048, false));
         assert_eq!(
             spec.disks.iter().map(|d| (d.id.as_str(), d.read_only, d.root)).collect::<Vec<_>>(),
-            [("disk0", true, false), ("data", false, false)]
+            [("disk0", true, false), ("data", false, false), ("far", false, false)]
         );
+        assert_eq!(spec.disks[2].source, DiskSource::Socket("/s".into()));
+        assert_eq!(spec.file_systems, [FsSpec { tag: "host".into(), socket: "/f".into() }]);
         assert_eq!(spec.nets[0].mac.as_deref(), Some("52:54:00:aa:bb:01"));
     }
 
@@ -212,6 +246,10 @@ mod tests {
             (&[][..], "--disk PATH"),
             (&["--disk", ",ro"], "needs a path"),
             (&["--disk", "/a,rw"], "neither ro"),
+            (&["--disk", "socket="], "needs the path"),
+            (&["--disk", "socket=/s,ro"], "leave ro out"),
+            (&["--disk", "/a", "--fs", "tag=t"], "tag=TAG and socket=PATH"),
+            (&["--disk", "/a", "--fs", "tag=t,ro"], "neither tag=TAG"),
             (&["--disk", "/a", "--net", "mac=52:54:00:00:00:01"], "tap=NAME"),
             (&["--disk", "/a", "--net", "tap=a,mac=53:54:00:00:00:01"], "group"),
             (&["--disk", "/a", "--net", "tap=a,mac=zz"], "52:54:00"),

@@ -36,6 +36,8 @@ pub struct VmSpec {
     pub memory_mib: u64,
     /// Block devices in guest order.
     pub disks: Vec<DiskSpec>,
+    /// File systems of the host.
+    pub file_systems: Vec<FsSpec>,
     /// Network devices.
     pub nets: Vec<NetSpec>,
     /// hvc0.
@@ -61,6 +63,7 @@ impl VmSpec {
             cpus: 1,
             memory_mib: 128,
             disks: Vec::new(),
+            file_systems: Vec::new(),
             nets: Vec::new(),
             console: ConsoleSpec::None,
             agent: false,
@@ -90,11 +93,22 @@ pub enum DiskSource {
     File(PathBuf),
     /// Raw images one after the other, as one disk; read-only.
     Concat(Vec<PathBuf>),
+    /// Another program's, a vhost-user back end, which listens on this Unix socket. It sees all of the guest's memory.
+    Socket(PathBuf),
     /// Nowhere yet: a drive whose media come and go with [`crate::Vm::insert`] and [`crate::Vm::eject`].
     Removable {
         /// Size of the largest medium that the guest may write to; it can't write beyond that in any.
         max_bytes: u64,
     },
+}
+
+/// A file system of the host, served by a vhost-user back end such as virtiofsd, which sees all of the guest's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsSpec {
+    /// What the guest mounts, 1 to 36 printable ASCII characters.
+    pub tag: String,
+    /// Where the back end listens.
+    pub socket: PathBuf,
 }
 
 /// A network device.

@@ -2,15 +2,15 @@
 //!
 //! Every source in the document is a descriptor, so that the VMM opens nothing and its filters can forbid opening.
 
-use super::{ConsoleSpec, DiskSource, TapSource, VmSpec};
+use super::{ConsoleSpec, DiskSource, FsSpec, TapSource, VmSpec};
 use crate::Error;
 use agent_protocol::READY_PORT;
 use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use vmm::api::config::{
-    BootSource, CacheType, Console, Drive, Entropy, Extensions, FileSource, HostPort, MachineConfig,
-    NetworkInterface, Profile, Transport, VmConfig, Vsock,
+    BootSource, CacheType, Console, Drive, Entropy, Extensions, FileSource, FileSystem, HostPort,
+    MachineConfig, NetworkInterface, Profile, Transport, VmConfig, Vsock,
 };
 use vmm::api::control::MAX_FILES;
 
@@ -50,6 +50,8 @@ pub enum Opening {
         /// Whether the guest may not write.
         read_only: bool,
     },
+    /// A connection to the vhost-user back end that listens there: the VMM's own filters know no `connect`.
+    BackEnd(PathBuf),
     /// The console log in the VM's folder.
     ConsoleLog,
     /// The caller's descriptor for console input.
@@ -132,18 +134,21 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         host_ports: vec![HostPort { port: READY_PORT, fd: table.add_raw(Opening::Ready) }],
     });
     let drives = spec.disks.iter().map(|disk| {
-        let (path_on_host, concat) = match &disk.source {
+        let (mut path_on_host, mut concat, mut socket) = (None, vec![], None);
+        match &disk.source {
             DiskSource::File(path) => {
                 let opening = Opening::Disk { path: path.clone(), read_only: disk.read_only };
-                (Some(table.add(opening)), vec![])
+                path_on_host = Some(table.add(opening));
             }
             DiskSource::Concat(paths) => {
-                (None, paths.iter().map(|path| table.add(Opening::Read(path.clone()))).collect())
+                concat = paths.iter().map(|path| table.add(Opening::Read(path.clone()))).collect();
             }
-            DiskSource::Removable { .. } => (None, vec![]),
-        };
+            DiskSource::Socket(path) => socket = Some(table.add(Opening::BackEnd(path.clone()))),
+            DiskSource::Removable { .. } => {}
+        }
         Drive {
             drive_id: disk.id.clone(),
+            socket,
             path_on_host,
             concat,
             is_removable: matches!(disk.source, DiskSource::Removable { .. }),
@@ -161,6 +166,12 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
         }
     });
     let drives = drives.collect();
+    let file_systems = spec.file_systems.iter().map(|fs| FileSystem {
+        tag: fs.tag.clone(),
+        socket: table.add(Opening::BackEnd(fs.socket.clone())),
+        num_queues: 1,
+    });
+    let file_systems = file_systems.collect();
     let nets = spec.nets.iter().enumerate().map(|(index, net)| NetworkInterface {
         iface_id: net.id.clone(),
         host_dev_name: table.add(match &net.tap {
@@ -181,9 +192,10 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
     let config = VmConfig {
         machine_config,
         drives,
+        file_systems,
         network_interfaces,
         vsock,
-        entropy: Some(Entropy {}),
+        entropy: Some(Entropy::default()),
         vial: Extensions {
             profile: Profile::Pod,
             transport: Transport::Mmio,
@@ -208,7 +220,7 @@ pub fn max_open(spec: &VmSpec) -> u64 {
     let media = spec.disks.iter().map(|disk| match disk.source {
         DiskSource::Removable { .. } if disk.read_only => MAX_FILES as u64,
         DiskSource::Removable { .. } => 1,
-        DiskSource::File(_) | DiskSource::Concat(_) => 0,
+        DiskSource::File(_) | DiskSource::Concat(_) | DiskSource::Socket(_) => 0,
     });
     MAX_OPEN + media.sum::<u64>() + if spec.agent { MAX_SOCKETS } else { 0 }
 }
@@ -238,6 +250,12 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
             DiskSource::Concat(_) if !disk.read_only => {
                 return fail(format!("disk {:?} joins several files and so must be read-only", disk.id));
             }
+            DiskSource::Socket(_) if disk.read_only => {
+                return fail(format!(
+                    "disk {:?} is its back end's, which alone decides whether it is read-only",
+                    disk.id
+                ));
+            }
             DiskSource::Concat(paths) if paths.is_empty() => {
                 return fail(format!("disk {:?} has no file", disk.id));
             }
@@ -249,6 +267,17 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
     }
     if spec.disks.iter().filter(|d| d.root).count() > 1 {
         return fail("more than one disk is the root".into());
+    }
+    let mut tags = HashSet::new();
+    for FsSpec { tag, .. } in &spec.file_systems {
+        if !(1..=36).contains(&tag.len()) || !tag.bytes().all(|b| b.is_ascii_graphic()) {
+            return fail(format!(
+                "tag {tag:?} of a file system; 1 to 36 printable ASCII characters are possible"
+            ));
+        }
+        if !tags.insert(tag) {
+            return fail(format!("two file systems have the tag {tag:?}"));
+        }
     }
     let mut taps = HashSet::new();
     for net in &spec.nets {

@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Drive {
     /// Unique name; its first 20 bytes are the virtio-blk serial that the guest reads.
     pub drive_id: String,
-    /// The file behind it. Exactly one of this and `concat` is given, none of them for a removable drive.
+    /// The Unix socket of a vhost-user back end, whose disk this is; nothing but `is_root_device`, `partuuid`, `cache_type` and `num_queues`
+    /// goes with it. As a descriptor *(Vial)* it is connected already. The back end sees all of the guest's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<FileSource>,
+    /// The file behind it. Exactly one of this, `concat` and `socket` is given, none of them for a removable drive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<FileSource>,
     /// *(Vial)* Files one after the other as one read-only disk; each is a multiple of 512 bytes long.

@@ -9,6 +9,7 @@ mod cpu;
 mod drive;
 mod entropy;
 mod extensions;
+mod file_system;
 mod hotplug;
 mod machine;
 mod mmds;
@@ -31,18 +32,22 @@ pub use cpu::{
 pub use drive::{CacheType, Drive, IoEngine};
 pub use entropy::Entropy;
 pub use extensions::{Console, Extensions, Profile, Transport};
+pub use file_system::FileSystem;
 pub use hotplug::{MemoryHotplug, MemoryHotplugStatus, MemoryHotplugUpdate};
 pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigUpdate, MemoryBacking};
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network::NetworkInterface;
 pub use observe::{LogLevel, Logger, Metrics};
-pub use pmem::Pmem;
+pub use pmem::{PartialPmem, Pmem};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
 pub use update::{PartialDrive, PartialNetworkInterface};
 pub use vsock::{HostPort, Vsock};
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -73,6 +78,9 @@ pub struct VmConfig {
     /// Files in the guest's address space.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pmem: Vec<Pmem>,
+    /// *(Vial)* File systems of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystem>,
     /// Memory that the guest gives back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Balloon>,
@@ -108,6 +116,7 @@ impl VmConfig {
             vsock: None,
             memory_hotplug: None,
             pmem: Vec::new(),
+            file_systems: Vec::new(),
             balloon: None,
             entropy: None,
             serial: None,
@@ -117,10 +126,26 @@ impl VmConfig {
             vial: Extensions::default(),
         }
     }
+
+    /// The sockets of its vhost-user back ends with a name for messages, in the order of their devices: drives, then file systems.
+    pub fn back_ends(&self) -> impl Iterator<Item = (String, &FileSource)> {
+        let drive = |drive: &'_ Drive| format!("drive {:?}", drive.drive_id);
+        let drives =
+            self.drives.iter().filter_map(move |of| of.socket.as_ref().map(|socket| (drive(of), socket)));
+        drives.chain(self.file_systems.iter().map(|fs| (format!("file system {:?}", fs.tag), &fs.socket)))
+    }
+
+    /// What guest memory is made of: of a memory file where nothing was said and a back end has to map it.
+    pub fn memory_backing(&self) -> &MemoryBacking {
+        match &self.machine_config.memory_backing {
+            MemoryBacking::Anonymous if self.back_ends().next().is_some() => &MemoryBacking::Shared,
+            backing => backing,
+        }
+    }
 }
 
 /// Where bytes come from or go to: a path, or a descriptor that the process inherited *(Vial)*.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum FileSource {
     /// Opened by the VMM; refused under [`Profile::Pod`].
@@ -130,4 +155,34 @@ pub enum FileSource {
         /// Its number in the VMM process, 3 or above.
         fd: RawFd,
     },
+}
+
+// By hand, since serde's own for untagged enumerations says what did not match instead of what would have.
+impl<'de> Deserialize<'de> for FileSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SourceVisitor)
+    }
+}
+
+struct SourceVisitor;
+
+impl<'de> Visitor<'de> for SourceVisitor {
+    type Value = FileSource;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path or {\"fd\": N}")
+    }
+
+    fn visit_str<E>(self, path: &str) -> Result<FileSource, E> {
+        Ok(FileSource::Path(path.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FileSource, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Inherited {
+            fd: RawFd,
+        }
+        Inherited::deserialize(MapAccessDeserializer::new(map)).map(|Inherited { fd }| FileSource::Fd { fd })
+    }
 }

@@ -1,6 +1,6 @@
 //! `/pmem/{id}`: files in the guest's address space.
 
-use super::FileSource;
+use super::{FileSource, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 /// A persistent memory device (`/dev/pmem0`, …), which file systems can use without a copy in the guest (DAX).
@@ -17,4 +17,18 @@ pub struct Pmem {
     /// Whether the guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// Limits flushes: each batch of them is an operation, and as many bytes as the file has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// Body of `PATCH /pmem/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartialPmem {
+    /// Which.
+    pub id: String,
+    /// Buckets that take the place of the present ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }

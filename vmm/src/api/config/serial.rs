@@ -1,6 +1,6 @@
 //! `/serial`: a 16550 serial port.
 
-use super::FileSource;
+use super::{FileSource, TokenBucket};
 use serde::{Deserialize, Serialize};
 
 /// COM1 (`console=ttyS0`). Each byte costs an exit, so there is none unless it is asked for; hvc0 is the better console.
@@ -14,4 +14,7 @@ pub struct Serial {
     /// *(Vial)* Read and given to the guest; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<FileSource>,
+    /// Limits the guest's output, in bytes; what is beyond it is dropped and counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<TokenBucket>,
 }

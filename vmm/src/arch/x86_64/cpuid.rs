@@ -46,6 +46,13 @@ impl Topology {
     }
 }
 
+/// Bits of a guest-physical address that the guest's processors have.
+pub fn physical_bits(supported: &CpuId) -> u8 {
+    // Processors without this leaf have 36 (Intel SDM vol. 3, 4.1.4).
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+    leaf.map_or(36, |entry| (entry.eax & 0xff) as u8)
+}
+
 /// The feature list of vCPU `index`; `no_xsave` hides XSAVE and all that needs it.
 pub fn for_vcpu(supported: &CpuId, index: u8, topology: Topology, no_xsave: bool) -> CpuId {
     let mut entries: Vec<_> =

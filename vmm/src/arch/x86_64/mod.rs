@@ -14,7 +14,7 @@ mod pvh;
 mod registers;
 mod template;
 
-pub use cpuid::Topology;
+pub use cpuid::{Topology, physical_bits};
 pub use interrupts::{message_route, pin_routes};
 
 use crate::api::config::CpuConfig;
@@ -129,6 +129,20 @@ pub fn supported_cpuid(kvm: &Kvm, template: Option<&CpuConfig>) -> Result<CpuId,
     let supported =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_step("list supported CPU features"))?;
     template.map_or(Ok(supported.clone()), |template| template::apply_cpuid(&supported, template))
+}
+
+/// Whether this KVM makes a processor as `template` describes it: with a machine that is thrown away, since KVM tells of a register
+/// that it does not know only when a vCPU is given one.
+///
+/// # Errors
+/// It does not.
+pub fn try_template(kvm: &Kvm, template: &CpuConfig) -> Result<(), ArchError> {
+    check_kvm(kvm, Some(template))?;
+    let supported = supported_cpuid(kvm, Some(template))?;
+    let vm = kvm.create_vm().map_err(kvm_step("create a VM"))?;
+    set_up_vm(&vm)?;
+    let vcpu = vm.create_vcpu(0).map_err(kvm_step("create a vCPU"))?;
+    set_up_vcpu(&vcpu, 0, Topology::new(1, false), &supported, Some(template))
 }
 
 /// Makes vCPU `index` ready for its INIT/SIPI (or, for index 0, for [`set_entry`]).

@@ -1,10 +1,11 @@
+use super::super::worker::NUMBERS;
 use super::super::*;
 use super::Guest;
 use crate::api::config::BalloonStart;
 use crate::memory::{PAGE, Recipe, allocate};
 use crate::virtio::Transport;
 use crate::virtio::testing::suite::Subject;
-use crate::virtio::testing::{GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
+use crate::virtio::testing::{EVENT_IDX, GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -85,6 +86,51 @@ fn statistics_are_asked_for_by_giving_the_buffer_back() {
     control.set_interval(7200).unwrap();
     guest.run_until(|guest| guest.used(2).is_some());
     assert_eq!(control.set_interval(0), Err(BalloonError::Interval));
+}
+
+#[test]
+fn statistics_come_again_and_again_to_a_driver_that_kicks_when_it_is_told_to() {
+    let (mut guest, control) = guest(ALL | EVENT_IDX);
+    for number in 1..40u64 {
+        let bytes = [vec![4, 0], number.to_le_bytes().to_vec()].concat();
+        let buffer = guest.data(&bytes);
+        guest.offer(2, &[buffer]);
+        assert!(guest.wants_kick(2), "{number}");
+        guest.kick(2);
+        guest.run();
+        assert_eq!(control.statistics().unwrap().guest.free_memory, Some(number));
+        control.set_interval(7200).unwrap();
+        guest.run_until(|guest| guest.used(2).is_some());
+    }
+}
+
+#[test]
+fn a_request_with_more_numbers_than_any_driver_sends_is_cut_short() {
+    let (mut guest, _) = guest(ALL);
+    fill(&guest, &[2000, 2001]);
+    let many = [vec![2000u32; NUMBERS / 4], vec![2001]].concat();
+    let numbers = guest.data(&many.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+    guest.send(0, &[numbers]);
+    assert!(guest.used(0).is_some());
+    assert_eq!([2000, 2001].map(|page| at(&guest, page)), [0, 7]);
+}
+
+#[test]
+fn a_flood_of_requests_is_served_in_turns() {
+    let (mut guest, _) = guest(ALL);
+    // Numbers without neighbours: a call for each.
+    let scattered: Vec<u8> =
+        (0..NUMBERS as u32 / 4).flat_map(|number| (2000 + number % 500 * 2).to_le_bytes()).collect();
+    let numbers = guest.data(&scattered);
+    for _ in 0..RING {
+        guest.offer(0, &[numbers]);
+    }
+    guest.kick(0);
+    guest.run_once();
+    let first = std::iter::from_fn(|| guest.used(0)).count();
+    assert!((1..usize::from(RING)).contains(&first), "{first} at one go");
+    guest.run();
+    assert_eq!(first + std::iter::from_fn(|| guest.used(0)).count(), usize::from(RING));
 }
 
 #[test]

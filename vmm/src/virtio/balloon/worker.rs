@@ -4,9 +4,10 @@ use super::shared::Shared;
 use super::{F_FREE_PAGE_HINT, F_PAGE_REPORTING, F_STATS_VQ};
 use crate::api::config::GuestStats;
 use crate::memory::{self, Backing, PAGE};
-use crate::virtio::queue::drain;
+use crate::virtio::queue::drain_while;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
+use std::cell::Cell;
 use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -17,8 +18,13 @@ const HINTS: u32 = 3;
 const REPORTS: u32 = 4;
 const TIMER: u32 = 5;
 
-/// Bytes of page numbers that are looked at at a time.
-const NUMBERS: usize = 4096;
+/// Bytes of page numbers that a request may hold: four times what Linux sends (VIRTIO_BALLOON_ARRAY_PFNS_MAX). Pages beyond these stay
+/// where they are.
+pub(super) const NUMBERS: usize = 4096;
+/// Effort after which others get their turn, some milliseconds: see [`effort`].
+const TURN: u64 = 4096;
+/// What the host can look through in about the time that a call takes: what a page of page table entries covers.
+const STRIDE: u64 = 2 << 20;
 /// Bytes of a statistic: tag and value (5.5.6.3); and how many there are at most.
 const STATISTIC: usize = 10;
 const STATISTICS: usize = 32;
@@ -51,17 +57,29 @@ impl BalloonWorker {
         let Self { memory, interrupt, chain, shared, queues, .. } = self;
         let Some((_, queue)) = queues.iter_mut().find(|(kind, _)| *kind == STATS) else { return Ok(()) };
         queue.clear_event();
-        while queue.pop(memory, chain)? {
-            let mut bytes = [0; STATISTIC * STATISTICS];
-            let len = chain.read_at(memory, 0, &mut bytes);
-            shared.set_stats(parse_stats(&bytes[..len]));
-            // The buffer stays here until the next ones are wanted; a driver that gives two at a time gets the older one back.
-            let older = shared.state().stats_head.replace(chain.head());
-            if let Some(older) = older {
-                queue.complete(memory, older, 0)?;
+        queue.quiet(memory)?;
+        let mut budget = queue.size();
+        loop {
+            while budget > 0 && queue.pop(memory, chain)? {
+                budget -= 1;
+                let mut bytes = [0; STATISTIC * STATISTICS];
+                let len = chain.read_at(memory, 0, &mut bytes);
+                shared.set_stats(parse_stats(&bytes[..len]));
+                // The buffer stays here until the next ones are wanted; a driver that gives two at a time gets the older one back.
+                let older = shared.state().stats_head.replace(chain.head());
+                if let Some(older) = older {
+                    queue.complete(memory, older, 0)?;
+                }
+            }
+            queue.signal(memory, interrupt.as_ref())?;
+            if budget == 0 {
+                queue.come_back();
+                return Ok(());
+            }
+            if !queue.listen(memory)? {
+                return Ok(());
             }
         }
-        queue.signal(memory, interrupt.as_ref())
     }
 
     /// Asks for new statistics by giving the buffer of the last ones back.
@@ -93,16 +111,22 @@ impl Worker for BalloonWorker {
         let Self { memory, interrupt, chain, shared, backing, queues, .. } = self;
         let Some((_, queue)) = queues.iter_mut().find(|(kind, _)| *kind == token) else { return Ok(()) };
         let mut acknowledged = false;
-        drain(queue, memory, interrupt.as_ref(), chain, |chain| {
+        let (effort, mut held) = (Cell::new(0), false);
+        let admit = |_: &Chain| {
+            held = effort.get() >= TURN;
+            !held
+        };
+        drain_while(queue, memory, interrupt.as_ref(), chain, admit, |chain| {
+            let spend = |more: u64| effort.set(effort.get() + more);
             match token {
-                INFLATE => inflate(memory, chain, backing),
-                REPORTS => give_back(memory, chain, backing),
+                INFLATE => spend(inflate(memory, chain, backing)),
+                REPORTS => spend(give_back(memory, chain, backing)),
                 HINTS => {
                     let mut command = [0; 4];
                     if chain.read_at(memory, 0, &mut command) == command.len() {
                         acknowledged |= shared.guest_command(u32::from_le_bytes(command));
                     } else if shared.hinting() {
-                        give_back(memory, chain, backing);
+                        spend(give_back(memory, chain, backing));
                     }
                 }
                 // Deflated pages are used again by being used.
@@ -110,6 +134,9 @@ impl Worker for BalloonWorker {
             }
             Ok(0)
         })?;
+        if held {
+            queue.come_back();
+        }
         if acknowledged {
             interrupt.config();
         }
@@ -122,33 +149,35 @@ impl Worker for BalloonWorker {
     }
 }
 
-/// Gives back what a request's writable buffers cover.
-fn give_back(memory: &GuestMemory, chain: &Chain, backing: &Backing) {
-    let slices = chain.writable_slices(memory, 0, chain.writable_len());
-    slices.iter().for_each(|slice| memory::discard(slice, backing));
+/// What it takes the host to give `len` bytes back: a call, and a look at each entry of the page tables for them.
+fn effort(len: usize) -> u64 {
+    1 + len as u64 / STRIDE
 }
 
-/// Gives back the pages whose numbers a request holds. Numbers of what is no memory say nothing.
-fn inflate(memory: &GuestMemory, chain: &Chain, backing: &Backing) {
+/// Gives back what a request's writable buffers cover; with what effort.
+fn give_back(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
+    let slices = chain.writable_slices(memory, 0, chain.writable_len());
+    slices.iter().for_each(|slice| memory::discard(slice, backing));
+    slices.iter().map(|slice| effort(slice.len())).sum()
+}
+
+/// Gives back the pages whose numbers a request holds; with what effort. Numbers of what is no memory say nothing.
+fn inflate(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
     let mut numbers = [0; NUMBERS];
-    let mut at = 0;
-    loop {
-        let len = chain.read_at(memory, at, &mut numbers) / 4 * 4;
-        if len == 0 {
-            return;
+    let len = chain.read_at(memory, 0, &mut numbers);
+    let words =
+        numbers[..len].chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    let mut spent = 0;
+    for (first, count) in runs(words) {
+        let start = GuestAddress(u64::from(first) * PAGE);
+        let len = usize::try_from(u64::from(count) * PAGE).unwrap_or(usize::MAX);
+        spent += 1;
+        for slice in memory.get_slices(start, len).map_while(Result::ok) {
+            memory::discard(&slice, backing);
+            spent += effort(slice.len());
         }
-        let words = numbers[..len]
-            .chunks_exact(4)
-            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-        for (first, count) in runs(words) {
-            let start = GuestAddress(u64::from(first) * PAGE);
-            let len = usize::try_from(u64::from(count) * PAGE).unwrap_or(usize::MAX);
-            for slice in memory.get_slices(start, len).map_while(Result::ok) {
-                memory::discard(&slice, backing);
-            }
-        }
-        at += len as u32;
     }
+    spent
 }
 
 /// Pages that follow each other, up or down, as one: (first, how many).

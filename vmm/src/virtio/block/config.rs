@@ -66,8 +66,10 @@ pub enum BlockConfigError {
     /// Several files can be read only.
     #[error("drive {0} is made of several files: make it read only")]
     ConcatWritable(String),
-    /// A file is not whole sectors.
-    #[error("file {index} of drive {id} is {len} bytes long: it must be a multiple of 512")]
+    /// One of several files is not whole sectors: sectors would lie in two files.
+    #[error(
+        "file {index} of drive {id} is {len} bytes long: of several files each must be a multiple of 512"
+    )]
     Size {
         /// Which drive.
         id: String,
@@ -75,6 +77,16 @@ pub enum BlockConfigError {
         index: usize,
         /// In bytes.
         len: u64,
+    },
+    /// The guest may write and the descriptor can't.
+    #[error(
+        "file {index} of drive {id} is not open for reading and writing: open it so, or make the drive read only"
+    )]
+    NotWritable {
+        /// Which drive.
+        id: String,
+        /// Which of its files, from 0.
+        index: usize,
     },
     /// There is a medium in the drive.
     #[error("drive {0} has a medium: eject it first")]

@@ -2,8 +2,10 @@
 
 use super::direct::{self, Bounce};
 use super::{BlockConfigError, SECTOR};
+use crate::log;
 use crate::virtio::io::{fallocate, read_exact_at, write_all_at};
 use crate::virtio::{Chain, GuestMemory};
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -38,14 +40,19 @@ impl Disk {
         read_only: bool,
         direct: bool,
     ) -> Result<Self, BlockConfigError> {
+        let single = files.len() == 1;
         let mut parts = Vec::with_capacity(files.len());
         let mut start: u64 = 0;
         let mut alignment = direct.then_some(SECTOR as u32);
         for (index, mut file) in files.into_iter().enumerate() {
             let failed = |source| BlockConfigError::Io { id: id.to_owned(), index, source };
+            if !read_only && !is_writable(&file).map_err(failed)? {
+                return Err(BlockConfigError::NotWritable { id: id.to_owned(), index });
+            }
             // Unlike the metadata's length this is right for block devices too.
             let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
-            if len % SECTOR != 0 {
+            let rest = len % SECTOR;
+            if rest != 0 && !single {
                 return Err(BlockConfigError::Size { id: id.to_owned(), index, len });
             }
             if let Some(alignment) = &mut alignment {
@@ -58,7 +65,14 @@ impl Disk {
                     return Err(BlockConfigError::DirectSize { id: id(), index, len, block: *alignment });
                 }
             }
-            let end = start.checked_add(len).ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
+            if rest != 0 {
+                log!(
+                    Warning,
+                    "Disk size {len} is not a multiple of sector size {SECTOR}; the remainder will not be visible to the guest."
+                );
+            }
+            let end =
+                start.checked_add(len - rest).ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
             parts.push(Part { start, end, file });
             start = end;
         }
@@ -207,6 +221,24 @@ impl Disk {
         }
         if done == len { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
+}
+
+/// Whether copies of these files make a disk; they are as they were afterwards, but for the position.
+///
+/// # Errors
+/// They make none.
+pub fn check(id: &str, files: &[File], read_only: bool, direct: bool) -> Result<(), BlockConfigError> {
+    let copy = |(index, file): (usize, &File)| {
+        file.try_clone().map_err(|source| BlockConfigError::Io { id: id.to_owned(), index, source })
+    };
+    let files = files.iter().enumerate().map(copy).collect::<Result<_, _>>()?;
+    Disk::new(id, files, read_only, direct).map(drop)
+}
+
+/// Whether it was opened so: what an inherited descriptor can do is told by nothing else.
+fn is_writable(file: &File) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(matches!(flags & OFlags::ACCMODE, OFlags::RDWR))
 }
 
 fn is_unsupported(error: &io::Error) -> bool {

@@ -33,6 +33,7 @@ mod tray;
 mod worker;
 
 pub use config::{BlockConfig, BlockConfigError};
+pub use disk::check;
 pub use metrics::BlockMetrics;
 pub use ring::Ring;
 pub use tray::Tray;

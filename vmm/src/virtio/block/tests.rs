@@ -87,8 +87,36 @@ fn the_configuration_says_what_there_is() {
 fn files_that_make_no_disk_are_refused() {
     let new = |files, read_only| Block::new(BlockConfig::new("x", files, read_only));
     assert!(matches!(new(vec![], true), Err(BlockConfigError::NoFiles(_))));
-    assert!(matches!(new(vec![file(&[0; 513])], true), Err(BlockConfigError::Size { len: 513, .. })));
+    let torn = vec![file(&[0; 512]), file(&[0; 513])];
+    assert!(matches!(new(torn, true), Err(BlockConfigError::Size { index: 1, len: 513, .. })));
     assert!(matches!(new(vec![file(&[]), file(&[])], false), Err(BlockConfigError::ConcatWritable(_))));
+}
+
+#[test]
+fn what_is_less_than_a_sector_at_the_end_of_a_file_is_not_there() {
+    let device = Block::new(BlockConfig::new("x", vec![file(&[7; 1000])], false)).unwrap();
+    let tray = device.tray();
+    let mut guest = Guest::ready(Box::new(device), VERSION_1);
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![7; 512]));
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512).0, IO);
+    // Another file may be as odd, or have no sector at all.
+    for (len, sectors) in [(1025, 2), (511, 0), (0, 0), (512, 1)] {
+        tray.replace(vec![file(&vec![8; len])], &guest.transport.core().signals()).unwrap();
+        assert_eq!(u64::from_le_bytes(guest.config(0)), sectors, "{len}");
+    }
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![8; 512]));
+}
+
+#[test]
+fn direct_io_needs_whole_blocks() {
+    let odd = BlockConfig { direct: true, ..BlockConfig::new("x", vec![file(&[7; 1000])], true) };
+    match Block::new(odd) {
+        Err(BlockConfigError::DirectSize { len: 1000, .. }) => {}
+        // Some file systems have no direct I/O.
+        Err(BlockConfigError::Direct { .. }) => {}
+        other => panic!("{:?}", other.err()),
+    }
 }
 
 #[test]
@@ -325,8 +353,14 @@ fn media_that_can_not_be_are_refused_and_change_nothing() {
     assert!(matches!(insert(&guest, &tray, many), Err(BlockConfigError::Count { most: 240, .. })));
     let two = vec![file(&[1; 512]), file(&[1; 512])];
     assert!(matches!(insert(&written.0, &written.1, two), Err(BlockConfigError::Count { most: 1, .. })));
-    assert!(matches!(insert(&guest, &tray, vec![file(&[1; 513])]), Err(BlockConfigError::Size { .. })));
-    assert!(matches!(insert(&guest, &tray, vec![file(&[])]), Err(BlockConfigError::Empty(_))));
+    let torn = vec![file(&[1; 513]), file(&[1; 512])];
+    assert!(matches!(insert(&guest, &tray, torn), Err(BlockConfigError::Size { index: 0, .. })));
+    for empty in [0, 511] {
+        assert!(matches!(
+            insert(&guest, &tray, vec![file(&vec![1; empty])]),
+            Err(BlockConfigError::Empty(_))
+        ));
+    }
     let folder = File::open("/").unwrap();
     assert!(matches!(insert(&guest, &tray, vec![folder]), Err(BlockConfigError::NotData { .. })));
     assert!(!guest.interrupted());

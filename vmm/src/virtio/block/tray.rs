@@ -70,7 +70,11 @@ impl Tray {
         if self.slot.disk().has_medium() {
             return Err(BlockConfigError::Present(self.id.clone()));
         }
-        self.exchange(self.disk(files)?, interrupt);
+        let disk = self.disk(files)?;
+        if disk.len() < SECTOR {
+            return Err(BlockConfigError::Empty(self.id.clone()));
+        }
+        self.exchange(disk, interrupt);
         Ok(())
     }
 
@@ -132,9 +136,6 @@ impl Tray {
             }
         }
         let disk = Disk::new(&self.id, files, self.read_only, self.direct)?;
-        if disk.len() < SECTOR {
-            return Err(BlockConfigError::Empty(id()));
-        }
         // The guest reads it once, when its driver starts.
         if disk.block() > self.block {
             return Err(BlockConfigError::Block { id: id(), old: self.block, new: disk.block() });

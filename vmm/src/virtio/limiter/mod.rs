@@ -83,6 +83,19 @@ impl Throttle {
         self.throttled.load(Ordering::Relaxed)
     }
 
+    /// Lets an operation of so many bytes pass now, or not at all.
+    pub fn pass(&self, bytes: u64) -> bool {
+        if !self.limits() {
+            return true;
+        }
+        let mut state = lock(&self.state);
+        let now = state.limiter.wait(bytes, self.now()) == 0;
+        if now {
+            state.limiter.take(bytes);
+        }
+        now
+    }
+
     fn now(&self) -> u64 {
         // 2⁶⁴ ns are 584 years.
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)

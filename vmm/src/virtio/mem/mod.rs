@@ -6,7 +6,19 @@
 mod shared;
 
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
+#[cfg(test)]
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
 
 pub use shared::{MemControl, MemError};
 

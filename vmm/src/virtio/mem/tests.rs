@@ -1,7 +1,8 @@
-use super::*;
+use super::super::*;
+use super::Guest;
 use crate::memory::{Recipe, allocate, extend};
 use crate::virtio::testing::suite::Subject;
-use crate::virtio::testing::{Buffer, Guest, GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
+use crate::virtio::testing::{Buffer, GuestOver, QUEUE_SIZE as RING, Registers, VERSION_1, arbitrary};
 use crate::virtio::{Signals, Transport};
 use proptest::prelude::*;
 use std::collections::BTreeSet;

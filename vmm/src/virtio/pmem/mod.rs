@@ -2,19 +2,35 @@
 //! for flushing.
 
 #[cfg(test)]
-mod tests;
+#[path = "."]
+mod over_mmio {
+    use crate::virtio::testing::Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
+#[cfg(test)]
+#[path = "."]
+mod over_pci {
+    use crate::virtio::testing::PciGuest as Guest;
+    #[path = "tests.rs"]
+    mod tests;
+}
 
-use super::queue::drain;
+use super::limiter::{Meter, Throttle};
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
     VirtioDevice,
 };
+use crate::api::config::RateLimiter;
 use crate::memory::PmemMapping;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 
 const QUEUE_SIZES: [u16; 1] = [64];
+const QUEUE: u32 = 0;
+const TIMER: u32 = 1;
 /// VIRTIO_PMEM_REQ_TYPE_FLUSH, the only kind of request.
 const FLUSH: u32 = 0;
 /// What it is answered: done, or an I/O error (5.19.7.2).
@@ -24,14 +40,70 @@ const FAILED: u32 = 1;
 /// The device.
 pub struct Pmem {
     name: String,
-    mapping: Arc<PmemMapping>,
+    control: PmemControl,
     worker: WorkerSlot<PmemWorker>,
 }
 
 impl Pmem {
-    /// Shows the guest what is mapped.
-    pub fn new(id: &str, mapping: PmemMapping) -> Self {
-        Self { name: format!("pmem {id}"), mapping: Arc::new(mapping), worker: WorkerSlot::new() }
+    /// Shows the guest what is mapped, and flushes as often as `limit` lets it.
+    pub fn new(id: &str, mapping: PmemMapping, limit: Option<&RateLimiter>) -> Self {
+        let control = PmemControl {
+            id: id.to_owned(),
+            mapping: Arc::new(mapping),
+            throttle: Throttle::new(limit),
+            counts: Arc::default(),
+        };
+        Self { name: format!("pmem {id}"), control, worker: WorkerSlot::new() }
+    }
+
+    /// What changes it from outside.
+    pub fn control(&self) -> PmemControl {
+        self.control.clone()
+    }
+}
+
+/// The outer half of a device.
+#[derive(Clone)]
+pub struct PmemControl {
+    id: String,
+    mapping: Arc<PmemMapping>,
+    throttle: Arc<Throttle>,
+    counts: Arc<Counts>,
+}
+
+/// Counters since the start; they wrap.
+#[derive(Default)]
+struct Counts {
+    events: AtomicU64,
+    flushes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl PmemControl {
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What limits flushes.
+    pub fn limit(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// Takes the file out of the guest's address space, when the guest has let go of the device. For the VMM thread only.
+    pub fn take_out(&self) {
+        self.mapping.take_out();
+    }
+
+    /// What it has done so far, by Firecracker's names; `flush_count` is ours.
+    pub fn figures(&self) -> [(&'static str, u64); 4] {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("queue_event_count", count(&self.counts.events)),
+            ("flush_count", count(&self.counts.flushes)),
+            ("event_fails", count(&self.counts.failures)),
+            ("rate_limiter_throttled_events", self.throttle.throttled()),
+        ]
     }
 }
 
@@ -54,19 +126,21 @@ impl VirtioDevice for Pmem {
 
     /// `struct virtio_pmem_config`: start and size (5.19.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = [self.mapping.start, self.mapping.len].map(u64::to_le_bytes).concat();
+        let space = [self.control.mapping.start, self.control.mapping.len].map(u64::to_le_bytes).concat();
         super::read_space(&space, offset, data);
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let mapping = Arc::clone(&self.mapping);
+        let control = self.control.clone();
+        let meter = Meter::new(Arc::clone(&control.throttle), 0, TIMER);
         self.worker.start(&self.name, context, |mut context| {
             Ok(PmemWorker {
                 queue: context.take_queue(),
                 memory: context.memory,
                 interrupt: context.interrupt,
                 chain: Chain::default(),
-                mapping,
+                control,
+                meter,
             })
         })
     }
@@ -93,36 +167,88 @@ impl VirtioDevice for Pmem {
     }
 }
 
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn flush(mapping: &PmemMapping, counts: &Counts) -> bool {
+    count(&counts.flushes);
+    mapping.flush().is_ok()
+}
+
+fn is_flush(chain: &Chain, memory: &GuestMemory) -> bool {
+    let mut kind = [0; 4];
+    chain.read_at(memory, 0, &mut kind) == kind.len() && u32::from_le_bytes(kind) == FLUSH
+}
+
+/// Says in `chain` whether what it asked for is done; how many bytes that took.
+fn answer(chain: &Chain, memory: &GuestMemory, done: bool, counts: &Counts) -> Result<u32, RingError> {
+    if !done {
+        count(&counts.failures);
+    }
+    match chain.write_at(memory, 0, &if done { DONE } else { FAILED }.to_le_bytes()) {
+        4 => Ok(4),
+        _ => Err(RingError::Malformed("has no room for its answer")),
+    }
+}
+
 struct PmemWorker {
     memory: GuestMemory,
     queue: DeviceQueue,
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
-    mapping: Arc<PmemMapping>,
+    control: PmemControl,
+    meter: Meter,
 }
 
 impl Worker for PmemWorker {
     fn sources(&self) -> Vec<Source> {
-        vec![Source::readable(self.queue.event(), 0)]
+        [Source::readable(self.queue.event(), QUEUE)].into_iter().chain(self.meter.source()).collect()
     }
 
-    fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, mapping } = self;
-        // One flush is good for all requests of a batch: what they promise was written before they came.
-        let mut flushed = None;
-        drain(queue, memory, interrupt.as_ref(), chain, |chain| {
-            let mut kind = [0; 4];
-            let known =
-                chain.read_at(memory, 0, &mut kind) == kind.len() && u32::from_le_bytes(kind) == FLUSH;
-            let answer = match known {
-                true if *flushed.get_or_insert_with(|| mapping.flush().is_ok()) => DONE,
-                _ => FAILED,
-            };
-            match chain.write_at(memory, 0, &answer.to_le_bytes()) {
-                4 => Ok(4),
-                _ => Err(RingError::Malformed("has no room for its answer")),
+    fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+        let Self { memory, queue, interrupt, chain, control, meter } = self;
+        let PmemControl { mapping, counts, .. } = control;
+        match token {
+            TIMER => meter.fired(),
+            _ => count(&counts.events),
+        }
+        if meter.is_waiting() {
+            queue.clear_event();
+            return Ok(());
+        }
+        queue.clear_event();
+        queue.quiet(memory)?;
+        let mut budget = queue.size();
+        loop {
+            let batch = queue.waiting(memory)?.min(budget);
+            if batch == 0 {
+                queue.signal(memory, interrupt.as_ref())?;
+                if budget == 0 {
+                    queue.come_back();
+                    return Ok(());
+                }
+                if !queue.listen(memory)? {
+                    return Ok(());
+                }
+                continue;
             }
-        })
+            // One flush is good for all requests that wait when it begins, and for none that comes later: what they promise was written
+            // before they came. So it is paid for once.
+            if !meter.admit(mapping.file_len, interest) {
+                return queue.signal(memory, interrupt.as_ref());
+            }
+            let mut flushed = None;
+            for _ in 0..batch {
+                if !queue.pop(memory, chain)? {
+                    return queue.signal(memory, interrupt.as_ref());
+                }
+                budget -= 1;
+                let done = is_flush(chain, memory) && *flushed.get_or_insert_with(|| flush(mapping, counts));
+                let written = answer(chain, memory, done, counts)?;
+                queue.complete(memory, chain.head(), written)?;
+            }
+        }
     }
 
     fn save(&self) -> DeviceState {

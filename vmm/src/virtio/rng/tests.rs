@@ -1,12 +1,13 @@
 use super::super::Rng;
 use super::Guest;
+use crate::api::config::{RateLimiter, TokenBucket};
 use crate::virtio::VirtioDevice;
 use crate::virtio::testing::suite::Subject;
 use crate::virtio::testing::{GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1, arbitrary};
 use proptest::prelude::*;
 
 fn guest() -> Guest {
-    Guest::ready(Box::new(Rng::new()), VERSION_1 | INDIRECT)
+    Guest::ready(Box::new(Rng::new(None)), VERSION_1 | INDIRECT)
 }
 
 #[test]
@@ -19,6 +20,28 @@ fn bytes_are_random_and_no_more_than_asked_for() {
     assert_eq!([guest.used(0), guest.used(0), guest.used(0)].map(|used| used.unwrap().1), [32, 32, 256]);
     assert_ne!(guest.bytes(first, 32), guest.bytes(second, 32));
     assert_eq!(guest.bytes(large, 4096)[256..], [0; 3840]);
+}
+
+#[test]
+fn a_limit_holds_requests_back_until_there_is_enough_again() {
+    let bucket = TokenBucket { size: 64, one_time_burst: None, refill_time: 4_000_000_000 };
+    let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
+    let rng = Rng::new(Some(&limit));
+    let throttle = rng.throttle.clone();
+    let mut guest = Guest::ready(Box::new(rng), VERSION_1);
+    for _ in 0..3 {
+        let buffer = guest.room(32, true);
+        guest.send(0, &[buffer]);
+    }
+    assert_eq!(std::iter::from_fn(|| guest.used(0)).count(), 2);
+    assert_eq!(throttle.throttled(), 1);
+    // Another kick changes nothing, more tokens do.
+    guest.kick(0);
+    guest.run();
+    assert_eq!(guest.used(0), None);
+    throttle.update(&limit);
+    guest.run();
+    assert_eq!(guest.used(0).unwrap().1, 32);
 }
 
 #[test]
@@ -81,7 +104,7 @@ struct Randomness;
 
 impl Subject for Randomness {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
-        Box::new(Rng::new())
+        Box::new(Rng::new(None))
     }
 
     fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {

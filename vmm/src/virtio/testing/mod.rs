@@ -108,7 +108,12 @@ impl<R: Registers> GuestOver<R> {
 
     /// A guest whose driver accepted `features` and is ready.
     pub fn ready(device: Box<dyn VirtioDevice>, features: u64) -> Self {
-        let mut guest = Self::cold(device);
+        Self::ready_with(memory(), device, features)
+    }
+
+    /// The same with memory of its own.
+    pub fn ready_with(memory: GuestMemory, device: Box<dyn VirtioDevice>, features: u64) -> Self {
+        let mut guest = Self::with_memory(memory, device);
         guest.negotiate(features);
         guest.set_up_rings();
         guest.set_status(15);
@@ -227,6 +232,11 @@ impl<R: Registers> GuestOver<R> {
     }
 
     pub fn kick(&mut self, queue: usize) {
+        let core = self.transport.core();
+        if core.device().shares_events() {
+            // As KVM does.
+            core.queue_events()[queue].write(1).unwrap();
+        }
         R::kick(&mut self.transport, queue as u32);
     }
 
@@ -281,6 +291,14 @@ impl<R: Registers> GuestOver<R> {
     pub fn set_used_event(&mut self, queue: usize, index: u16) {
         let place = self.rings[queue].avail() + 4 + u64::from(QUEUE_SIZE) * 2;
         self.memory.write_obj(index, GuestAddress(place)).unwrap();
+    }
+
+    /// With EVENT_IDX: whether the device wants a kick for the request that was offered last (section 2.7.10).
+    pub fn wants_kick(&self, queue: usize) -> bool {
+        let ring = &self.rings[queue];
+        let place = ring.used() + 4 + u64::from(QUEUE_SIZE) * 8;
+        let event: u16 = self.memory.read_obj(GuestAddress(place)).unwrap();
+        event == ring.next_avail.wrapping_sub(1)
     }
 
     /// Whether an interrupt came since the last time.

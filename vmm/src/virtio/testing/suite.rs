@@ -1,8 +1,8 @@
 //! What every device has to keep over pauses, saved states and other processes: each request is answered once, whatever it is
 //! interrupted by. One suite, through which each device goes over each transport.
 
-use super::{EVENT_IDX, GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1};
-use crate::virtio::{Transport, TransportState, VirtioDevice};
+use super::{EVENT_IDX, GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1, memory};
+use crate::virtio::{GuestMemory, Transport, TransportState, VirtioDevice};
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -12,6 +12,11 @@ use vm_memory::{Bytes, GuestAddress};
 pub trait Subject {
     /// What its driver accepts besides what the transport has.
     const FEATURES: u64 = 0;
+
+    /// What its guest's memory is made of.
+    fn memory() -> GuestMemory {
+        memory()
+    }
 
     /// A device on what is behind it, as another process would make it.
     fn fresh(&mut self) -> Box<dyn VirtioDevice>;
@@ -41,7 +46,7 @@ struct Play<S, R: Registers> {
 
 impl<S: Subject, R: Registers> Play<S, R> {
     fn new(mut subject: S) -> Self {
-        let guest = GuestOver::ready(subject.fresh(), features::<S>());
+        let guest = GuestOver::ready_with(S::memory(), subject.fresh(), features::<S>());
         Self { subject, guest: Some(guest), waiting: HashMap::new(), offered: 0 }
     }
 
@@ -158,7 +163,7 @@ fn starts_again_after_a_reset_in_a_pause<S: Subject, R: Registers>(subject: S) {
 }
 
 fn is_saved_before_its_driver_came<S: Subject, R: Registers>(mut subject: S) {
-    let mut guest = GuestOver::<R>::cold(subject.fresh());
+    let mut guest = GuestOver::<R>::with_memory(S::memory(), subject.fresh());
     guest.set_status(3);
     let mut guest = guest.migrate(subject.fresh());
     assert_eq!(guest.status(), 3);
@@ -173,7 +178,7 @@ fn is_saved_before_its_driver_came<S: Subject, R: Registers>(mut subject: S) {
 }
 
 fn stays_broken_elsewhere<S: Subject, R: Registers>(mut subject: S) {
-    let mut guest = GuestOver::<R>::ready(subject.fresh(), features::<S>());
+    let mut guest = GuestOver::<R>::ready_with(S::memory(), subject.fresh(), features::<S>());
     for queue in 0..guest.rings.len() {
         guest.offer_head(queue, QUEUE_SIZE);
         guest.kick(queue);

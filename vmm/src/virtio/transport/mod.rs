@@ -150,7 +150,7 @@ impl Core {
     }
 
     fn device_features(&self) -> u64 {
-        self.device.features() | TRANSPORT_FEATURES
+        self.device.features() | TRANSPORT_FEATURES & self.device.ring_features()
     }
 
     fn has(&self, bits: u32) -> bool {
@@ -313,8 +313,11 @@ impl Core {
         }
     }
 
-    /// A kick that no ioeventfd took.
+    /// A kick that no ioeventfd took. One for another program is lost: only the kernel writes its events without ever waiting.
     pub(crate) fn notify(&mut self, index: u32) {
+        if self.device.shares_events() {
+            return;
+        }
         let event = usize::try_from(index).ok().and_then(|index| self.events.get(index));
         if let Some(event) = event.filter(|_| self.has(VIRTIO_CONFIG_S_DRIVER_OK)) {
             let _ = event.write(1);
@@ -323,10 +326,10 @@ impl Core {
 
     pub(crate) fn reset(&mut self) {
         self.device.reset();
-        for (setup, event) in self.queues.iter_mut().zip(&self.events) {
-            *setup = QueueSetup::new(setup.max_size);
-            // A kick from before the reset means nothing after it.
-            let _ = event.read();
+        self.queues.iter_mut().for_each(|setup| *setup = QueueSetup::new(setup.max_size));
+        // A kick from before the reset means nothing after it. Whoever shares the events finds it, and nothing in the ring.
+        if !self.device.shares_events() {
+            self.events.iter().for_each(|event| drop(event.read()));
         }
         self.signals.clear();
         self.status = 0;

@@ -140,15 +140,26 @@ impl Core {
         self.queues.clone_from(&state.queues);
         self.signals.restore(state.interrupt_status, state.config_generation, state.needs_reset);
         if let Some(rings) = rings {
+            // Once another program has an event it can't be written any more without waiting; so far none has.
+            let shared = self.device.shares_events();
+            if shared {
+                self.kick_all();
+            }
             self.activate_with(rings)?;
             // It touches nothing before somebody says that the rest of the machine is there too.
             self.device.pause();
-            // A kick may have been lost with the old process.
-            for event in &self.events {
-                let _ = event.write(1);
+            if !shared {
+                self.kick_all();
             }
         }
         Ok(())
+    }
+
+    /// A kick may have been lost with the old process.
+    fn kick_all(&self) {
+        for event in &self.events {
+            let _ = event.write(1);
+        }
     }
 
     /// The rings of an active device, if the state can be this device's.

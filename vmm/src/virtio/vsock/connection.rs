@@ -47,7 +47,7 @@ pub enum Fate {
     Keep,
     /// The guest is told that it is gone.
     Reset,
-    /// It is gone and the guest knows.
+    /// It is gone, and the guest knows or has never heard of it.
     Drop,
     /// The guest is done with it and told so; the host still has data to read.
     Linger,
@@ -285,7 +285,7 @@ impl Connection {
         self.writable |= writable | hung_up;
         if hung_up {
             if self.stage == Stage::Asking {
-                return Fate::Reset;
+                return if self.pending.request { Fate::Drop } else { Fate::Reset };
             }
             self.host_stopped_reading();
         }

@@ -45,7 +45,7 @@ pub struct Muxer {
     handshakes: VecDeque<u64>,
     next_id: u64,
     next_host_port: u32,
-    // Those that have something to say, in the order in which they may.
+    // Those that have something to say, in the order in which they may; some may be gone since.
     turns: VecDeque<u64>,
     resets: VecDeque<Key>,
 }
@@ -273,6 +273,16 @@ impl Muxer {
         if fate == Fate::Linger {
             self.sockets.insert(id, Socket::Lingering(connection));
         }
+        self.shorten_turns();
+    }
+
+    /// Those that are gone leave the line when they may be most of it. A guest that takes no packets lets nobody have a turn, but can make
+    /// connections come and go.
+    fn shorten_turns(&mut self) {
+        let sockets = &self.sockets;
+        if self.turns.len() > 2 * sockets.len() + MAX_HANDSHAKES {
+            self.turns.retain(|id| matches!(sockets.get(id), Some(Socket::Connection(_))));
+        }
     }
 
     /// Whether the guest is to get a packet, as far as is known before sockets are read.
@@ -338,5 +348,64 @@ impl GuestConnect {
                 connect_unix(&PathBuf::from(path)).ok()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing;
+    use std::io::Write;
+    use vm_memory::{Bytes, GuestAddress};
+
+    /// A muxer whose guest takes nothing, and the folder of its sockets.
+    fn muxer() -> (Muxer, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, LISTENER);
+        epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), event).unwrap();
+        let connect = GuestConnect::PathPrefix(path);
+        (Muxer::new(3, Arc::new(epoll), Arc::new(listener), connect), folder)
+    }
+
+    fn say(muxer: &mut Muxer, memory: &GuestMemory, operation: Operation) {
+        let packet = Header {
+            src_cid: 3,
+            dst_cid: HOST_CID,
+            src_port: 1,
+            dst_port: 80,
+            ..muxer.reset(Key { guest: 1, host: 80 })
+        };
+        let packet = Header { operation: Some(operation), ..packet }.encode();
+        memory.write_slice(&packet, GuestAddress(0x2000)).unwrap();
+        memory.write_obj(0x2000u64, GuestAddress(0x1000)).unwrap();
+        memory.write_obj(packet.len() as u32, GuestAddress(0x1008)).unwrap();
+        let mut chain = Chain::default();
+        chain.load(memory, GuestAddress(0x1000), 1, 0).unwrap();
+        muxer.handle(memory, &chain).unwrap();
+    }
+
+    #[test]
+    fn connections_that_come_and_go_unheard_leave_nothing() {
+        let (mut muxer, folder) = muxer();
+        let memory = testing::memory();
+        let port = UnixListener::bind(folder.path().join("v_80")).unwrap();
+        for _ in 0..3000 {
+            say(&mut muxer, &memory, Operation::Request);
+            drop(port.accept().unwrap());
+            say(&mut muxer, &memory, Operation::Reset);
+            let mut host = UnixStream::connect(folder.path().join("v")).unwrap();
+            host.write_all(b"CONNECT 9\n").unwrap();
+            // Let in, then heard.
+            muxer.socket_events();
+            muxer.socket_events();
+            drop(host);
+            muxer.socket_events();
+        }
+        assert_eq!((muxer.sockets.len(), muxer.by_key.len(), muxer.resets.len()), (0, 0, 0));
+        assert!(muxer.turns.len() <= MAX_HANDSHAKES + 2, "{}", muxer.turns.len());
     }
 }

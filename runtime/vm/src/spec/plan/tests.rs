@@ -15,7 +15,9 @@ fn pod() -> VmSpec {
     spec.disks = vec![
         disk("image", DiskSource::Concat(vec!["/m".into(), "/l1".into(), "/l2".into()]), true),
         disk("upper", DiskSource::File("/u".into()), false),
+        disk("far", DiskSource::Socket("/s".into()), false),
     ];
+    spec.file_systems = vec![FsSpec { tag: "host".into(), socket: "/f".into() }];
     spec.nets = vec![NetSpec { id: "eth0".into(), tap: TapSource::Named("tap0".into()), mac: None }];
     spec
 }
@@ -65,6 +67,8 @@ fn the_entries_are_what_the_document_means() {
         at(config.drives[1].path_on_host.as_ref().unwrap()),
         Opening::Disk { path: "/u".into(), read_only: false }
     );
+    assert_eq!(at(config.drives[2].socket.as_ref().unwrap()), Opening::BackEnd("/s".into()));
+    assert_eq!(at(&config.file_systems[0].socket), Opening::BackEnd("/f".into()));
     assert_eq!(at(&config.network_interfaces[0].host_dev_name), Opening::Tap("tap0".into()));
     let vsock = config.vsock.as_ref().unwrap();
     assert_eq!(at(&vsock.uds_path), Opening::Vsock);
@@ -86,7 +90,7 @@ fn removable_disks_name_no_file_and_leave_room_for_media() {
     spec.disks.push(disk("upper0", DiskSource::Removable { max_bytes: 1 << 30 }, false));
     let plan = plan(&spec).unwrap();
     assert_eq!((max_open(&spec), plan.table.len()), (before + 240 + 1, files));
-    let drives = &plan.config.drives[2..];
+    let drives = &plan.config.drives[3..];
     assert!(
         drives
             .iter()

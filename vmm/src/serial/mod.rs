@@ -3,12 +3,19 @@
 //! The registers are vm-superio's, and vCPU threads work on them. What the guest writes goes into a bounded buffer that the event loop
 //! empties; what comes in waits in the host until the port's buffer has room.
 
+#[cfg(test)]
+mod tests;
+
+use crate::api::config::{RateLimiter, TokenBucket};
 use crate::bus::BusDevice;
 use crate::virtio::console::{Input, Output, OutputBuffer};
+use crate::virtio::limiter::Throttle;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{Error, SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
@@ -18,6 +25,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub const PORTS: u64 = 8;
 
 /// The interrupt line: an irqfd.
+#[derive(Clone)]
 struct Line(Arc<EventFd>);
 
 impl Trigger for Line {
@@ -49,9 +57,12 @@ impl SerialEvents for Kick {
 }
 
 /// What the port writes to.
+#[derive(Clone)]
 struct Transmitter {
     buffer: Arc<Mutex<OutputBuffer>>,
     kick: Kick,
+    limit: Arc<Throttle>,
+    dropped: Arc<AtomicU64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,6 +71,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Write for Transmitter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A driver waits in a loop for its bytes to go, so what is too much is not kept for later.
+        if !self.limit.pass(bytes.len() as u64) {
+            self.dropped.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return Ok(bytes.len());
+        }
         let mut buffer = lock(&self.buffer);
         let (idle, taken) = (!buffer.is_waiting(), buffer.admit(bytes.len()));
         buffer.push(bytes[..taken].iter().copied());
@@ -79,36 +95,158 @@ type Registers = Arc<Mutex<Serial<Line, Kick, Transmitter>>>;
 /// The port as vCPU threads see it.
 pub struct SerialPort(Registers);
 
+/// The port as the machine sees it.
+pub struct SerialControl {
+    registers: Registers,
+    paused: Arc<AtomicBool>,
+    line: Line,
+    kick: Kick,
+    transmitter: Transmitter,
+}
+
+/// A port's registers and what waits in it for the guest, for another process. Bytes on their way out belong to this one's reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSerial {
+    divisor: [u8; 2],
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    input: Vec<u8>,
+}
+
+impl From<SerialState> for SavedSerial {
+    fn from(state: SerialState) -> Self {
+        Self {
+            divisor: [state.baud_divisor_low, state.baud_divisor_high],
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            input: state.in_buffer,
+        }
+    }
+}
+
+impl From<SavedSerial> for SerialState {
+    fn from(saved: SavedSerial) -> Self {
+        let [baud_divisor_low, baud_divisor_high] = saved.divisor;
+        Self {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable: saved.interrupt_enable,
+            interrupt_identification: saved.interrupt_identification,
+            line_control: saved.line_control,
+            line_status: saved.line_status,
+            modem_control: saved.modem_control,
+            modem_status: saved.modem_status,
+            scratch: saved.scratch,
+            in_buffer: saved.input,
+        }
+    }
+}
+
 /// The port as the event loop sees it.
 pub struct SerialWorker {
     registers: Registers,
     buffer: Arc<Mutex<OutputBuffer>>,
     kick: Kick,
+    paused: Arc<AtomicBool>,
     input: Option<Input>,
     // Whether the loop watches the input, and the output.
     reading: bool,
     writing: bool,
 }
 
-/// Makes a port whose interrupts go to `line`. Without an input nothing comes.
+/// What a port is made of.
+#[derive(Debug)]
+pub struct SerialFiles {
+    /// What the guest reads; without it nothing comes.
+    pub input: Option<File>,
+    /// Where it writes.
+    pub output: File,
+}
+
+/// Makes a port whose interrupts go to `line`, and whose output may have so many bytes.
 ///
 /// # Errors
 /// The kind of a file can't be found out, or no event can be made.
-pub fn new(input: Option<File>, output: File, line: Arc<EventFd>) -> io::Result<(SerialPort, SerialWorker)> {
+pub fn new(
+    files: SerialFiles,
+    limit: Option<TokenBucket>,
+    line: Arc<EventFd>,
+) -> io::Result<(SerialPort, SerialWorker, SerialControl)> {
+    let SerialFiles { input, output } = files;
+    let limit = limit.map(|bytes| RateLimiter { bandwidth: Some(bytes), ops: None });
     let kick = Kick(Arc::new(EventFd::new(EFD_NONBLOCK)?));
     let buffer = Arc::new(Mutex::new(OutputBuffer::new(Some(Arc::new(Output::new(output)?)))));
-    let transmitter = Transmitter { buffer: Arc::clone(&buffer), kick: kick.clone() };
-    let registers = Serial::with_events(Line(line), kick.clone(), transmitter);
+    let transmitter = Transmitter {
+        buffer: Arc::clone(&buffer),
+        kick: kick.clone(),
+        limit: Throttle::new(limit.as_ref()),
+        dropped: Arc::default(),
+    };
+    let line = Line(line);
+    let registers = Serial::with_events(line.clone(), kick.clone(), transmitter.clone());
     let registers = Arc::new(Mutex::new(registers));
     let input = input.map(Input::new).transpose()?;
-    let port = SerialPort(Arc::clone(&registers));
-    Ok((port, SerialWorker { registers, buffer, kick, input, reading: false, writing: false }))
+    let (port, paused) = (SerialPort(Arc::clone(&registers)), Arc::new(AtomicBool::new(false)));
+    let control = SerialControl {
+        registers: Arc::clone(&registers),
+        paused: Arc::clone(&paused),
+        line,
+        kick: kick.clone(),
+        transmitter,
+    };
+    let worker = SerialWorker { registers, buffer, kick, paused, input, reading: false, writing: false };
+    Ok((port, worker, control))
 }
 
-impl SerialPort {
-    /// Its registers and what waits in it, for a new process. Bytes on their way out belong to this one's reader.
-    pub fn save(&self) -> SerialState {
-        lock(&self.0).state()
+impl SerialControl {
+    /// Lets nothing in any more. The vCPUs stand still, so the registers stay as they are when this returns; what the guest wrote before
+    /// goes out all the same.
+    pub fn pause(&self) {
+        // The loop's half looks under this lock.
+        let _registers = lock(&self.registers);
+        self.paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets in what has come meanwhile.
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.kick.kick();
+    }
+
+    /// What a port in another process needs to go on; meant for a paused one.
+    pub fn save(&self) -> SavedSerial {
+        lock(&self.registers).state().into()
+    }
+
+    /// Goes on where another port was saved, and raises the interrupt if one was pending.
+    ///
+    /// # Errors
+    /// The state is none of a port's: this one is as it was then.
+    pub fn restore(&self, saved: SavedSerial) -> io::Result<()> {
+        let (line, kick, out) = (self.line.clone(), self.kick.clone(), self.transmitter.clone());
+        match Serial::from_state(&saved.into(), line, kick, out) {
+            Ok(serial) => *lock(&self.registers) = serial,
+            Err(Error::Trigger(error)) => return Err(error),
+            Err(error) => return Err(io::Error::new(ErrorKind::InvalidData, error.to_string())),
+        }
+        self.kick.kick();
+        Ok(())
+    }
+
+    /// Bytes that were too many for the limit.
+    pub fn dropped(&self) -> u64 {
+        self.transmitter.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -133,7 +271,7 @@ impl SerialWorker {
     fn receive(&mut self, ready: bool, ops: &mut EventOps<'_>) {
         let Some(input) = &self.input else { return };
         let mut registers = lock(&self.registers);
-        let room = registers.fifo_capacity();
+        let room = if self.paused.load(Ordering::SeqCst) { 0 } else { registers.fifo_capacity() };
         let mut bytes = vec![0; room];
         let mut ended = false;
         if room > 0 && (ready || !input.watched) {
@@ -145,7 +283,7 @@ impl SerialWorker {
             }
         }
         // Without room the port says when it is empty.
-        let watch = input.watched && !ended && registers.fifo_capacity() > 0;
+        let watch = input.watched && !ended && room > 0 && registers.fifo_capacity() > 0;
         watch_for(ops, &input.file, EventSet::IN, &mut self.reading, watch);
         drop(registers);
         if ended {
@@ -191,100 +329,6 @@ impl MutEventSubscriber for SerialWorker {
             self.receive(true, ops);
         } else {
             self.transmit(true, ops);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use event_manager::{EventManager, SubscriberOps};
-    use proptest::prelude::*;
-    use std::io::Seek;
-
-    struct World {
-        port: SerialPort,
-        line: Arc<EventFd>,
-        manager: EventManager<Box<dyn MutEventSubscriber>>,
-        output: File,
-    }
-
-    impl World {
-        fn new(input: Option<File>) -> Self {
-            let output = tempfile::tempfile().unwrap();
-            let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-            let (port, worker) = new(input, output.try_clone().unwrap(), Arc::clone(&line)).unwrap();
-            let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-            manager.add_subscriber(Box::new(worker));
-            Self { port, line, manager, output }
-        }
-
-        fn run(&mut self) {
-            while self.manager.run_with_timeout(0).unwrap() > 0 {}
-        }
-
-        fn get(&mut self, offset: u64) -> u8 {
-            let mut byte = [0];
-            self.port.read(offset, &mut byte);
-            byte[0]
-        }
-
-        fn written(&mut self) -> String {
-            self.run();
-            let mut text = String::new();
-            self.output.rewind().unwrap();
-            self.output.read_to_string(&mut text).unwrap();
-            text
-        }
-    }
-
-    #[test]
-    fn what_the_guest_writes_comes_out_in_order() {
-        let mut world = World::new(None);
-        for byte in b"hello, " {
-            world.port.write(0, &[*byte]);
-        }
-        world.run();
-        world.port.write(0, b"w");
-        assert_eq!(world.written(), "hello, w");
-        // Always ready to take more: bits 5 and 6 of the line status.
-        assert_eq!(world.get(5) & 0x60, 0x60);
-    }
-
-    #[test]
-    fn what_comes_in_raises_an_interrupt_and_waits_where_there_is_no_room() {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let mut world = World::new(Some(std::os::fd::OwnedFd::from(reader).into()));
-        world.port.write(1, &[1]);
-        let _ = world.line.read();
-        let sent: Vec<u8> = (0..200).collect();
-        writer.write_all(&sent).unwrap();
-        let mut seen = Vec::new();
-        world.run();
-        assert!(world.line.read().is_ok());
-        while world.get(5) & 1 != 0 {
-            seen.push(world.get(0));
-            world.run();
-        }
-        assert_eq!(seen, sent);
-        // The other end is gone: the port stays as it is.
-        drop(writer);
-        world.run();
-        assert_eq!(world.get(5) & 1, 0);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn no_access_is_too_strange(
-            accesses in proptest::collection::vec((0u64..9, proptest::collection::vec(any::<u8>(), 1..5), any::<bool>()), 0..300),
-        ) {
-            let mut world = World::new(Some(File::open("/dev/zero").unwrap()));
-            for (offset, mut data, write) in accesses {
-                if write { world.port.write(offset, &data) } else { world.port.read(offset, &mut data) }
-                world.manager.run_with_timeout(0).unwrap();
-            }
-            prop_assert!(world.port.save().in_buffer.len() <= 64);
         }
     }
 }

@@ -1,0 +1,48 @@
+//! Sockets that clients come to: bound at a path, or inherited.
+
+use crate::api::config::FileSource;
+use crate::files::{FileError, inherited};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+/// A listening socket that does not wait.
+pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
+    let failed = |source| FileError::Listen { what: what.into(), source };
+    let listener = match source {
+        FileSource::Fd { fd } => UnixListener::from(OwnedFd::from(inherited(what, *fd)?)),
+        FileSource::Path(path) => bind(path).map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Binds to `path`. A socket left behind by a process that is gone is replaced; one that somebody answers on is not, and nothing else
+/// that is there.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().is_empty() {
+        // Linux would make up an abstract name (unix(7)), which knows no permissions.
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is empty; give one"));
+    }
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_socket(path) => {
+            let message = format!("{path:?} is there and no socket, so it stays; give another path");
+            Err(io::Error::new(error.kind(), message))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
+            Err(answer) if answer.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            _ => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// Whether `path` itself is one: a regular file refuses connections just as a socket that nobody answers on.
+fn is_socket(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
+}
