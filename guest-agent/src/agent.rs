@@ -22,6 +22,7 @@ use crate::runtime::{Plan, Runtime};
 use crate::spec;
 use crate::streams::{self, Pumps, Size, Streams, Wish};
 use crate::sys;
+use crate::volumes;
 use agent_protocol::{
     AgentError, CreateContainer, ErrorKind, Event, Exec, ExitStatus, Request, Response, Sandbox,
 };
@@ -95,6 +96,11 @@ impl Agent {
     pub async fn carry_out(self: &Rc<Self>, request: Request) -> Result<Response, AgentError> {
         match request {
             Request::ApplySandbox(sandbox) => self.apply_sandbox(&sandbox),
+            Request::PutVolume(volume) => volumes::put(&volume).map(|()| Response::Done),
+            Request::PutFile(file) => {
+                let bytes = hex(&file.bytes).ok_or_else(|| invalid("a file's bytes are not hexadecimal"))?;
+                volumes::write(&file, &bytes).map(|()| Response::Done)
+            }
             Request::CreateContainer(create) => self.create(create).await,
             Request::Start { container } => self.start(&container).await,
             Request::Exec(exec) => self.exec(exec).await,

@@ -2,10 +2,11 @@
 
 use crate::agent::Agent;
 use crate::control::{self, HELLO_LIMIT, hello};
-use crate::{debug, frames};
+use crate::{debug, forward, frames};
 use agent_protocol::frame::MAX_HEADER;
 use agent_protocol::{
-    CONTROL_PORT, READY_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind, StreamReply, Welcome,
+    CONTROL_PORT, FORWARD_PORT, READY_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind, StreamReply,
+    Welcome,
 };
 use std::io;
 use std::rc::Rc;
@@ -20,11 +21,14 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 const CONTROLS: usize = 8;
 /// Stream connections at a time.
 const STREAMS: usize = 512;
+/// Connections to ports of the pod at a time. Each has 16 KiB of buffers and two sockets.
+const FORWARDS: usize = 128;
 
-/// The agent's two ports.
+/// The agent's ports.
 pub struct Ports {
     control: VsockListener,
     stream: VsockListener,
+    forward: VsockListener,
 }
 
 impl Ports {
@@ -34,7 +38,11 @@ impl Ports {
     /// When the VM has no vsock device.
     pub fn bind() -> io::Result<Self> {
         let listen = |port| VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port));
-        Ok(Self { control: listen(CONTROL_PORT)?, stream: listen(STREAM_PORT)? })
+        Ok(Self {
+            control: listen(CONTROL_PORT)?,
+            stream: listen(STREAM_PORT)?,
+            forward: listen(FORWARD_PORT)?,
+        })
     }
 
     /// Serves for ever.
@@ -56,7 +64,11 @@ impl Ports {
                 stream(agent, read, write).await
             }
         });
-        tokio::try_join!(controls, streams).map(drop)
+        let forwards = accept(&self.forward, FORWARDS, |connection| {
+            let agent = Rc::clone(&agent);
+            async move { forward::serve(agent.token(), connection).await }
+        });
+        tokio::try_join!(controls, streams, forwards).map(drop)
     }
 }
 

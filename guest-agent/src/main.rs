@@ -17,6 +17,7 @@ mod disks;
 mod errors;
 mod etc;
 mod events;
+mod forward;
 mod frames;
 mod init;
 mod inside;
@@ -35,6 +36,7 @@ mod spec;
 mod streams;
 mod sys;
 mod users;
+mod volumes;
 
 use agent::Agent;
 use agent_protocol::{PROTOCOL, Ready};

@@ -34,9 +34,17 @@ impl Root {
     /// # Errors
     /// When something can't be read or the stream can't be written.
     pub fn pack<W: Write>(&self, from: &Place, follow: bool, out: W) -> Result<W> {
+        self.pack_as(from, follow, Path::new(&from.name()), out)
+    }
+
+    /// The same under another name, which may be a path.
+    ///
+    /// # Errors
+    /// As [`Self::pack`].
+    pub fn pack_as<W: Write>(&self, from: &Place, follow: bool, name: &Path, out: W) -> Result<W> {
         let source = self.source(from, follow)?;
         let mut tar = Builder::new(out);
-        add(&mut tar, source, Path::new(&from.name()), 0)?;
+        add(&mut tar, source, name, 0)?;
         tar.into_inner().map_err(ArchiveError::Stream)
     }
 }

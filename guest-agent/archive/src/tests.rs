@@ -138,6 +138,8 @@ fn a_link_is_copied_as_such_unless_it_is_to_be_followed() {
     let alias = place(&src.join("alias"), "");
     copy(&alias, &place(&dst, "")).unwrap();
     assert!(dst.join("alias").is_symlink());
+    let renamed = host().pack_as(&alias, true, Path::new("a/b"), Vec::new()).unwrap();
+    assert!(renamed.starts_with(b"a/b"));
     let tar = host().pack(&alias, true, Vec::new()).unwrap();
     host().unpack(&place(&dst, ""), Unpack::default(), tar.as_slice()).unwrap();
     assert_eq!(fs::read_to_string(dst.join("alias")).unwrap(), "text");

@@ -101,6 +101,10 @@ pub struct ServerHello {
 pub enum Request {
     /// Set up what the pod's containers share. First on a new VM; again is an error.
     ApplySandbox(Sandbox),
+    /// Have a volume there; one of that name stays as it is. Needs the feature [`crate::FEATURE_VOLUMES`].
+    PutVolume(PutVolume),
+    /// Write a piece of a file of a volume of files; with its last piece it takes the place of the one before.
+    PutFile(PutFile),
     /// Mount a root file system and make a container on it, not yet running its command.
     CreateContainer(CreateContainer),
     /// Run a created container's command.
@@ -176,6 +180,34 @@ pub struct Sandbox {
     /// absent: no such limit. Needs the feature [`crate::FEATURE_PODS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+}
+
+/// A folder in the guest's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutVolume {
+    /// Its name: 1 to 63 of `[a-z0-9-]`.
+    pub name: String,
+    /// Bytes that fit into it at most. What containers write there counts as theirs.
+    pub size: u64,
+    /// It holds files of the host's, which containers only read; else it is empty and theirs.
+    pub files: bool,
+}
+
+/// A piece of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutFile {
+    /// The volume's name.
+    pub volume: String,
+    /// Where in the volume: names joined by `/`, none of them `.` or `..`.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// The bytes in hexadecimal, at most [`crate::MAX_PIECE`] of them.
+    pub bytes: String,
+    /// Whether these are the first bytes of the file.
+    pub first: bool,
+    /// Whether these are the last.
+    pub last: bool,
 }
 
 /// A pod's one interface beside the loopback.
@@ -294,6 +326,9 @@ pub struct GetArchive {
     pub path: String,
     /// If it is a link, what that points to.
     pub follow: bool,
+    /// What the tar begins with instead, several names with `/` between them if need be; feature [`crate::FEATURE_ARCHIVE_NAMES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Files into a container; its end as with [`GetArchive`].

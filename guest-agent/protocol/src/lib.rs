@@ -11,12 +11,14 @@
 pub mod control;
 pub mod error;
 pub mod event;
+pub mod forward;
 pub mod frame;
 pub mod stream;
 
 pub use control::*;
 pub use error::{AgentError, ErrorKind};
 pub use event::*;
+pub use forward::*;
 pub use stream::*;
 
 /// Version of the protocol that this build speaks; a peer must understand this one and the one before.
@@ -30,12 +32,26 @@ pub const FEATURE_NETWORK: &str = "network";
 /// of the OOM killer.
 pub const FEATURE_PODS: &str = "pods";
 
+/// Feature of an agent that keeps volumes, which containers of the pod share.
+pub const FEATURE_VOLUMES: &str = "volumes";
+/// Where volumes are in the guest: a container's runtime spec names `empty/NAME` or `files/NAME[/path]` below it as the source of a bind mount.
+pub const VOLUMES: &str = "/run/vial/volumes";
+/// Bytes of a file that one [`PutFile`] carries at most: twice as many digits fit into a frame.
+pub const MAX_PIECE: usize = 256 << 10;
+
 /// Feature of an agent that knows when its own start reached what.
 pub const FEATURE_BOOT_TIMES: &str = "boot-times";
+
+/// Feature of an agent that connects to ports of the pod ([`forward`]).
+pub const FEATURE_FORWARD: &str = "forward";
+/// Feature of an agent that gives files under any name ([`GetArchive::name`]).
+pub const FEATURE_ARCHIVE_NAMES: &str = "archive-names";
 
 /// Vsock port on which the agent listens for the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Vsock port on which the agent listens for stdio streams.
 pub const STREAM_PORT: u32 = 1025;
+/// Vsock port on which the agent listens for connections to ports of the pod.
+pub const FORWARD_PORT: u32 = 1027;
 /// Vsock port on the *host* (CID 2) to which the agent connects once, on a cold boot.
 pub const READY_PORT: u32 = 1026;

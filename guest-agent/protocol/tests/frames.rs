@@ -18,6 +18,7 @@ proptest! {
         let _ = decode::<ClientMessage>(&body);
         let _ = decode::<ServerMessage>(&body);
         let _ = decode::<StreamHeader>(&body);
+        let _ = decode::<ForwardHeader>(&body);
         let _ = decode::<Ready>(&body);
     }
 

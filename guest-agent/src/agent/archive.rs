@@ -80,8 +80,11 @@ impl Agent {
 }
 
 fn give(root: &Root, get: &GetArchive, out: File) -> vial_archive::Result<()> {
-    let out =
-        root.pack(&Place::parse(OsStr::new(&get.path)), get.follow, BufWriter::with_capacity(BUFFER, out))?;
+    let (place, out) = (Place::parse(OsStr::new(&get.path)), BufWriter::with_capacity(BUFFER, out));
+    let out = match &get.name {
+        None => root.pack(&place, get.follow, out)?,
+        Some(name) => root.pack_as(&place, get.follow, Path::new(name), out)?,
+    };
     out.into_inner().map(drop).map_err(|error| ArchiveError::Stream(error.into_error()))
 }
 

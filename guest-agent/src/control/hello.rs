@@ -1,12 +1,12 @@
 //! The hello: version and secret, decided before anything else is believed.
 
 use agent_protocol::{
-    AgentError, ClientHello, ErrorKind, FEATURE_BOOT_TIMES, FEATURE_NETWORK, FEATURE_PODS, PROTOCOL,
-    PROTOCOL_MIN, ServerHello,
+    AgentError, ClientHello, ErrorKind, FEATURE_ARCHIVE_NAMES, FEATURE_BOOT_TIMES, FEATURE_FORWARD,
+    FEATURE_NETWORK, FEATURE_PODS, FEATURE_VOLUMES, PROTOCOL, PROTOCOL_MIN, ServerHello,
 };
 
 /// What this build can do beyond version 1's base.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 12] = [
     "exec",
     "streams-resume",
     "sandbox-stats",
@@ -16,6 +16,9 @@ const FEATURES: [&str; 9] = [
     FEATURE_NETWORK,
     FEATURE_PODS,
     FEATURE_BOOT_TIMES,
+    FEATURE_VOLUMES,
+    FEATURE_FORWARD,
+    FEATURE_ARCHIVE_NAMES,
 ];
 
 /// The agent's answer to a hello.

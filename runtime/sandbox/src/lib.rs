@@ -21,6 +21,7 @@ mod supervise;
 mod task;
 pub mod timing;
 pub mod upper;
+mod volumes;
 
 pub use desk::TaskExit;
 pub use error::PodError;
@@ -30,6 +31,7 @@ pub use slots::{Shared, Slot};
 pub use start::{SandboxPlan, TaskPlan};
 pub use supervise::Ended;
 pub use task::{Connections, ExecStreams, PutHow, Task};
+pub use volumes::{File, Volume};
 
 /// Milliseconds since the epoch, by the host's clock.
 pub fn now_ms() -> u64 {

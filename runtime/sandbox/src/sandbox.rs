@@ -5,10 +5,11 @@ use crate::error::PodError;
 use crate::ids::{ContainerId, PodId};
 use crate::start;
 use crate::task::{Connections, Task};
-use agent_protocol::{Event, Request, Response};
+use agent_protocol::{AgentError, ErrorKind, Event, FEATURE_FORWARD, Request, Response};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use vial_vm::{AgentCallError, AgentClient, Events, Launcher, Parts, Registry, Vm, VmExit};
 
@@ -62,6 +63,12 @@ struct Inner {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in here panics halfway through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The agent in a VM that was started by an older Vial.
+pub(crate) fn too_old(what: &str) -> PodError {
+    let message = format!("the agent in this pod is too old to {what}; start the pod again");
+    PodError::Refused(AgentError::new(ErrorKind::Unsupported, message))
 }
 
 impl Sandbox {
@@ -119,6 +126,22 @@ impl Sandbox {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(PodError::Slow { what: "the agent's answer", within: PATIENCE }),
         }
+    }
+
+    /// Whether the agent knows something that older ones don't.
+    pub(crate) fn knows(&self, feature: &str) -> bool {
+        self.agent().hello().features.iter().any(|known| known == feature)
+    }
+
+    /// Connects with a TCP port of the pod's loopback.
+    ///
+    /// # Errors
+    /// Nobody listens there, the agent is older than that, or it can't be spoken to.
+    pub async fn forward(&self, port: u16) -> Result<UnixStream, PodError> {
+        if !self.knows(FEATURE_FORWARD) {
+            return Err(too_old("connect to ports"));
+        }
+        Ok(self.0.vm.forward(port, PATIENCE).await?)
     }
 
     /// Tells the agent that an event is safely noted, as soon as all before it are.

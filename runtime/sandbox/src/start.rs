@@ -268,7 +268,7 @@ async fn first_write(
     Ok((sandbox, Some(connections)))
 }
 
-fn too_old(what: &str, or: &str) -> PodError {
+pub(crate) fn too_old(what: &str, or: &str) -> PodError {
     let message = format!("the agent in the VM is too old to {what}; install the parts of one version{or}");
     PodError::Refused(AgentError::new(ErrorKind::Unsupported, message))
 }

@@ -3,8 +3,10 @@
 use crate::desk::TaskExit;
 use crate::error::PodError;
 use crate::ids::{ContainerId, random_hex};
-use crate::sandbox::{PATIENCE, Sandbox};
-use agent_protocol::{Exec, ExitStatus, GetArchive, PutArchive, Request, Response, StreamKind};
+use crate::sandbox::{PATIENCE, Sandbox, too_old};
+use agent_protocol::{
+    Exec, ExitStatus, FEATURE_ARCHIVE_NAMES, GetArchive, PutArchive, Request, Response, StreamKind,
+};
 use serde_json::value::to_raw_value;
 use tokio::sync::oneshot;
 use vial_vm::{AgentCallError, OutputStream, StdinStream, StreamError, Vm};
@@ -185,13 +187,21 @@ impl Task {
         self.exec_of(stdin, |container, exec| Request::Exec(Exec { container, exec, process, stdin })).await
     }
 
-    /// Has files of the container on the standard output.
+    /// Has files of the container on the standard output, the first under its own name or under this one.
     ///
     /// # Errors
-    /// As [`Self::exec`].
-    pub async fn get_archive(&self, path: String, follow: bool) -> Result<ExecStreams, PodError> {
+    /// As [`Self::exec`]; also when the agent is too old to give names.
+    pub async fn get_archive(
+        &self,
+        path: String,
+        follow: bool,
+        name: Option<String>,
+    ) -> Result<ExecStreams, PodError> {
+        if name.is_some() && !self.sandbox.knows(FEATURE_ARCHIVE_NAMES) {
+            return Err(too_old("serve tar"));
+        }
         self.exec_of(false, |container, exec| {
-            Request::GetArchive(GetArchive { container, exec, path, follow })
+            Request::GetArchive(GetArchive { container, exec, path, follow, name })
         })
         .await
     }

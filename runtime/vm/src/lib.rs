@@ -37,6 +37,6 @@ pub use id::VmId;
 pub use launcher::{Isolation, Launcher};
 pub use parts::Parts;
 pub use registry::{Registry, VmInfo, VmState};
-pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, Limits, NetSpec, TapSource, VmSpec};
+pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, FsSpec, Limits, NetSpec, TapSource, VmSpec};
 pub use vm::{Vm, host_memory_mib};
 pub use vmm::api::control::{Reply as ControlReply, Request as ControlRequest};

@@ -7,7 +7,9 @@ use crate::id::{hex, random_bytes};
 use crate::launcher::Made;
 use crate::registry::{Registry, VmInfo};
 use crate::{DiskSource, Error, Launcher, Parts, VmId, VmSpec, control, process, sys};
-use agent_protocol::{CONTROL_PORT, Ready, STREAM_PORT, StreamHeader, StreamKind};
+use agent_protocol::{
+    CONTROL_PORT, FORWARD_PORT, ForwardHeader, Ready, STREAM_PORT, StreamHeader, StreamKind,
+};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -342,6 +344,19 @@ impl Vm {
         match tokio::time::timeout(within, resumed).await {
             Ok(result) => result,
             Err(_) => Err(Error::TimedOut { what: "the opening of a stream", within }),
+        }
+    }
+
+    /// Connects with a TCP port of the pod's loopback. The agent must have [`agent_protocol::FEATURE_FORWARD`].
+    ///
+    /// # Errors
+    /// As [`Vm::output`]; the agent refuses when nobody listens.
+    pub async fn forward(&self, port: u16, within: Duration) -> Result<UnixStream, Error> {
+        let header = ForwardHeader { token: self.token()?, port };
+        let connected = async { Ok(agent::forward(self.connect(FORWARD_PORT).await?, &header).await?) };
+        match tokio::time::timeout(within, connected).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { what: "the connection to a port of the pod", within }),
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod defaults;
 pub mod merge;
+pub mod rights;
 
 use crate::sizing;
 use oci_spec::image::ImageConfiguration;
@@ -43,6 +44,12 @@ pub struct Options {
     /// Width and height of its terminal in characters, if it is to have one.
     #[serde(default)]
     pub terminal: Option<(u16, u16)>,
+    /// Rights.
+    #[serde(default)]
+    pub rights: rights::Rights,
+    /// Volumes of the pod: below the place of volumes, where in the container, only to read.
+    #[serde(default)]
+    pub volumes: Vec<(String, String, bool)>,
 }
 
 /// Why there is no spec.
@@ -67,6 +74,14 @@ pub enum SpecError {
         "the host name {0:?} is not possible: 1 to 63 letters, digits, - and ., beginning with a letter or a digit"
     )]
     Hostname(String),
+    /// A capability.
+    #[error("there is no capability {0:?}; Linux' names are as in NET_ADMIN, and ALL is all")]
+    Capability(String),
+    /// A volume.
+    #[error(
+        "the volume {0:?} can't be mounted at {1:?}: the one is a path below the guest's volumes, the other an absolute one"
+    )]
+    Volume(String, String),
     /// Size.
     #[error(transparent)]
     Size(#[from] sizing::SizeError),
@@ -117,15 +132,18 @@ pub fn container(id: &str, image: &ImageConfiguration, options: &Options) -> Res
     );
     check_nul(&args, &env, user, cwd)?;
 
+    let mut process = process(&args, &env, cwd, user, options.terminal);
+    options.rights.apply(&mut process)?;
+    let mounts = mounts(&options.volumes)?;
     let own = ["pid", "uts", "mount", "cgroup"].into_iter().chain(options.shared.is_none().then_some("ipc"));
     let namespaces: Vec<Value> = own.map(|kind| json!({ "type": kind })).collect();
     let oci = json!({
         "ociVersion": "1.0.2",
         "hostname": options.hostname,
         // The agent mounts the root and puts its place here.
-        "root": { "path": "rootfs", "readonly": false },
-        "process": process(&args, &env, cwd, user, options.terminal),
-        "mounts": defaults::mounts(),
+        "root": { "path": "rootfs", "readonly": options.rights.read_only },
+        "process": process,
+        "mounts": mounts,
         "linux": {
             // No network namespace: the VM's network is the pod's.
             "namespaces": namespaces,
@@ -223,6 +241,21 @@ fn resources(options: &Options, vcpus: u8) -> Value {
         resources["cpu"] = json!({ "quota": quota, "period": PERIOD_US });
     }
     resources
+}
+
+fn mounts(volumes: &[(String, String, bool)]) -> Result<Value, SpecError> {
+    let Value::Array(mut mounts) = defaults::mounts() else { return Ok(defaults::mounts()) };
+    for (source, path, read_only) in volumes {
+        let is_below = !source.is_empty() && source.split('/').all(|step| !matches!(step, "" | "." | ".."));
+        let has_nul = source.contains('\0') || path.contains('\0');
+        if !is_below || !path.starts_with('/') || has_nul {
+            return Err(SpecError::Volume(source.clone(), path.clone()));
+        }
+        let access = if *read_only { "ro" } else { "rw" };
+        mounts.push(json!({ "destination": path, "type": "bind", "source": format!("{}/{source}", agent_protocol::VOLUMES),
+            "options": ["rbind", "rprivate", "nosuid", "nodev", access] }));
+    }
+    Ok(mounts.into())
 }
 
 fn pick<'a>(own: Option<&'a str>, image: Option<&'a str>) -> Option<&'a str> {

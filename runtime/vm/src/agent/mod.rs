@@ -4,10 +4,12 @@
 //! it, what is kept is bounded in bytes, and a peer that breaks the protocol loses its connection with an error that says how.
 
 mod client;
+mod forward;
 mod stdin;
 mod stream;
 
 pub use client::{AgentCallError, AgentClient, Events, Pending};
+pub(crate) use forward::forward;
 pub use stdin::StdinStream;
 pub use stream::{OutputStream, StreamError};
 

@@ -215,6 +215,7 @@ fn open_all(
             Opening::Vsock => listen(&dir.vsock())?,
             Opening::Read(path) => open_regular(path, OFlags::RDONLY)?,
             Opening::Disk { path, read_only } => disks.open(path, *read_only)?,
+            Opening::BackEnd(path) => connect(path)?,
             Opening::ConsoleLog => VmDir::create_file(&dir.console_log(), true)?.into(),
             Opening::ConsoleInput => input.take().expect("planned from this very description"),
             Opening::ConsoleOutput => output.take().expect("planned from this very description"),
@@ -254,6 +255,14 @@ fn listen(path: &Path) -> Result<OwnedFd, Error> {
     // The shortened path is valid only while the folder is open.
     let (short, _folder) = sys_path::short(path).map_err(Error::file("open", path))?;
     Ok(UnixListener::bind(&short).map_err(Error::file("listen on", path))?.into())
+}
+
+/// A vhost-user back end that listens.
+fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    let (short, _folder) = sys_path::short(path).map_err(Error::file("find the back end's socket", path))?;
+    Ok(UnixStream::connect(&short)
+        .map_err(Error::file("connect to the vhost-user back end at", path))?
+        .into())
 }
 
 fn open_tap(name: &str) -> Result<OwnedFd, Error> {

@@ -55,6 +55,7 @@ fn open(drive: &Drive, source: &DiskSource) -> Result<(Vec<OwnedFd>, u64), Error
             };
             paths.iter().map(|path| one(path.as_path())).collect::<Result<_, Error>>()?
         }
+        DiskSource::Socket(_) => return fail("can't be a back end's disk; name files"),
         DiskSource::Removable { .. } => return fail("can't be another removable disk; name files"),
     };
     Ok((files, bytes))
