@@ -1,4 +1,4 @@
-//! A body becomes a value: JSON with every mistake noticed that Kubernetes notices, or protobuf.
+//! A body becomes a value: JSON with every mistake noticed that Kubernetes notices, YAML likewise, or protobuf.
 
 use crate::kinds::Kind;
 use crate::protobuf;
@@ -21,6 +21,40 @@ pub struct Decoded {
     pub value: Value,
     /// Paths of fields that are there more than once.
     pub duplicates: Vec<String>,
+}
+
+/// Decodes a body of this `Content-Type`; none means JSON, or protobuf by its first bytes.
+///
+/// # Errors
+/// The type is none of these, or the body is not of it, or too big.
+pub fn body(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
+    match content_type.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" | "application/vnd.kubernetes.protobuf" => object(body),
+        "application/yaml" => yaml(body),
+        other => {
+            let known = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+            let message =
+                format!("a body of type {other:?} is not understood: accepted media types are {known}");
+            Err(ApiError::new(Reason::UnsupportedMediaType, message))
+        }
+    }
+}
+
+/// Decodes YAML: JSON is a part of it, and is read as such.
+///
+/// # Errors
+/// It is no YAML of one document, or too big.
+pub fn yaml(body: &[u8]) -> Result<Decoded, ApiError> {
+    check_size(body)?;
+    if body.trim_ascii_start().starts_with(b"{")
+        && let Ok(decoded) = json(body)
+    {
+        return Ok(decoded);
+    }
+    let bad = |why: String| ApiError::bad_request(format!("the body is no YAML: {why}"));
+    let text = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
+    let (value, duplicates) = crate::yaml::parse(text).map_err(bad)?;
+    Ok(Decoded { value, duplicates })
 }
 
 /// Decodes the body of an object.

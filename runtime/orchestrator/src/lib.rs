@@ -8,19 +8,25 @@
 
 #![forbid(unsafe_code)]
 
+/// Times in interfaces here are of this crate.
+pub use chrono;
+
 pub mod controllers;
 pub mod decode;
 pub mod engine;
 pub mod http;
 pub mod kinds;
+pub mod node;
 pub mod object;
 pub mod patch;
 pub mod protobuf;
 
 pub mod quantity;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod store;
 pub mod table;
 pub mod tls;
+mod yaml;

@@ -84,7 +84,7 @@ impl Cause {
         Self { kind, field: field.into(), message: message.into() }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { kind, field, message } = self;
         if message.is_empty() {
             format!("{field}: {}", kind.title())
@@ -204,7 +204,8 @@ impl ApiError {
             });
             details.insert("causes".into(), causes.collect());
         }
-        if !details.is_empty() {
+        // Clients look into the details of what is not found without asking whether there are any (kubectl debug 1.29 and later).
+        if !details.is_empty() || self.reason == Reason::NotFound {
             status["details"] = details.into();
         }
         status

@@ -1,111 +1,15 @@
 //! Real kubectls against the real server: each version that is on this machine. Without any the tests say so and pass.
 #![allow(clippy::unwrap_used, reason = "what fails here has failed")]
 
-use chrono::{DateTime, Utc};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use tempfile::TempDir;
-use vial_orchestrator::engine::{Engine, World};
-use vial_orchestrator::http;
-use vial_orchestrator::store::{SealKey, Store};
-use vial_orchestrator::tls::Authority;
+mod common;
 
-struct Real;
-
-impl World for Real {
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-
-    fn random(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        let mut file = std::fs::File::open("/dev/urandom").unwrap();
-        std::io::Read::read_exact(&mut file, &mut bytes).unwrap();
-        bytes
-    }
-}
-
-/// A server in a thread, and a kubeconfig for it.
-struct Server {
-    folder: TempDir,
-    kubeconfig: PathBuf,
-    address: String,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = TempDir::new().unwrap();
-        let key = SealKey::at(&folder.path().join("seal.key")).unwrap();
-        let engine =
-            Engine::new(Store::open(&folder.path().join("objects.db"), key).unwrap(), Arc::new(Real));
-        engine.bootstrap().unwrap();
-        let authority = Authority::at(folder.path()).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let tls = authority.server(&[address.ip()]).unwrap();
-        let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, authority.client("admin").unwrap().kubeconfig(&address.to_string()))
-            .unwrap();
-        std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async move {
-                http::serve(tokio::net::TcpListener::from_std(listener).unwrap(), tls, engine).await
-            });
-        });
-        Self { folder, kubeconfig, address: address.to_string() }
-    }
-
-    /// Runs a line; what it printed on both streams, and whether it worked.
-    fn run(&self, kubectl: &Path, line: &str, input: &str) -> (bool, String) {
-        let mut child = Command::new(kubectl)
-            .args(line.split_whitespace())
-            .env_clear()
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", self.folder.path())
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A kubectl that does not read its input closes it.
-        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.success(), text(output.stdout) + &text(output.stderr))
-    }
-}
-
-/// `kubectl` on the PATH and its siblings of other versions.
-fn kubectls() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found: Vec<PathBuf> = std::env::split_paths(&path)
-        .filter_map(|folder| std::fs::canonicalize(folder.join("kubectl")).ok())
-        .flat_map(|kubectl| {
-            let folder = kubectl.parent().map(Path::to_owned).unwrap_or_default();
-            let siblings =
-                std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-            let is_kubectl = |path: &PathBuf| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kubectl.1."))
-            };
-            let others: Vec<PathBuf> = siblings.filter(is_kubectl).collect();
-            if others.is_empty() { vec![kubectl] } else { others }
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    if found.is_empty() {
-        eprintln!("skipped: there is no kubectl here");
-    }
-    found
-}
+use common::{Server, kubectls};
+use std::process::Command;
 
 const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: from-file\n  labels: {app: web}\ndata:\n  key: one\n";
 const CRON: &str = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: cj}\nspec:\n  schedule: '@daily'\n  jobTemplate:\n    spec:\n      template:\n        \
     spec: {restartPolicy: Never, containers: [{name: c, image: busybox}]}\n";
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: here}\n";
 const WEB: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: 2\n  selector: {matchLabels: {app: web}}\n  \
     template:\n    metadata: {labels: {app: web}}\n    spec:\n      containers:\n      - name: c\n        image: nginx:1\n        ports: [{containerPort: 80}]\n";
 
@@ -185,6 +89,15 @@ fn every_kubectl_declares_shows_changes_and_removes_objects() {
         expect("create -f -", CRON, "cronjob.batch/cj created");
         expect("get jobs,cronjobs", "", "@daily");
         expect("run p --image=busybox --dry-run=server -o name", "", "pod/p");
+        expect("cluster-info", "", "is running at");
+        expect("get services", "", "No resources found");
+        refuse("create service clusterip s --tcp=80", "", "services are not supported yet");
+        expect("create -f -", NODE, "node/here created");
+        expect("top nodes", "", "1500m");
+        expect("run p --image=busybox", "", "pod/p created");
+        expect("top pods --containers", "", "250m");
+        expect("top pod p", "", "64Mi");
+        refuse("top pod none", "", "not found");
         expect("delete deployment web made --cascade=background", "", "deleted");
     }
 }

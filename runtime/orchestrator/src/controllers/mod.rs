@@ -4,13 +4,17 @@
 //! Nothing here waits or writes; [`Engine::act`](crate::engine::Engine::act) does what they say, and each action names the version that it
 //! was decided on, so one that comes too late does nothing.
 
+mod claim;
+pub mod cron_job;
 pub mod deployment;
+pub mod event;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod replica_set;
 mod rollout;
 
-use crate::engine::Propagation;
+use crate::engine::{Note, Propagation};
 use crate::kinds::Kind;
 use crate::object;
 use crate::store::{Store, Stored};
@@ -47,6 +51,8 @@ pub enum Action {
         /// What becomes of what it owns.
         propagation: Propagation,
     },
+    /// Tell people.
+    Tell(Note),
 }
 
 /// An object as it was when something was decided about it.
@@ -93,7 +99,7 @@ impl Plan {
 }
 
 /// The kind of this plural.
-pub(crate) fn kind(plural: &str) -> &'static Kind {
+pub fn kind(plural: &str) -> &'static Kind {
     crate::kinds::KINDS
         .iter()
         .find(|kind| kind.plural == plural)
@@ -134,6 +140,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     for stored in snapshot.all("replicasets") {
         replica_set::plan(snapshot, stored, &mut plan);
     }
+    cron_job::plan(snapshot, &mut plan);
+    job::plan(snapshot, &mut plan);
+    event::plan(snapshot, &mut plan);
     garbage::plan(snapshot, &mut plan);
     plan
 }
@@ -151,6 +160,20 @@ fn is_owned_by(value: &Value, uid: &str) -> bool {
 fn owner_reference(kind: &'static Kind, owner: &Value) -> Value {
     json!({"apiVersion": kind.api_version(), "kind": kind.kind, "name": object::name(owner), "uid": object::uid(owner),
         "controller": true, "blockOwnerDeletion": true})
+}
+
+/// Whether a pod counts: it is not over and not on its way out.
+fn is_active(pod: &Value) -> bool {
+    !object::is_deleted(pod) && !is_over(pod)
+}
+
+/// Whether a pod has run to its end.
+fn is_over(pod: &Value) -> bool {
+    matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed")
+}
+
+fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
 fn time(value: &Value, path: &[&str]) -> Option<DateTime<Utc>> {

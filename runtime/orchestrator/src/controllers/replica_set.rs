@@ -1,8 +1,8 @@
 //! ReplicaSets: so many pods of a template, no more and no fewer.
 
+use super::claim::claim;
 use super::{
-    Action, Plan, Ref, Snapshot, condition, controller_of, is_owned_by, kind, owner_reference, status_patch,
-    time,
+    Action, Plan, Ref, Snapshot, condition, is_active, is_ready, kind, owner_reference, status_patch, time,
 };
 use crate::engine::Propagation;
 use crate::object;
@@ -19,7 +19,7 @@ pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
     let value = &set.object;
     let selector = LabelSelector::of_spec(object::at(value, &["spec", "selector"]).unwrap_or(&Value::Null));
     let Ok(Some(selector)) = selector else { return };
-    let pods = claim(snapshot, set, &selector, plan);
+    let pods = claim(snapshot, kind("replicasets"), set, &selector, "", plan);
     let active: Vec<&Arc<Stored>> = pods.iter().filter(|pod| is_active(&pod.object)).copied().collect();
     if !object::is_deleted(value) {
         let wanted = object::number(value, &["spec", "replicas"]).unwrap_or(1).max(0);
@@ -36,55 +36,6 @@ pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
         }
     }
     status(snapshot.now, set, &active, plan);
-}
-
-/// The pods that are its own: those that say so, and those that its selector means and nobody has. Those that it no longer means are let go.
-fn claim<'a>(
-    snapshot: &'a Snapshot,
-    set: &'a Arc<Stored>,
-    selector: &LabelSelector,
-    plan: &mut Plan,
-) -> Vec<&'a Arc<Stored>> {
-    let (value, mut own) = (&set.object, Vec::new());
-    let uid = object::uid(value);
-    for pod in snapshot.within("pods", object::namespace(value)) {
-        let matches = selector.matches(&object::labels(&pod.object));
-        if is_owned_by(&pod.object, uid) {
-            if matches {
-                own.push(pod);
-            } else if !object::is_deleted(&pod.object) {
-                let owners: Vec<&Value> = object::list(&pod.object, &["metadata", "ownerReferences"])
-                    .iter()
-                    .filter(|owner| object::text(owner, &["uid"]) != uid)
-                    .collect();
-                plan.actions.push(owners_patch(pod, json!(owners)));
-            }
-        } else if matches
-            && controller_of(&pod.object).is_none()
-            && is_active(&pod.object)
-            && !object::is_deleted(value)
-        {
-            let mut owners = object::list(&pod.object, &["metadata", "ownerReferences"]).to_vec();
-            owners.push(owner_reference(kind("replicasets"), value));
-            plan.actions.push(owners_patch(pod, owners.into()));
-            own.push(pod);
-        }
-    }
-    own
-}
-
-fn owners_patch(pod: &Arc<Stored>, owners: Value) -> Action {
-    let patch = json!({"metadata": {"ownerReferences": owners}});
-    Action::Merge { target: Ref::to(kind("pods"), pod), subresource: "", patch }
-}
-
-/// Whether a pod counts: it is not over and not on its way out.
-pub(super) fn is_active(pod: &Value) -> bool {
-    !object::is_deleted(pod) && !matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed")
-}
-
-pub(super) fn is_ready(pod: &Value) -> bool {
-    condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
 fn create(set: &Value) -> Action {
@@ -129,7 +80,8 @@ fn status(now: DateTime<Utc>, set: &Arc<Stored>, active: &[&Arc<Stored>], plan: 
         }
         ready += 1;
         match ready_since(&pod.object) {
-            Some(since) if since + patience > now => plan.look_again(since + patience),
+            // Ready since the future: the clock was set back, and it was ready before.
+            Some(since) if since <= now && since + patience > now => plan.look_again(since + patience),
             _ => available += 1,
         }
     }

@@ -1,10 +1,12 @@
 //! Does what controllers say.
 
-use super::{DeleteOptions, Engine, Patch, Target, WriteOptions};
-use crate::controllers::{self, Action, Plan, Snapshot};
+use super::{DeleteOptions, Engine, Note, Patch, Target, WriteOptions};
+use crate::controllers::{self, Action, Plan, Ref, Snapshot};
 use crate::decode::Decoded;
-use crate::status::{ApiError, Reason};
-use serde_json::json;
+use crate::kinds::Kind;
+use crate::object;
+use crate::status::{ApiError, Cause, Reason};
+use serde_json::{Value, json};
 
 impl Engine {
     /// One look of all controllers, and what follows from it. Returns whether anything was done, and when to look again even if nothing
@@ -16,9 +18,48 @@ impl Engine {
         let plan = controllers::plan(&Snapshot::of(self.store(), self.time()));
         let before = self.store().version();
         for action in &plan.actions {
-            self.act(action)?;
+            match self.act(action) {
+                Err(error) if error.reason != Reason::InternalError => self.complain(action, &error)?,
+                result => result?,
+            }
         }
         Ok((self.store().version() != before, plan))
+    }
+
+    /// What breaks a rule is told to whom it was for, once, and holds nobody else up.
+    fn complain(&self, action: &Action, error: &ApiError) -> Result<(), ApiError> {
+        let (about, reason) = match action {
+            Action::Create { object, namespace, .. } => match self.owner(object, namespace) {
+                Some((owner, _)) => (owner, "FailedCreate"),
+                None => return Ok(()),
+            },
+            Action::Merge { target, .. } => (target.clone(), "FailedUpdate"),
+            Action::Delete { target, .. } => (target.clone(), "FailedDelete"),
+            Action::Tell(_) => return Ok(()),
+        };
+        // Without the name, which chance makes another one each time. Counting at every look would be a write that leads to the next look.
+        let causes: Vec<String> = error.causes.iter().map(Cause::text).collect();
+        let message = match &causes[..] {
+            [] => format!("{:?}", error.reason),
+            causes => causes.join(", "),
+        };
+        self.tell_once(&Note::warning(about, "vial-controller", reason, message))
+    }
+
+    /// Who has an object made, and the name of the controller that does it.
+    fn owner(&self, made: &Value, namespace: &str) -> Option<(Ref, &'static str)> {
+        let owners = object::list(made, &["metadata", "ownerReferences"]);
+        let owner = owners.iter().find(|owner| owner["controller"] == true)?;
+        let source = match object::text(owner, &["kind"]) {
+            "ReplicaSet" => "replicaset-controller",
+            "Job" => "job-controller",
+            "CronJob" => "cronjob-controller",
+            _ => "deployment-controller",
+        };
+        let kind = Kind::by_name(object::text(owner, &["apiVersion"]), object::text(owner, &["kind"]))?;
+        let namespace = if kind.namespaced { namespace } else { "" };
+        let target = Target { kind, namespace, name: object::text(owner, &["name"]), subresource: "" };
+        Some((Ref::to(kind, &*self.get(target).ok()?), source))
     }
 
     /// Does one thing. That an object is gone, another or there already is no error: who decided did not know, and will look again.
@@ -31,7 +72,8 @@ impl Engine {
             Action::Create { kind, namespace, object } => {
                 let target = Target { kind, namespace, name: "", subresource: "" };
                 let body = Decoded { value: object.clone(), duplicates: Vec::new() };
-                self.create(target, body, &options).map(drop)
+                let made = self.create(target, body, &options);
+                made.and_then(|made| self.tell_owner(&made.object.object))
             }
             Action::Merge { target, subresource, patch } => {
                 let mut patch = patch.clone();
@@ -61,6 +103,7 @@ impl Engine {
                 };
                 self.delete(place, &options).map(drop)
             }
+            Action::Tell(note) => self.tell(note),
         };
         match result {
             Err(error)
@@ -73,5 +116,17 @@ impl Engine {
             }
             result => result,
         }
+    }
+
+    /// Who has something made for it is told its name, which nobody knew before.
+    fn tell_owner(&self, made: &Value) -> Result<(), ApiError> {
+        let Some((owner, source)) = self.owner(made, object::namespace(made)) else { return Ok(()) };
+        let message = match source {
+            // A deployment tells what it scales a set to, not that there is one.
+            "deployment-controller" => return Ok(()),
+            "cronjob-controller" => format!("Created job {}", object::name(made)),
+            _ => format!("Created pod: {}", object::name(made)),
+        };
+        self.tell(&Note::normal(owner, source, "SuccessfulCreate", message))
     }
 }

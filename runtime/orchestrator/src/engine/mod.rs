@@ -4,11 +4,16 @@ mod act;
 mod admission;
 mod bootstrap;
 mod delete;
+mod event;
 mod read;
+mod support;
+mod world;
 mod write;
 
 pub use delete::{DeleteOptions, Deleted, FOREGROUND, ORPHAN, Propagation};
+pub use event::Note;
 pub use read::{List, ListOptions, WatchedEvent, Watcher};
+pub use world::RealWorld;
 pub use write::{Patch, Target};
 
 use crate::kinds::Kind;

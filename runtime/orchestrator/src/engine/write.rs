@@ -91,7 +91,11 @@ impl Engine {
                     if error.reason == Reason::AlreadyExists
                         && is_generated
                         && attempt < super::MAX_ATTEMPTS => {}
-                result => return result.map(|object| Written { object, created: true, warnings }),
+                result => {
+                    let mut written = Written { object: result?, created: true, warnings };
+                    self.warn(target.kind, None, &mut written, options.dry_run);
+                    return Ok(written);
+                }
             }
         }
         unreachable!("the last attempt returns")
@@ -169,16 +173,21 @@ impl Engine {
         self.place(target, &mut object)?;
         let asked = object::text(&object, &["metadata", "resourceVersion"]).to_owned();
         let key = target.key();
-        let written = self.retry(&key, || {
+        let mut old = None;
+        let object = self.retry(&key, || {
             let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
             let is_current = asked.is_empty() || asked == current.version.to_string();
             let uid = object::uid(&object);
             if !is_current || !uid.is_empty() && uid != object::uid(&current.object) {
                 return Err(conflict(target.kind, target.name).into());
             }
-            self.replace(target, &current, object.clone(), options, None)
+            let written = self.replace(target, &current, object.clone(), options, None);
+            old = Some(current);
+            written
         })?;
-        Ok(Written { object: written, created: false, warnings })
+        let mut written = Written { object, created: false, warnings };
+        self.warn(target.kind, old.as_ref().map(|old| &old.object), &mut written, options.dry_run);
+        Ok(written)
     }
 
     /// Takes over only `spec.finalizers`: how a namespace is let go (core's `/finalize`).
@@ -207,7 +216,7 @@ impl Engine {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let key = target.key();
-        let (mut warnings, mut created) = (Vec::new(), false);
+        let (mut warnings, mut old) = (Vec::new(), None);
         let object = self.retry(&key, || {
             warnings.clear();
             let current = self.store().get(&key);
@@ -215,7 +224,7 @@ impl Engine {
                 let Patch::Apply(config) = change else {
                     return Err(target.kind.not_found(target.name).into());
                 };
-                created = true;
+                old = None;
                 return Ok(self.apply_new(target, config, options, &mut warnings)?);
             };
             let patched = self.patched(target, &current, change, options, &mut warnings)?;
@@ -227,9 +236,13 @@ impl Engine {
                 Patch::Apply(_) => object::at(&patched, &["metadata", "managedFields"]).cloned(),
                 _ => None,
             };
-            self.replace(target, &current, patched, options, managed)
+            let written = self.replace(target, &current, patched, options, managed);
+            old = Some(current);
+            written
         })?;
-        Ok(Written { object, created, warnings })
+        let mut written = Written { object, created: old.is_none(), warnings };
+        self.warn(target.kind, old.as_ref().map(|old| &old.object), &mut written, options.dry_run);
+        Ok(written)
     }
 
     /// The object that a patch makes of the current one.

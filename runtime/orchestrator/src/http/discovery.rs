@@ -8,6 +8,15 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 /// Verbs of a part of an object.
 const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 
+/// What can only be read, beside the kinds: group, version, plural, kind, whether it lives in a namespace. There are no services yet, and
+/// `kubectl cluster-info` wants to know that.
+const READABLE: [(&str, &str, &str, &str, bool); 3] = [
+    ("", "v1", "services", "Service", true),
+    ("metrics.k8s.io", "v1beta1", "nodes", "NodeMetrics", false),
+    ("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", true),
+];
+const READ_VERBS: [&str; 2] = ["get", "list"];
+
 /// Groups beside the core, each of one version.
 fn groups() -> Vec<(&'static str, &'static str)> {
     let mut groups: Vec<(&str, &str)> = Vec::new();
@@ -17,6 +26,7 @@ fn groups() -> Vec<(&'static str, &'static str)> {
         }
     }
     groups.push(("authorization.k8s.io", "v1"));
+    groups.push(("metrics.k8s.io", "v1beta1"));
     groups
 }
 
@@ -71,6 +81,9 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
             }
             list.push(entry);
         }
+        for part in kind.streams {
+            list.push(json!({"name": format!("{}/{}", kind.plural, part.name), "singularName": "", "namespaced": kind.namespaced, "kind": part.kind, "verbs": part.verbs}));
+        }
     }
     if group == "authorization.k8s.io" && version == "v1" {
         for (plural, kind) in [
@@ -79,6 +92,9 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
         ] {
             list.push(json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind, "verbs": ["create"]}));
         }
+    }
+    for (_, _, plural, kind, namespaced) in readable(group, version) {
+        list.push(json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": READ_VERBS}));
     }
     if list.is_empty() {
         return None;
@@ -99,13 +115,27 @@ pub(super) fn aggregated(core: bool, form: &str) -> Value {
                 "authorization.k8s.io" => {
                     ["SelfSubjectAccessReview", "SelfSubjectRulesReview"].into_iter().map(review).collect()
                 }
-                _ => kinds(group, version).map(aggregated_kind).collect(),
+                _ => {
+                    let kinds = kinds(group, version).map(aggregated_kind);
+                    kinds.chain(readable(group, version).map(aggregated_readable)).collect()
+                }
             };
             json!({"metadata": {"name": group, "creationTimestamp": null},
                 "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
         })
         .collect();
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{form}"), "metadata": {}, "items": items})
+}
+
+type Readable = (&'static str, &'static str, &'static str, &'static str, bool);
+
+fn readable(group: &str, version: &str) -> impl Iterator<Item = Readable> {
+    READABLE.into_iter().filter(move |one| one.0 == group && one.1 == version)
+}
+
+fn aggregated_readable((group, version, plural, kind, namespaced): Readable) -> Value {
+    json!({"resource": plural, "responseKind": {"group": group, "version": version, "kind": kind},
+        "scope": if namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "", "verbs": READ_VERBS})
 }
 
 fn review(kind: &str) -> Value {
@@ -115,6 +145,10 @@ fn review(kind: &str) -> Value {
 
 fn aggregated_kind(kind: &'static Kind) -> Value {
     let own = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let streams = kind.streams.iter().map(|part| {
+        let answer = json!({"group": kind.group, "version": kind.version, "kind": part.kind});
+        json!({"subresource": part.name, "responseKind": answer, "verbs": part.verbs})
+    });
     let parts: Vec<Value> = kind
         .subresources
         .iter()
@@ -122,6 +156,7 @@ fn aggregated_kind(kind: &'static Kind) -> Value {
             let scale = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
             json!({"subresource": part, "responseKind": if *part == "scale" { &scale } else { &own }, "verbs": PART_VERBS})
         })
+        .chain(streams)
         .collect();
     let mut entry = json!({"resource": kind.plural, "responseKind": own, "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular, "verbs": VERBS});

@@ -2,11 +2,14 @@
 
 mod accept;
 mod discovery;
+pub mod metrics;
 mod openapi;
 mod openapi_v2;
 mod reply;
 mod request;
 mod resources;
+mod services;
+pub mod streams;
 mod watch;
 
 use crate::decode::{self, MAX_BODY};
@@ -20,6 +23,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT}
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::Metrics;
 use reply::Reply;
 use request::{Query, Route};
 use resources::Call;
@@ -28,6 +32,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use streams::Streams;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -38,9 +43,15 @@ const MAX_CONNECTIONS: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves for ever. Dropping it ends the listener; connections end with their runtime.
-pub async fn serve(listener: TcpListener, tls: TlsAcceptor, engine: Engine) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    engine: Engine,
+    streams: Arc<dyn Streams>,
+    metrics: Arc<dyn Metrics>,
+) {
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    let server = Arc::new(Server { engine, address });
+    let server = Arc::new(Server { engine, streams: streams::Desk::new(streams), metrics, address });
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Closed never.
@@ -63,6 +74,8 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, engine: Engine) {
 
 struct Server {
     engine: Engine,
+    streams: streams::Desk,
+    metrics: Arc<dyn Metrics>,
     address: String,
 }
 
@@ -93,6 +106,15 @@ impl Server {
                 format!("Unauthorized: {hint}use the client certificate that `vial kubeconfig` writes");
             return reply::error(&ApiError::new(Reason::Unauthorized, message));
         }
+        let route = match Route::parse(request.uri().path()) {
+            Ok(Route::Objects(objects)) if objects.is_stream() => {
+                return self.streams.answer(&self.engine, &objects, request).await;
+            }
+            Ok(Route::Metrics(path)) => {
+                return self.measured(&path, &request).await.unwrap_or_else(|error| reply::error(&error));
+            }
+            route => route,
+        };
         let (head, body) = request.into_parts();
         let header = |name: HeaderName| {
             head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -114,9 +136,18 @@ impl Server {
                 content_type: header(CONTENT_TYPE),
                 body: &body,
             };
-            self.route(&Route::parse(head.uri.path())?, &call)
+            self.route(&route?, &call)
         });
         outcome.unwrap_or_else(|error| reply::error(&error))
+    }
+
+    /// Takes a while: what is used is asked for now.
+    async fn measured(&self, path: &metrics::Path, request: &Request<Incoming>) -> Result<Reply, ApiError> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(ApiError::new(Reason::MethodNotAllowed, "this can only be read"));
+        }
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        metrics::answer(&*self.metrics, &self.engine, path, &query).await
     }
 
     fn route(&self, route: &Route, call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -130,7 +161,7 @@ impl Server {
                 reply::bytes(200, kind, discovery::aggregated(core, form).to_string())
             })
         };
-        if !matches!(route, Route::Objects(_) | Route::Review(_))
+        if !matches!(route, Route::Objects(_) | Route::Review(_) | Route::Services(_))
             && !matches!(*call.method, Method::GET | Method::HEAD)
         {
             return Err(ApiError::new(Reason::MethodNotAllowed, "this can only be read"));
@@ -168,16 +199,27 @@ impl Server {
                 reply::json(200, &openapi::document(group, version).ok_or_else(none)?)
             }
             Route::Review(kind) => review(kind, call)?,
+            Route::Services(name) => {
+                services::answer(name, call.method, call.query.flag("watch"), call.accept)?
+            }
+            // Answered before.
+            Route::Metrics(_) => return Err(none()),
             Route::Objects(objects) => resources::serve(&self.engine, objects, call)?,
         })
     }
 }
 
+/// `v1.33.0+vial.0.1.0`: Kubernetes' version and ours.
+pub fn git_version() -> String {
+    let (major, minor) = schema().release();
+    format!("v{major}.{minor}.0+vial.{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// What clients decide by what they may ask for: Kubernetes' version is that of the schema.
 fn version() -> Value {
-    let (major, minor) = schema().version.trim_start_matches('v').split_once('_').unwrap_or(("1", "0"));
+    let (major, minor) = schema().release();
     json!({
-        "major": major, "minor": minor, "gitVersion": format!("v{major}.{minor}.0+vial.{}", env!("CARGO_PKG_VERSION")),
+        "major": major, "minor": minor, "gitVersion": git_version(),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": "linux/amd64",
     })
@@ -188,7 +230,7 @@ fn review(kind: &str, call: &Call<'_>) -> Result<Reply, ApiError> {
     if *call.method != Method::POST {
         return Err(ApiError::new(Reason::MethodNotAllowed, "a review can only be created"));
     }
-    let mut value = decode::object(call.body)?.value;
+    let mut value = decode::body(call.content_type, call.body)?.value;
     if !value.is_object() {
         return Err(ApiError::bad_request("a review is a JSON object"));
     }

@@ -1,5 +1,6 @@
 //! What a request is about, from its path and its parameters: pure functions.
 
+use super::{metrics, services};
 use crate::engine::{FieldValidation, ListOptions, WriteOptions};
 use crate::kinds::Kind;
 use crate::selector::{FieldSelector, LabelSelector};
@@ -33,6 +34,10 @@ pub(super) enum Route {
     OpenApi(String, String),
     /// Objects of a kind.
     Objects(Objects),
+    /// Services, or one of a name: there are none.
+    Services(String),
+    /// `/apis/metrics.k8s.io/v1beta1/{nodes|pods}`
+    Metrics(metrics::Path),
     /// `…/selfsubjectaccessreviews` and the like: a question, answered at once.
     Review(&'static str),
 }
@@ -47,6 +52,13 @@ pub(super) struct Objects {
     pub(super) name: String,
     /// Empty: the object itself.
     pub(super) subresource: String,
+}
+
+impl Objects {
+    /// Whether it is something that bytes come from, and no part of an object.
+    pub(super) fn is_stream(&self) -> bool {
+        self.kind.stream(&self.subresource).is_some()
+    }
 }
 
 /// Kinds of which there are only questions.
@@ -85,6 +97,12 @@ impl Route {
                 let found = REVIEWS.iter().find(|(plural, _)| plural == review);
                 Self::Review(found.ok_or_else(none)?.1)
             }
+            ["apis", "metrics.k8s.io", "v1beta1", rest @ ..] => {
+                Self::Metrics(metrics::Path::parse(rest).ok_or_else(none)?)
+            }
+            ["api", "v1", rest @ ..] if services::parse(rest).is_some() => {
+                Self::Services(services::parse(rest).unwrap_or_default().into())
+            }
             ["api", version, rest @ ..] => Self::Objects(objects("", version, rest).ok_or_else(none)?),
             ["apis", group, version, rest @ ..] => {
                 Self::Objects(objects(group, version, rest).ok_or_else(none)?)
@@ -111,7 +129,8 @@ fn objects(group: &str, version: &str, rest: &[&str]) -> Option<Objects> {
     };
     // An object of a kind with namespaces is in one; one without is in none.
     let fits = if kind.namespaced { name.is_empty() || !namespace.is_empty() } else { namespace.is_empty() };
-    if !fits || !subresource.is_empty() && !kind.subresources.contains(&subresource) {
+    let has = || kind.subresources.contains(&subresource) || kind.stream(subresource).is_some();
+    if !fits || !subresource.is_empty() && !has() {
         return None;
     }
     Some(Objects { kind, namespace: namespace.into(), name: name.into(), subresource: subresource.into() })
@@ -153,6 +172,11 @@ impl Query {
 
     pub(super) fn text(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+
+    /// All values of one that may be there several times.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &value[..])
     }
 
     /// Go's booleans.
@@ -249,6 +273,8 @@ mod tests {
             ("/api/v1/namespaces/a/pods", expect("Pod", "a", "", "")),
             ("/api/v1/namespaces/a/pods/b%2Dc", expect("Pod", "a", "b-c", "")),
             ("/api/v1/namespaces/a/pods/b/status", expect("Pod", "a", "b", "status")),
+            ("/api/v1/namespaces/a/pods/b/exec", expect("Pod", "a", "b", "exec")),
+            ("/api/v1/namespaces/a/configmaps/b/log", None),
             ("/api/v1/namespaces", expect("Namespace", "", "", "")),
             ("/api/v1/namespaces/a", expect("Namespace", "", "a", "")),
             ("/api/v1/namespaces/a/finalize", expect("Namespace", "", "a", "finalize")),

@@ -48,15 +48,30 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
                 return Err(ApiError::bad_request("the namespace belongs into the path of what is created"));
             }
             let options = call.query.write_options(call.agent)?;
-            written(engine, engine.create(target, decode::object(call.body)?, &options)?, target, call)
+            written(
+                engine,
+                engine.create(target, decode::body(call.content_type, call.body)?, &options)?,
+                target,
+                call,
+            )
         }
         (&Method::PUT, false) if subresource == "finalize" => {
             let options = call.query.write_options(call.agent)?;
-            written(engine, engine.finalize(target, decode::object(call.body)?, &options)?, target, call)
+            written(
+                engine,
+                engine.finalize(target, decode::body(call.content_type, call.body)?, &options)?,
+                target,
+                call,
+            )
         }
         (&Method::PUT, false) => {
             let options = call.query.write_options(call.agent)?;
-            written(engine, engine.update(target, decode::object(call.body)?, &options)?, target, call)
+            written(
+                engine,
+                engine.update(target, decode::body(call.content_type, call.body)?, &options)?,
+                target,
+                call,
+            )
         }
         (&Method::PATCH, false) => {
             let mut options = call.query.write_options(call.agent)?;
@@ -80,7 +95,10 @@ fn not_allowed() -> ApiError {
 
 fn patch(call: &Call<'_>) -> Result<Patch, ApiError> {
     let content_type = call.content_type.split(';').next().unwrap_or_default().trim();
-    let Decoded { value, .. } = decode::json(call.body)?;
+    let Decoded { value, .. } = match content_type {
+        "application/apply-patch+yaml" => decode::yaml(call.body)?,
+        _ => decode::json(call.body)?,
+    };
     match content_type {
         "application/json-patch+json" => Ok(Patch::Json(value)),
         "application/merge-patch+json" => Ok(Patch::Merge(value)),
@@ -185,7 +203,7 @@ fn start_watch(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Re
 fn delete_options(call: &Call<'_>) -> Result<DeleteOptions, ApiError> {
     let mut value = match call.body.is_empty() {
         true => json!({}),
-        false => decode::object(call.body)?.value,
+        false => decode::body(call.content_type, call.body)?.value,
     };
     if !value.is_object() {
         return Err(ApiError::bad_request("the body of a deletion is a DeleteOptions object"));
@@ -262,7 +280,7 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
     let current = engine.get(own)?;
     let wanted = match *call.method {
         Method::GET => return Ok(reply::json(200, &scale_of(&current.object))),
-        Method::PUT => decode::object(call.body)?.value,
+        Method::PUT => decode::body(call.content_type, call.body)?.value,
         Method::PATCH => {
             let mut value = scale_of(&current.object);
             match patch(call)? {

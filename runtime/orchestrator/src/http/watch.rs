@@ -41,6 +41,11 @@ struct Watch {
     engine: Engine,
     watcher: Watcher,
     wish: Wish,
+    /// What there was at the beginning and has not been told yet: written when it is read, so that a client which does not read costs no more
+    /// than references.
+    present: std::vec::IntoIter<Arc<Stored>>,
+    /// The version of the list, until its end has been told to a client that waits for it.
+    state: Option<u64>,
     /// Lines that are ready.
     lines: VecDeque<Bytes>,
     is_first: bool,
@@ -71,10 +76,12 @@ pub(super) fn start(
         .timeout
         .filter(|seconds| *seconds > 0)
         .map_or(DEFAULT_TIMEOUT, |seconds| Duration::from_secs(seconds.min(86400)));
-    let mut watch = Watch {
+    let watch = Watch {
         kind,
         engine: engine.clone(),
         watcher,
+        present: present.into_iter(),
+        state: wish.initial_events.then_some(version),
         lines: VecDeque::new(),
         is_first: true,
         deadline: now + timeout,
@@ -82,12 +89,6 @@ pub(super) fn start(
         is_over: false,
         wish,
     };
-    for stored in &present {
-        watch.event("ADDED", stored);
-    }
-    if watch.wish.initial_events {
-        watch.bookmark(version, true);
-    }
     let frames = stream::unfold(watch, |mut watch| async move {
         let line = watch.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(line)), watch))
@@ -106,6 +107,14 @@ impl Watch {
             }
             if self.is_over {
                 return None;
+            }
+            if let Some(stored) = self.present.next() {
+                self.event("ADDED", &stored);
+                continue;
+            }
+            if let Some(version) = self.state.take() {
+                self.bookmark(version, true);
+                continue;
             }
             tokio::select! {
                 event = self.watcher.next() => match event {

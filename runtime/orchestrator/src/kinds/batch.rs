@@ -3,12 +3,19 @@
 use super::rules::{immutable, in_range, one_of, required};
 use super::{Strategy, pod, workload};
 use crate::object;
+use crate::schedule::{BadSchedule, Schedule};
 use crate::selector::LabelSelector;
 use crate::status::{Cause, CauseKind};
 use serde_json::{Value, json};
 
 /// Longest name of a CronJob: its jobs' names are 11 characters longer, and are label values.
 const MAX_CRON_JOB_NAME: usize = 52;
+
+/// Indexes of an Indexed job: its status names those that are done.
+const MAX_INDEXES: i64 = 100_000;
+/// Rules of a failure policy, and exit codes of a rule (batch's).
+const MAX_RULES: usize = 20;
+const MAX_CODES: usize = 255;
 
 #[derive(Debug)]
 pub(super) struct Job;
@@ -20,6 +27,8 @@ fn default_job_spec(job: &mut Value) {
     }
     object::default(spec, &["parallelism"], 1);
     object::default(spec, &["backoffLimit"], 6);
+    let replacement = if spec.get("podFailurePolicy").is_some() { "Failed" } else { "TerminatingOrFailed" };
+    object::default(spec, &["podReplacementPolicy"], replacement);
     object::default(spec, &["completionMode"], "NonIndexed");
     object::default(spec, &["suspend"], false);
     pod::default_template(object::entry(spec, &["template"]));
@@ -45,6 +54,54 @@ fn validate_job_spec(job: &Value, prefix: &str, causes: &mut Vec<Cause>) {
     );
     if object::text(job, &["spec", "completionMode"]) == "Indexed" {
         required(causes, job, &["spec", "completions"], &format!("{prefix}.completions"));
+        for field in ["completions", "parallelism"] {
+            in_range(causes, job, &["spec", field], &format!("{prefix}.{field}"), 0..=MAX_INDEXES);
+        }
+    }
+    one_of(
+        causes,
+        job,
+        &["spec", "podReplacementPolicy"],
+        &format!("{prefix}.podReplacementPolicy"),
+        &["TerminatingOrFailed", "Failed"],
+    );
+    validate_failure_policy(job, prefix, causes);
+}
+
+/// Rules about exit codes mean nothing where containers are started again (batch's `validatePodFailurePolicy`).
+fn validate_failure_policy(job: &Value, prefix: &str, causes: &mut Vec<Cause>) {
+    let Some(policy) = object::at(job, &["spec", "podFailurePolicy"]) else { return };
+    if object::text(job, &["spec", "template", "spec", "restartPolicy"]) != "Never" {
+        let message = "only \"Never\" is supported when podFailurePolicy is specified";
+        causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.template.spec.restartPolicy"), message));
+    }
+    if object::text(job, &["spec", "podReplacementPolicy"]) == "TerminatingOrFailed" {
+        let message = "only \"Failed\" is supported when podFailurePolicy is specified";
+        causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.podReplacementPolicy"), message));
+    }
+    let rules = object::list(policy, &["rules"]);
+    let place = format!("{prefix}.podFailurePolicy.rules");
+    if rules.len() > MAX_RULES {
+        causes.push(Cause::new(CauseKind::Invalid, &place, format!("must have at most {MAX_RULES} items")));
+    }
+    for (index, rule) in rules.iter().take(MAX_RULES).enumerate() {
+        let place = format!("{place}[{index}]");
+        // FailIndex belongs to backoffLimitPerIndex, which is not supported.
+        one_of(causes, rule, &["action"], &format!("{place}.action"), &["FailJob", "Ignore", "Count"]);
+        let codes = object::at(rule, &["onExitCodes"]);
+        let conditions = object::list(rule, &["onPodConditions"]);
+        if codes.is_some() != conditions.is_empty() {
+            let message = "specifying one of onExitCodes and onPodConditions is required";
+            causes.push(Cause::new(CauseKind::Invalid, &place, message));
+        }
+        let Some(codes) = codes else { continue };
+        one_of(causes, codes, &["operator"], &format!("{place}.onExitCodes.operator"), &["In", "NotIn"]);
+        let values = object::list(codes, &["values"]);
+        let is_zero_in = object::text(codes, &["operator"]) == "In" && values.contains(&0.into());
+        if values.is_empty() || values.len() > MAX_CODES || is_zero_in {
+            let message = format!("must have 1 to {MAX_CODES} exit codes, and not 0 for the In operator");
+            causes.push(Cause::new(CauseKind::Invalid, format!("{place}.onExitCodes.values"), message));
+        }
     }
 }
 
@@ -75,6 +132,10 @@ impl Strategy for Job {
     }
 
     fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+        if !object::is_label_value(object::name(object)) {
+            let message = "a job's name is a label of its pods: it must be no more than 63 characters";
+            causes.push(Cause::new(CauseKind::Invalid, "metadata.name", message));
+        }
         validate_job_spec(object, "spec", causes);
         let template = object::at(object, &["spec", "template"]).unwrap_or(&Value::Null);
         let policy = object::text(template, &["spec", "restartPolicy"]);
@@ -120,6 +181,17 @@ impl Strategy for CronJob {
             causes.push(Cause::new(CauseKind::Invalid, "metadata.name", message));
         }
         required(causes, object, &["spec", "schedule"], "spec.schedule");
+        let text = |field: &str| object::text(object, &["spec", field]);
+        match Schedule::parse(text("schedule"), text("timeZone")) {
+            _ if text("schedule").is_empty() => {}
+            Ok(_) => {}
+            Err(error @ BadSchedule::Form(_)) => {
+                causes.push(Cause::new(CauseKind::Invalid, "spec.schedule", error.to_string()));
+            }
+            Err(error @ BadSchedule::Zone(_)) => {
+                causes.push(Cause::new(CauseKind::Invalid, "spec.timeZone", error.to_string()));
+            }
+        }
         one_of(
             causes,
             object,

@@ -6,10 +6,12 @@ mod plain;
 mod pod;
 mod pod_rules;
 mod rules;
+mod support;
 mod workload;
 
 pub use meta::validate_metadata;
 pub use pod::qos_class;
+pub use support::newly_unsupported as unsupported;
 pub use workload::scaled;
 
 use crate::schema::{Type, schema};
@@ -41,8 +43,21 @@ pub struct Kind {
     pub selectable: &'static [&'static str],
     /// Parts of it that have a path of their own, such as `status` and `scale`.
     pub subresources: &'static [&'static str],
+    /// Parts of it that bytes come from.
+    pub streams: &'static [StreamPart],
     /// What is special.
     pub strategy: &'static dyn Strategy,
+}
+
+/// A part of an object that bytes come from: it is connected with, not read.
+#[derive(Debug)]
+pub struct StreamPart {
+    /// In paths: `exec`.
+    pub name: &'static str,
+    /// What discovery calls its parameters.
+    pub kind: &'static str,
+    /// What may be done with it.
+    pub verbs: &'static [&'static str],
 }
 
 /// What a kind does differently. The values are in the shape of the kind's structure.
@@ -87,6 +102,7 @@ const CORE: Kind = Kind {
     structure: "",
     selectable: &[],
     subresources: &[],
+    streams: &[],
     strategy: &Plain,
 };
 
@@ -162,6 +178,7 @@ pub static KINDS: [Kind; 11] = [
             "status.podIP",
         ],
         subresources: &["status"],
+        streams: &pod::STREAMS,
         strategy: &pod::Pod,
         ..CORE
     },
@@ -285,6 +302,11 @@ impl Kind {
     /// Whether its objects are sealed where they are kept.
     pub fn is_secret(&self) -> bool {
         self.kind == "Secret"
+    }
+
+    /// The part of this name that bytes come from.
+    pub fn stream(&self, name: &str) -> Option<&'static StreamPart> {
+        self.streams.iter().find(|part| part.name == name)
     }
 
     /// Whether clients may write `status` only by its own path.

@@ -1,11 +1,19 @@
 //! Pods: what a client may leave out.
 
 use super::rules::immutable;
-use super::{Strategy, pod_rules};
+use super::{Strategy, StreamPart, pod_rules};
 use crate::object;
 use crate::quantity::Quantity;
 use crate::status::{Cause, CauseKind};
 use serde_json::{Value, json};
+
+/// What connects with a pod. By GET because WebSockets begin so, by POST because SPDY did.
+pub(super) static STREAMS: [StreamPart; 4] = [
+    StreamPart { name: "attach", kind: "PodAttachOptions", verbs: &["create", "get"] },
+    StreamPart { name: "exec", kind: "PodExecOptions", verbs: &["create", "get"] },
+    StreamPart { name: "log", kind: "Pod", verbs: &["get"] },
+    StreamPart { name: "portforward", kind: "PodPortForwardOptions", verbs: &["create", "get"] },
+];
 
 #[derive(Debug)]
 pub(super) struct Pod;

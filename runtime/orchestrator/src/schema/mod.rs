@@ -20,6 +20,13 @@ pub struct Schema {
     pub types: BTreeMap<String, Type>,
 }
 
+impl Schema {
+    /// Major and minor number of the Kubernetes that the types are of.
+    pub fn release(&self) -> (&str, &str) {
+        self.version.trim_start_matches('v').split_once('_').unwrap_or(("1", "0"))
+    }
+}
+
 /// A structure.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

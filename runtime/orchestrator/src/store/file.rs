@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Version of the tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// Bytes of a row's checksum.
+const SUM: usize = 8;
 /// The log in the file is cut when it is that much longer than what is kept.
 const CUT_EVERY: u64 = 1000;
 
@@ -21,12 +23,17 @@ const CUT_EVERY: u64 = 1000;
 pub enum StoreError {
     /// SQLite: a full disk, a damaged file, missing rights.
     #[error("the store of declared objects does not work: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    /// SQLite's own check found damage.
+    Sqlite(rusqlite::Error),
+    /// SQLite's own check, or a checksum, found damage. Nothing is salvaged: what is missing would look deleted, and pods would go for it.
     #[error(
-        "the store of declared objects is damaged ({0}): move the file away and declare the objects again; running pods go on"
+        "the store of declared objects is damaged ({0}): put a good copy of the file in its place, or move it away with its -wal and -shm and declare the objects again; running pods go on"
     )]
     Damaged(String),
+    /// Written by a version that nobody was given.
+    #[error(
+        "the store of declared objects is of version {0}, which came before the first release: move the file away and declare the objects again"
+    )]
+    Older(i64),
     /// Written by a newer version.
     #[error(
         "the store of declared objects is of version {0}, this program knows {VERSION}: it was used by a newer vial; use that one"
@@ -45,10 +52,22 @@ pub enum StoreError {
     Seal(#[from] SealError),
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match error.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged(error.to_string()),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 pub(super) struct File {
     connection: Connection,
     key: SealKey,
     writes: u64,
+    /// The last version that was given.
+    newest: i64,
 }
 
 type Contents = (File, BTreeMap<Key, Arc<Stored>>, Log);
@@ -70,6 +89,9 @@ impl File {
         if found > VERSION {
             return Err(StoreError::Newer(found));
         }
+        if (1..VERSION).contains(&found) {
+            return Err(StoreError::Older(found));
+        }
         let transaction = connection.transaction()?;
         if found == 0 {
             // AUTOINCREMENT: a version is never given twice, even when the newest rows of the log were cut off.
@@ -84,18 +106,23 @@ impl File {
         let objects = read_objects(&transaction, &key)?;
         let log = read_log(&transaction, &key)?;
         transaction.commit()?;
-        Ok((Self { connection, key, writes: 0 }, objects, log))
+        let newest =
+            i64::try_from(log.newest()).map_err(|_| StoreError::Damaged("a version is too high".into()))?;
+        Ok((Self { connection, key, writes: 0, newest }, objects, log))
     }
 
     /// Writes and syncs; the version that the write got.
     pub(super) fn write(&mut self, key: &Key, event: EventKind, object: &Value) -> Result<u64, StoreError> {
-        let body = encode(key, object, &self.key)?;
+        // Known before the row is written, because the checksum is of it too.
+        let version = self.newest + 1;
+        let body = encode(key, version, object, &self.key)?;
         let kind = kind_name(key.kind());
         let transaction = self.connection.transaction()?;
         transaction
-            .prepare_cached("INSERT INTO log (kind, namespace, name, event, body) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![kind, key.namespace, key.name, event_number(event), body])?;
-        let version = transaction.last_insert_rowid();
+            .prepare_cached(
+                "INSERT INTO log (version, kind, namespace, name, event, body) VALUES (?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![version, kind, key.namespace, key.name, event_number(event), body])?;
         match event {
             EventKind::Deleted => transaction
                 .prepare_cached("DELETE FROM object WHERE kind = ? AND namespace = ? AND name = ?")?
@@ -109,7 +136,16 @@ impl File {
         }
         transaction.commit()?;
         self.writes += 1;
+        self.newest = version;
         Ok(version.unsigned_abs())
+    }
+}
+
+#[cfg(test)]
+impl File {
+    /// As if the disk had room for so many pages of 4 KiB.
+    pub(super) fn limit(&mut self, pages: Option<u32>) {
+        self.connection.pragma_update(None, "max_page_count", pages.unwrap_or(1 << 30)).unwrap();
     }
 }
 
@@ -130,13 +166,18 @@ fn event_number(event: EventKind) -> i64 {
     }
 }
 
-fn encode(key: &Key, object: &Value, seal: &SealKey) -> Result<Vec<u8>, StoreError> {
+fn encode(key: &Key, version: i64, object: &Value, seal: &SealKey) -> Result<Vec<u8>, StoreError> {
     let json = serde_json::to_vec(object).expect("a JSON value is JSON");
-    if key.kind().is_secret() { Ok(seal.seal(&place(key), json)?) } else { Ok(json) }
+    let body = if key.kind().is_secret() { seal.seal(&place(key), json)? } else { json };
+    Ok([&sum(key, version, &body)[..], &body].concat())
 }
 
-fn decode(key: &Key, version: i64, body: Vec<u8>, seal: &SealKey) -> Result<Arc<Stored>, StoreError> {
+fn decode(key: &Key, version: i64, mut body: Vec<u8>, seal: &SealKey) -> Result<Arc<Stored>, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable { key: place(key), why };
+    let found: Vec<u8> = body.drain(..SUM.min(body.len())).collect();
+    if found != sum(key, version, &body) {
+        return Err(StoreError::Damaged(format!("{} is not as it was written", place(key))));
+    }
     let json = if key.kind().is_secret() { seal.open(&place(key), body)? } else { body };
     let mut object: Value = serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))?;
     if !object.is_object() {
@@ -144,6 +185,17 @@ fn decode(key: &Key, version: i64, body: Vec<u8>, seal: &SealKey) -> Result<Arc<
     }
     *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
     Ok(Arc::new(Stored { object, version: version.unsigned_abs() }))
+}
+
+/// SQLite notices damage of its own structures, not of what is in a row.
+fn sum(key: &Key, version: i64, body: &[u8]) -> [u8; SUM] {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in [place(key).as_bytes(), b"\0", &version.to_le_bytes(), body] {
+        context.update(part);
+    }
+    let mut sum = [0; SUM];
+    sum.copy_from_slice(&context.finish().as_ref()[..SUM]);
+    sum
 }
 
 /// What a sealed body belongs to: one can't be put in another's place.
@@ -170,7 +222,7 @@ fn read_objects(
         rows(transaction, "SELECT version, kind, namespace, name, 0, body FROM object")?
     {
         let Some(kind) = kind_of(&kind) else {
-            return Err(StoreError::Unreadable { key: name, why: format!("there is no kind {kind:?}") });
+            return Err(StoreError::Damaged(format!("{name} is of kind {kind:?}, which there is not")));
         };
         let key = Key::new(kind, &namespace, &name);
         objects.insert(key.clone(), decode(&key, version, body, seal)?);
@@ -183,7 +235,12 @@ fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreE
         .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'log'", [], |row| row.get(0))
         .optional()?;
     let first: Option<i64> = transaction.query_row("SELECT min(version) FROM log", [], |row| row.get(0))?;
-    let newest = sequence.unwrap_or(0).unsigned_abs();
+    let last: Option<i64> = transaction.query_row(
+        "SELECT max(version) FROM (SELECT version FROM log UNION ALL SELECT version FROM object)",
+        [],
+        |row| row.get(0),
+    )?;
+    let newest = sequence.unwrap_or(0).max(last.unwrap_or(0)).unsigned_abs();
     let mut log = Log::new(first.map_or(newest, |first| (first - 1).unsigned_abs()));
     let mut last: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
     for (version, kind, namespace, name, event, body) in

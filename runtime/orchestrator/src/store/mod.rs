@@ -159,6 +159,11 @@ impl Store {
         Ok(stored)
     }
 
+    /// Wakes at every write; its value is the newest version.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.newest.subscribe()
+    }
+
     /// What happens to objects of a kind after `version`.
     ///
     /// # Errors

@@ -193,3 +193,84 @@ proptest! {
         }
     }
 }
+
+/// A store with some of everything, closed; its file.
+fn closed(folder: &TempDir) -> std::path::PathBuf {
+    let store = open(folder);
+    for number in 0..40u32 {
+        let name = format!("n{}", number % 25);
+        put(&store, &Key::new(kind("ConfigMap"), "a", &name), map(&name, number));
+        put(&store, &Key::new(kind("Secret"), "b", &name), map(&name, number));
+    }
+    store.commit(&Key::new(kind("ConfigMap"), "a", "n3"), Some(57), None).unwrap();
+    folder.path().join("objects.db")
+}
+
+fn contents(store: &Store) -> Vec<Arc<Stored>> {
+    KINDS.iter().flat_map(|kind| store.list(kind, "").0).collect()
+}
+
+#[test]
+fn a_full_disk_refuses_writes_keeps_what_is_there_and_takes_them_again_when_there_is_room() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    put(&store, &key, map("one", 1));
+    store.0.file.lock().unwrap().limit(Some(16));
+    let big = || json!({"metadata": {"name": "big"}, "data": {"value": "x".repeat(100_000)}});
+    let error = store.commit(&Key::new(kind("ConfigMap"), "a", "big"), None, Some(big())).unwrap_err();
+    assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!((store.version(), contents(&store).len()), (1, 1));
+    store.0.file.lock().unwrap().limit(None);
+    assert_eq!(put(&store, &Key::new(kind("ConfigMap"), "a", "big"), big()).version, 2);
+    drop(store);
+    assert_eq!(contents(&open(&folder)).len(), 2);
+}
+
+#[test]
+fn a_file_that_is_none_or_is_cut_is_refused_with_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let path = closed(&folder);
+    let good = std::fs::read(&path).unwrap();
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let key = SealKey::at(&folder.path().join("key")).unwrap();
+        Store::open(&path, key).map(|store| contents(&store).len()).map_err(|error| error.to_string())
+    };
+    for bytes in [
+        &b"this is no database at all, but it is long enough"[..],
+        &[0xff; 5000],
+        &good[..good.len() / 2],
+        &good[..4096 * 3 + 7],
+    ] {
+        let error = refused(bytes).unwrap_err();
+        assert!(error.contains("damaged") && error.contains("move it away"), "{error}");
+    }
+    // An empty file is a new store, as SQLite sees it.
+    assert_eq!(refused(b""), Ok(0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Bits that changed on the disk are told or mean nothing; never is an object another than was written.
+    #[test]
+    fn flipped_bits_are_noticed(flips in proptest::collection::vec((any::<prop::sample::Index>(), 0..8u8), 1..4), seed in 0..4u8) {
+        let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        let path = closed(&folder);
+        let before = contents(&open(&folder));
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (place, bit) in flips {
+            // Most of a page is empty: half of the flips go where something is.
+            let mut at = place.index(bytes.len());
+            while seed % 2 == 0 && bytes[at] == 0 {
+                at = (at + 1) % bytes.len();
+            }
+            bytes[at] ^= 1 << bit;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let key = SealKey::at(&folder.path().join("key")).unwrap();
+        if let Ok(store) = Store::open(&path, key) {
+            prop_assert_eq!(contents(&store), before);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+mod cluster;
+mod convergence;
+mod cron_jobs;
+mod jobs;
+mod workloads;

@@ -1,0 +1,400 @@
+//! What one container of a pod is to be: command, environment, files, rights; with the objects that it draws from.
+
+use super::Part;
+use crate::object;
+use crate::quantity::Quantity;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of a container's environment at most: Linux gives arguments and environment 6 MiB together.
+const MAX_ENVIRONMENT: usize = 1 << 20;
+
+/// A container as it is to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Instead of the image's entrypoint.
+    pub command: Option<Vec<String>>,
+    /// Instead of the image's command.
+    pub args: Vec<String>,
+    /// `KEY=VALUE`
+    pub env: Vec<String>,
+    /// Instead of the image's working directory.
+    pub workdir: Option<String>,
+    /// `uid` or `uid:gid` instead of the image's user.
+    pub user: Option<String>,
+    /// Only somebody else than root.
+    pub non_root: bool,
+    /// Memory limit, bytes.
+    pub memory: Option<u64>,
+    /// Limit of processors, thousandths.
+    pub milli_cpus: Option<u32>,
+    /// The root file system can't be written.
+    pub read_only: bool,
+    /// No program gives it more rights than it has.
+    pub no_new_privileges: bool,
+    /// Capabilities beside the usual ones, without `CAP_`; `ALL` is all.
+    pub cap_add: Vec<String>,
+    /// Of the usual ones, those that it does not get.
+    pub cap_drop: Vec<String>,
+    /// Its standard input is open.
+    pub stdin: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+}
+
+/// What a pod's fields and environment are drawn from.
+pub struct Sources<'a> {
+    /// The pod.
+    pub pod: &'a Value,
+    /// A ConfigMap or Secret (by its plural) of the pod's namespace.
+    pub get: &'a (dyn Fn(&str, &str) -> Option<Arc<crate::store::Stored>> + Sync),
+    /// The machine's address.
+    pub host_ip: &'a str,
+    /// The pod's addresses.
+    pub pod_ips: Vec<String>,
+    /// Processors of the machine.
+    pub cpus: u32,
+    /// Memory that pods may have, bytes.
+    pub memory: u64,
+}
+
+/// Makes it.
+///
+/// # Errors
+/// A sentence that says what is not there (`CreateContainerConfigError`).
+pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, String> {
+    let env = environment(part, sources)?;
+    let words = |field: &str| -> Vec<String> {
+        let words = object::list(part.spec, &[field]).iter().filter_map(Value::as_str);
+        words.map(|word| expand(word, &env)).collect()
+    };
+    let pod_context = object::at(sources.pod, &["spec", "securityContext"]).unwrap_or(&Value::Null);
+    let own_context = part.spec.get("securityContext").unwrap_or(&Value::Null);
+    let either = |field: &str| own_context.get(field).or_else(|| pod_context.get(field));
+    let number = |field: &str| either(field).and_then(Value::as_i64);
+    let user = match (number("runAsUser"), number("runAsGroup")) {
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (Some(user), None) => Some(user.to_string()),
+        (None, Some(group)) => Some(format!("0:{group}")),
+        (None, None) => None,
+    };
+    let non_root = either("runAsNonRoot") == Some(&Value::Bool(true));
+    if non_root && number("runAsUser") == Some(0) {
+        return Err("container's runAsUser breaks non-root policy".into());
+    }
+    let limit =
+        |resource: &str| object::at(part.spec, &["resources", "limits", resource]).and_then(Quantity::of);
+    let capabilities = |kind: &str| -> Vec<String> {
+        let names = object::list(own_context, &["capabilities", kind]).iter().filter_map(Value::as_str);
+        names.map(|name| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned()).collect()
+    };
+    let command = words("command");
+    let memory = limit("memory").map(|quantity| quantity.ceil().max(0).unsigned_abs());
+    let milli_cpus =
+        limit("cpu").map(|quantity| u32::try_from(quantity.milli().clamp(10, 32_000)).unwrap_or(32_000));
+    Ok(Wanted {
+        command: (!command.is_empty()).then_some(command),
+        args: words("args"),
+        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        workdir: Some(object::text(part.spec, &["workingDir"]).to_owned()).filter(|path| !path.is_empty()),
+        user,
+        non_root,
+        memory: memory.filter(|bytes| *bytes > 0),
+        milli_cpus,
+        read_only: own_context["readOnlyRootFilesystem"] == true,
+        no_new_privileges: own_context["allowPrivilegeEscalation"] == false,
+        cap_add: capabilities("add"),
+        cap_drop: capabilities("drop"),
+        stdin: part.spec["stdin"] == true,
+        terminal: part.spec["tty"] == true,
+    })
+}
+
+/// The environment in its order: `envFrom`, then `env`, each of which may name those before it.
+fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Vec<(String, String)>, String> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut size = 0;
+    let mut set = |env: &mut Vec<(String, String)>, name: String, value: String| {
+        size += name.len() + value.len();
+        if size > MAX_ENVIRONMENT {
+            return Err(format!("the environment has more than {MAX_ENVIRONMENT} bytes"));
+        }
+        match env.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => env.push((name, value)),
+        }
+        Ok(())
+    };
+    for from in object::list(part.spec, &["envFrom"]) {
+        let prefix = object::text(from, &["prefix"]);
+        for (field, plural) in [("configMapRef", "configmaps"), ("secretRef", "secrets")] {
+            let Some(reference) = from.get(field) else { continue };
+            let Some(data) = data(sources, plural, reference, "name")? else { continue };
+            for (key, value) in data {
+                // What is no variable's name is left out (kubelet tells so in an event).
+                if !key.contains('=')
+                    && let Ok(value) = String::from_utf8(value)
+                {
+                    set(&mut env, format!("{prefix}{key}"), value)?;
+                }
+            }
+        }
+    }
+    for variable in object::list(part.spec, &["env"]) {
+        let name = object::text(variable, &["name"]).to_owned();
+        let value = match variable.get("valueFrom") {
+            None => Some(expand(object::text(variable, &["value"]), &env)),
+            Some(from) => drawn(part, sources, from)?,
+        };
+        if let Some(value) = value {
+            set(&mut env, name, value)?;
+        }
+    }
+    Ok(env)
+}
+
+/// What `valueFrom` says; none: it is optional and not there.
+fn drawn(part: &Part<'_>, sources: &Sources<'_>, from: &Value) -> Result<Option<String>, String> {
+    for (field, plural) in [("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")] {
+        let Some(reference) = from.get(field) else { continue };
+        let key = object::text(reference, &["key"]);
+        let found = data(sources, plural, reference, "name")?.and_then(|mut data| data.remove(key));
+        let name = object::text(reference, &["name"]);
+        return match found {
+            Some(bytes) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| format!("key {key} in {plural} {name} is no text, which a variable must be")),
+            None if reference["optional"] == true => Ok(None),
+            None => Err(format!(
+                "couldn't find key {key} in {} {}/{name}",
+                singular(plural),
+                object::namespace(sources.pod)
+            )),
+        };
+    }
+    if let Some(reference) = from.get("fieldRef") {
+        return field(sources, object::text(reference, &["fieldPath"])).map(Some);
+    }
+    if let Some(reference) = from.get("resourceFieldRef") {
+        return resource(part, sources, reference).map(Some);
+    }
+    Err("valueFrom names no source".into())
+}
+
+fn singular(plural: &str) -> &'static str {
+    if plural == "secrets" { "Secret" } else { "ConfigMap" }
+}
+
+/// The entries of a ConfigMap or Secret that `reference` names in its field `name`; none: it is optional and not there.
+pub(super) fn data(
+    sources: &Sources<'_>,
+    plural: &str,
+    reference: &Value,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
+    let name = object::text(reference, &[name]);
+    let Some(stored) = (sources.get)(plural, name) else {
+        return match reference["optional"] == true {
+            true => Ok(None),
+            false => Err(format!("{} {name:?} not found", singular(plural).to_lowercase())),
+        };
+    };
+    let bytes = |value: &Value| STANDARD.decode(value.as_str().unwrap_or_default()).ok();
+    let mut entries = BTreeMap::new();
+    for (key, value) in object::object(&stored.object, &["data"]) {
+        let value = match plural {
+            "secrets" => bytes(value),
+            _ => value.as_str().map(|text| text.as_bytes().to_vec()),
+        };
+        entries.extend(value.map(|value| (key.clone(), value)));
+    }
+    for (key, value) in object::object(&stored.object, &["binaryData"]) {
+        entries.extend(bytes(value).map(|value| (key.clone(), value)));
+    }
+    Ok(Some(entries))
+}
+
+/// A field of the pod, as the downward API names it.
+pub(super) fn field(sources: &Sources<'_>, path: &str) -> Result<String, String> {
+    let pod = sources.pod;
+    let map = |field: &str| {
+        let entries = object::texts(object::object(pod, &["metadata", field]));
+        entries.iter().map(|(key, value)| format!("{key}={value:?}")).collect::<Vec<_>>().join("\n")
+    };
+    let keyed = |field: &str| {
+        let key =
+            path.strip_prefix("metadata.")?.strip_prefix(field)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(object::text(pod, &["metadata", field, key]).to_owned())
+    };
+    if let Some(value) = keyed("labels").or_else(|| keyed("annotations")) {
+        return Ok(value);
+    }
+    Ok(match path {
+        "metadata.name" => object::name(pod).into(),
+        "metadata.namespace" => object::namespace(pod).into(),
+        "metadata.uid" => object::uid(pod).into(),
+        "metadata.labels" => map("labels"),
+        "metadata.annotations" => map("annotations"),
+        "spec.nodeName" => object::text(pod, &["spec", "nodeName"]).into(),
+        "spec.serviceAccountName" => match object::text(pod, &["spec", "serviceAccountName"]) {
+            "" => "default".into(),
+            name => name.into(),
+        },
+        "status.hostIP" | "status.hostIPs" => sources.host_ip.into(),
+        "status.podIP" => sources.pod_ips.first().cloned().unwrap_or_default(),
+        "status.podIPs" => sources.pod_ips.join(","),
+        _ => return Err(format!("fieldPath {path:?} is not possible here")),
+    })
+}
+
+/// A limit or request, in units of the divisor.
+pub(super) fn resource(part: &Part<'_>, sources: &Sources<'_>, reference: &Value) -> Result<String, String> {
+    let name = object::text(reference, &["containerName"]);
+    let all = super::parts(sources.pod);
+    let spec = match name {
+        "" => part.spec,
+        _ => all
+            .iter()
+            .find(|other| other.name == name)
+            .map(|other| other.spec)
+            .ok_or_else(|| format!("there is no container {name:?}"))?,
+    };
+    let path = object::text(reference, &["resource"]);
+    let bad = || format!("resource {path:?} is not possible here: limits or requests of cpu or memory are");
+    let (kind, resource) = path.split_once('.').ok_or_else(bad)?;
+    if !matches!((kind, resource), ("limits" | "requests", "cpu" | "memory")) {
+        return Err(bad());
+    }
+    let own = object::at(spec, &["resources", kind, resource]).and_then(Quantity::of);
+    // Without a limit what the machine has is the limit.
+    let value = own.map_or_else(
+        || match (kind, resource) {
+            ("limits", "cpu") => i64::from(sources.cpus) * 1000,
+            ("limits", _) => i64::try_from(sources.memory).unwrap_or(i64::MAX / 1000).saturating_mul(1000),
+            _ => 0,
+        },
+        Quantity::milli,
+    );
+    let divisor = reference
+        .get("divisor")
+        .and_then(Quantity::of)
+        .map(Quantity::milli)
+        .filter(|divisor| *divisor > 0)
+        .unwrap_or(1000);
+    Ok((value / divisor + i64::from(value % divisor != 0)).to_string())
+}
+
+/// `$(NAME)` becomes the variable's value if there is one, `$$` a single `$` (Kubernetes' `expansion` package).
+fn expand(text: &str, env: &[(String, String)]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match env.iter().find(|(known, _)| known == name) {
+                Some((_, value)) => out.push_str(value),
+                None => out.push_str(&format!("$({name})")),
+            }
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::parts;
+    use crate::store::Stored;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn wanted(spec: Value) -> Result<Wanted, String> {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "1"}}, "spec": {"nodeName": "box", "containers": [spec]}});
+        let get = |plural: &str, name: &str| {
+            let object = match (plural, name) {
+                ("configmaps", "c") => {
+                    json!({"data": {"k": "text", "bad=": "x"}, "binaryData": {"b": "/w=="}})
+                }
+                ("secrets", "s") => json!({"data": {"pass": "c2VjcmV0"}}),
+                _ => return None,
+            };
+            Some(Arc::new(Stored { object, version: 1 }))
+        };
+        let sources = Sources {
+            pod: &pod,
+            get: &get,
+            host_ip: "192.0.2.1",
+            pod_ips: vec!["10.0.0.2".into()],
+            cpus: 4,
+            memory: 1 << 30,
+        };
+        container(&parts(&pod)[0], &sources)
+    }
+
+    #[test]
+    fn an_environment_is_drawn_from_everywhere() {
+        let made = wanted(json!({"name": "a", "command": ["sh", "-c", "echo $(B) $$(B) $(NONE)"], "args": ["$(POD)"],
+            "envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "none", "optional": true}}],
+            "resources": {"limits": {"memory": "64Mi", "cpu": "250m"}},
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"},
+                {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "L", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "M", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+                {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "pass"}}},
+                {"name": "O", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "none", "optional": true}}}]}))
+        .unwrap();
+        assert_eq!(made.env, ["C_k=text", "A=1", "B=12", "POD=p", "L=1", "IP=10.0.0.2", "M=64", "S=secret"]);
+        assert_eq!(made.command.unwrap()[2], "echo 12 $(B) $(NONE)");
+        assert_eq!(
+            (made.args, made.memory, made.milli_cpus),
+            (vec!["p".to_owned()], Some(64 << 20), Some(250))
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        for (env, word) in [
+            (json!({"secretKeyRef": {"name": "none", "key": "k"}}), "not found"),
+            (json!({"secretKeyRef": {"name": "s", "key": "k"}}), "couldn't find key k in Secret n/s"),
+            (json!({"configMapKeyRef": {"name": "c", "key": "b"}}), "no text"),
+            (json!({"fieldRef": {"fieldPath": "spec.replicas"}}), "not possible"),
+            (json!({"resourceFieldRef": {"resource": "limits.gpu"}}), "not possible"),
+        ] {
+            let error = wanted(json!({"name": "a", "env": [{"name": "X", "valueFrom": env}]})).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(
+            wanted(json!({"name": "a", "securityContext": {"runAsNonRoot": true, "runAsUser": 0}})).is_err()
+        );
+    }
+
+    #[test]
+    fn a_context_of_the_container_goes_before_the_pods() {
+        let made = wanted(json!({"name": "a", "securityContext": {"runAsUser": 5, "runAsGroup": 6, "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["cap_net_admin"]}}})).unwrap();
+        assert_eq!((made.user.as_deref(), made.read_only), (Some("5:6"), true));
+        assert_eq!((made.cap_drop, made.cap_add), (vec!["ALL".to_owned()], vec!["NET_ADMIN".to_owned()]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_expanded(text in any::<String>()) {
+            let env = [("A".to_owned(), "1".to_owned())];
+            let out = expand(&text, &env);
+            if !text.contains('$') {
+                prop_assert_eq!(out, text);
+            }
+        }
+    }
+}
