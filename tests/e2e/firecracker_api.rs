@@ -1,5 +1,6 @@
 //! Firecracker's way of starting a VM, with curl as the client: through the jailer and requests, and from a configuration file.
 
+use crate::io::Tap;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -240,4 +241,73 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
         serde_json::from_str(metrics.lines().last().expect("a line at the end")).expect("it is JSON");
     assert_eq!(last["put_api_requests"]["mmds_count"], 1);
     let _ = std::fs::remove_file(socket);
+}
+
+/// Linux' side of what comes and goes; it says what it has seen.
+const COMES_AND_GOES: [&str; 10] = [
+    "echo up",
+    "until [ -b /dev/vda ]; do sleep 0.1; done",
+    "echo drive $(head -c 3 /dev/vda)",
+    "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done",
+    "until [ -b /dev/pmem0 ]; do sleep 0.1; done",
+    "mkdir /p; mount -t ext4 -o dax=always /dev/pmem0 /p; echo kept > /p/new; sync; umount /p; echo memory $?",
+    "there() { [ -b /dev/vda ] || [ -b /dev/pmem0 ] || [ -e /sys/class/net/eth0 ]; }",
+    "while there; do sleep 0.1; done",
+    "echo gone",
+    "poweroff -f",
+];
+
+#[test]
+fn disks_networks_and_memory_come_and_go_with_linux_consent() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("disk"), [b"one".to_vec(), vec![b'.'; SECTOR - 3]].concat()).expect("there is room");
+    let mut mke2fs = Command::new("mke2fs");
+    let mke2fs = mke2fs.args(["-q", "-t", "ext4", "-b", "4096"]).arg(at("memory")).arg("16M");
+    assert!(mke2fs.status().expect("e2fsprogs is installed").success());
+    let console = Console::new(&at("console"));
+    let mut command = Command::new(part("vial-vmm"));
+    command.args(["--enable-pci", "--level", "info", "--api-sock"]).arg(at("api")).stdout(Stdio::piped());
+    let mut process = Process(command.spawn().expect("it can be run"));
+    let child = &mut process.0;
+    served(child);
+    let socket = &at("api");
+    done(socket, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 128}));
+    let boot = json!({
+        "kernel_image_path": part("vmlinux"),
+        "initrd_path": fixtures::busybox_initrd(),
+        "boot_args": script(&COMES_AND_GOES),
+    });
+    done(socket, "PUT", "/boot-source", &boot);
+    done(socket, "PUT", "/vial", &json!({"console": {"output": at("console")}}));
+    done(socket, "PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    // From the start to the end, whenever one begins to read.
+    let listener = std::thread::spawn({
+        let socket = socket.clone();
+        move || curl(&socket, "GET", "/vial/events", &Value::Null).1
+    });
+    let mut console = console.read();
+    console.wait_for("up");
+    let files = json!({"drive_id": "d", "concat": [at("disk"), at("disk")], "is_read_only": true});
+    done(socket, "PUT", "/drives/d", &files);
+    console.wait_for("drive one");
+    let tap = json!({"iface_id": "n", "host_dev_name": "vialplug0"});
+    let (status, why) = curl(socket, "PUT", "/network-interfaces/n", &tap);
+    assert!(status == 400 && why.contains("vialplug0"), "{status} {why}");
+    let _tap = Tap::new("vialplug0");
+    done(socket, "PUT", "/network-interfaces/n", &tap);
+    done(socket, "PUT", "/pmem/p", &json!({"id": "p", "path_on_host": at("memory")}));
+    console.wait_for("memory 0");
+    let (_, metrics) = curl(socket, "GET", "/vial/metrics", &Value::Null);
+    let flushes = metrics.lines().find(|line| line.starts_with("vial_pmem_flush_count_total"));
+    assert!(flushes.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+    for path in ["/pmem/p", "/drives/d", "/network-interfaces/n"] {
+        done(socket, "DELETE", path, &Value::Null);
+    }
+    console.wait_for("gone");
+    let events = listener.join().expect("curl ends with the stream");
+    assert_eq!(events.matches(r#""event":"unplugged""#).count(), 3, "{events}");
+    assert_eq!(child.wait().expect("it is our child").code(), Some(0));
+    let memory = std::fs::read(at("memory")).expect("it is a file");
+    assert!(memory.windows(5).any(|window| window == b"kept\n"), "what the guest wrote is not in the file");
 }

@@ -25,20 +25,18 @@ fn ip(words: &str) {
 }
 
 /// A TAP that goes when the test does.
-struct Tap;
+pub struct Tap(&'static str);
 
 impl Tap {
-    fn new() -> Self {
-        ip(&format!("tuntap add dev {TAP} mode tap vnet_hdr"));
-        ip(&format!("addr add 10.98.0.1/24 dev {TAP}"));
-        ip(&format!("link set {TAP} up"));
-        Self
+    pub fn new(name: &'static str) -> Self {
+        ip(&format!("tuntap add dev {name} mode tap vnet_hdr"));
+        Self(name)
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", TAP]).status();
+        let _ = Command::new("ip").args(["link", "del", self.0]).status();
     }
 }
 
@@ -83,7 +81,9 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
     let path = |name: &str| folder.path().join(name);
     let disk = std::fs::File::create(path("disk")).expect("the folder is writable");
     disk.set_len(DISK_MIB << 20).expect("a file can be long");
-    let _tap = Tap::new();
+    let _tap = Tap::new(TAP);
+    ip(&format!("addr add 10.98.0.1/24 dev {TAP}"));
+    ip(&format!("link set {TAP} up"));
     let listener = TcpListener::bind("10.98.0.1:7001").expect("the address is ours");
     let blocks = DISK_MIB * 2048;
     let lines = [

@@ -109,9 +109,18 @@ impl Running {
     }
 }
 
+/// Whether `part` is somewhere in `whole`.
+fn memmem(whole: &[u8], part: &[u8]) -> bool {
+    whole.windows(part.len()).any(|window| window == part)
+}
+
 /// What the guest does; it tells each step, and waits for what the host does next.
 const STEPS: &str = r#"
 echo region $(cat /sys/bus/nd/devices/region0/size)
+mkdir /pmem && mount -t ext4 -o dax=always /dev/pmem0 /pmem && mount | grep pmem0
+echo written-past-every-cache >/pmem/new
+sync
+umount /pmem
 cat /sys/devices/system/cpu/cpu3/topology/thread_siblings_list
 total() { awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo; }
 before=$(total)
@@ -137,6 +146,7 @@ fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() 
     let mke2fs =
         mke2fs.args(["-q", "-t", "ext4", "-b", "4096", "-d"]).args([at("tree"), at("steps")]).arg("32M");
     assert!(mke2fs.status().expect("e2fsprogs is installed").success());
+    std::fs::copy(at("steps"), at("pmem")).expect("the folder is writable");
     let script = script(&["mkdir /mnt", "mount -t ext4 /dev/vda /mnt", "sh /mnt/steps"]);
     let mut vm = Running::start(
         folder.path(),
@@ -148,7 +158,7 @@ fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() 
             },
             "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": true},
             "drives": [{"drive_id": "steps", "path_on_host": at("steps")}],
-            "pmem": [{"id": "p", "path_on_host": at("steps"), "read_only": true}],
+            "pmem": [{"id": "p", "path_on_host": at("pmem")}],
             "memory-hotplug": {"total_size_mib": 512},
             "balloon": {"amount_mib": 0, "deflate_on_oom": false},
             "vial": {"console": {"output": "/dev/stdout"}, "control": at("control")},
@@ -156,6 +166,9 @@ fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() 
     );
     vm.until("up 4 ");
     assert!(vm.seen.contains("region 33554432"), "{}", vm.seen);
+    assert!(vm.seen.contains("/dev/pmem0 on /pmem type ext4 (rw,relatime,dax=always)"), "{}", vm.seen);
+    let pmem = std::fs::read(at("pmem")).expect("it is a file");
+    assert!(memmem(&pmem, b"written-past-every-cache"), "what the guest wrote is not in the file");
     assert!(vm.seen.lines().any(|line| line == "2-3"), "{}", vm.seen);
     vm.ask(&json!({"action": "new_generation"}));
     vm.ask(&json!({"action": "hotplug_memory", "requested_size_mib": 256}));

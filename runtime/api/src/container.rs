@@ -85,6 +85,50 @@ pub struct CreateContainer {
     /// Bounds of its log.
     #[serde(default, skip_serializing_if = "LogOptions::is_default")]
     pub log: LogOptions,
+    /// Its rights, as far as they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
+    /// Volumes of its pod that it sees; only what brings volumes into pods (declared Pods) can have any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<VolumeMount>,
+}
+
+/// A container's rights beside or below the usual ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    /// Its root file system can't be written.
+    #[serde(default)]
+    pub read_only: bool,
+    /// No program gives it more rights than it has (`no_new_privs`).
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// Capabilities beside the usual ones, without `CAP_`; `ALL`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Of the usual ones, those that it has not; `ALL`. What is added comes after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
+}
+
+impl Security {
+    /// Whether it is what every container has.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A volume of the pod in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeMount {
+    /// Below the guest's place of volumes: `empty/NAME`, `files/NAME[/path]`.
+    pub source: String,
+    /// An absolute path in the container.
+    pub path: String,
+    /// It can't be written there.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// How large a terminal is.

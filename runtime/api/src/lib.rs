@@ -41,6 +41,15 @@ pub const POSITION_HEADER: &str = "vial-position";
 /// Upper bound of a JSON request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
+/// Answer of `POST /v1/kubernetes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubeconfig {
+    /// Where declared objects are served: address and port.
+    pub address: String,
+    /// A kubeconfig (YAML) with a credential for everything: a secret.
+    pub kubeconfig: String,
+}
+
 /// Answer of `GET /v1/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {

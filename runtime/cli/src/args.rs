@@ -94,6 +94,11 @@ pub enum Command {
     System(SystemCommand),
     /// Run, stop or ask after the daemon that owns images and pods
     Daemon(DaemonArgs),
+    /// Print what Kubernetes clients need to reach this machine's declared objects
+    Kubeconfig(KubeconfigArgs),
+    /// Run the kubectl on the PATH on this machine's declared objects
+    #[command(disable_help_flag = true)]
+    Kubectl(KubectlArgs),
     /// Check whether this machine can run Vial
     Doctor(crate::doctor_cmd::DoctorArgs),
     /// Measure VM start-up against container start-up
@@ -474,6 +479,22 @@ pub struct ImportArgs {
     pub tar: PathBuf,
     /// Name of the image
     pub name: String,
+}
+
+/// `vial kubeconfig`
+#[derive(Debug, Clone, Args)]
+pub struct KubeconfigArgs {
+    /// Write to a file that only you can read [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// `vial kubectl`
+#[derive(Debug, Clone, Args)]
+pub struct KubectlArgs {
+    /// What kubectl is given
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
 }
 
 /// `vial images`

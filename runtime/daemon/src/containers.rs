@@ -250,7 +250,7 @@ pub async fn archive(
             Some(Put { contents, owners, stream }) => {
                 opening.put_archive(path, PutHow { contents, owners, stream }).await
             }
-            None => opening.get_archive(path, follow).await,
+            None => opening.get_archive(path, follow, None).await,
         }
     })
     .await

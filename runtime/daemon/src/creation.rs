@@ -108,6 +108,13 @@ async fn plan(
         pids: wanted.pids.unwrap_or_else(|| default_pids(wanted.memory.unwrap_or(memory))),
         shared: joined.as_ref().map(|_| milli_cpus),
         terminal: wanted.terminal.map(|size| (size.cols, size.rows)),
+        rights: spec::rights::Rights {
+            read_only: wanted.security.read_only,
+            no_new_privileges: wanted.security.no_new_privileges,
+            cap_add: wanted.security.cap_add,
+            cap_drop: wanted.security.cap_drop,
+        },
+        volumes: wanted.mounts.into_iter().map(|mount| (mount.source, mount.path, mount.read_only)).collect(),
     };
     let made = spec::container(id.as_str(), &image.config, &options)?;
     let (pod, pod_name) = match joined {

@@ -16,6 +16,7 @@ mod error;
 mod home;
 mod images;
 mod inspect;
+mod kubernetes;
 mod life;
 mod live;
 mod names;

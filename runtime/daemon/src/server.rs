@@ -45,6 +45,7 @@ pub fn router(daemon: Shared) -> Router {
         .route("/images/push", post(registry::push))
         .route("/images/tag", post(registry::tag))
         .route("/registries/login", post(registry::login))
+        .route("/kubernetes", post(crate::kubernetes::kubeconfig))
         // Not below /images, where a word of ours takes that name from an image.
         .route("/save", post(crate::save::save))
         .route("/images/{name}", get(images::inspect).delete(images::remove))
@@ -166,6 +167,8 @@ pub async fn run(
     let daemon = Daemon::new(paths, store, images, uppers, launcher, registry, boot, network);
     recovery::recover(&daemon).await.map_err(way_out)?;
     Reserve::of(&daemon.paths).keep();
+    // The last of all: who waits for a container does not wait for this.
+    crate::kubernetes::open_again(&daemon);
     tracing::info!(pid = std::process::id(), run = %daemon.paths.run.display(), "the daemon is ready");
 
     let mut stopping = daemon.stopping.subscribe();

@@ -1,6 +1,7 @@
 //! What the daemon's tasks and handlers share.
 
 use crate::error::{ApiError, Result};
+use crate::kubernetes::Kubernetes;
 use crate::live::{Live, Phase};
 use crate::names;
 use crate::paths::Paths;
@@ -37,6 +38,8 @@ pub struct Daemon {
     pub registry: Registry,
     /// Pods' networks.
     pub network: Network,
+    /// Declared objects.
+    pub kubernetes: Kubernetes,
     live: Mutex<HashMap<ContainerId, Arc<Live>>>,
     pods: Mutex<HashMap<PodId, Arc<LivePod>>>,
     /// True from when the daemon is to end.
@@ -108,6 +111,7 @@ impl Daemon {
             launcher,
             registry,
             network,
+            kubernetes: Kubernetes::default(),
             live: Mutex::default(),
             pods: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -162,6 +166,7 @@ impl Daemon {
     /// Looks after it no longer.
     pub fn forget(&self, id: &ContainerId) {
         self.live_map().remove(id);
+        self.store.tell();
     }
 
     fn pod_map(&self) -> MutexGuard<'_, HashMap<PodId, Arc<LivePod>>> {
@@ -186,6 +191,7 @@ impl Daemon {
     /// Looks after it no longer.
     pub fn forget_pod(&self, id: &PodId) {
         self.pod_map().remove(id);
+        self.store.tell();
     }
 
     /// The pod of several of this name, id, or beginning of an id.

@@ -5,6 +5,7 @@ mod cp;
 pub mod daemon;
 mod images;
 mod inspect;
+mod kubernetes;
 mod life;
 mod list;
 mod load;
@@ -66,6 +67,8 @@ pub async fn dispatch(client: &Client, command: Command) -> Result<i32> {
         Command::Image(ImageCommand::Prune(args)) => prune::images(client, args).await,
         Command::System(SystemCommand::Df { json }) => prune::df(client, json).await,
         Command::System(SystemCommand::Prune(args)) => prune::system(client, args).await,
+        Command::Kubeconfig(args) => kubernetes::kubeconfig(client, &args).await,
+        Command::Kubectl(args) => kubernetes::kubectl(client, &args).await,
         Command::Daemon(args) => daemon::act(client, args.action).await,
         Command::Version => daemon::version(client).await,
         Command::Vm(_)

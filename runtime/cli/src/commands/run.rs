@@ -278,6 +278,7 @@ fn request(args: RunArgs) -> Result<CreateContainer> {
         labels: crate::life_args::labels(&args.keep.label),
         restart: args.keep.restart,
         log: args.keep.log().map_err(Error::Message)?,
+        ..CreateContainer::default()
     })
 }
 

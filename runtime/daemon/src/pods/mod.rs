@@ -7,4 +7,5 @@ mod creation;
 pub mod life;
 mod live;
 
+pub use creation::create as make;
 pub use live::{LivePod, Place, PodPhase};

@@ -12,9 +12,12 @@ use bytes::Bytes;
 use pull::Pull;
 use push::Push;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::spawn_blocking;
 pub use transfer::Transfers;
-use vial_api::{ErrorKind, LoginCheck, PullImage, PushImage, RegistryAccess, RegistryCredential, TagImage};
+use vial_api::{
+    ErrorKind, LoginCheck, PullImage, PushImage, RegistryAccess, RegistryCredential, TagImage, TransferEvent,
+};
 use vial_image::ImageName;
 use vial_registry::{ConfigError, Credential, Endpoint, Patience, Platform, Registries, Registry};
 
@@ -50,6 +53,27 @@ pub async fn pull(State(daemon): State<Shared>, body: Bytes) -> Result<Response>
     let pull = Pull { name: name(&request.image)?, platform, access: request.access.into() };
     let doing = daemon.clone();
     Ok(daemon.transfers.follow(key, |transfer| pull.run(doing, transfer)))
+}
+
+/// Fetches an image, as often as it is asked for: what is here already is only compared.
+///
+/// # Errors
+/// When the name is none, or the registry does not give it.
+pub async fn fetch(daemon: &Shared, image: &str, credential: Option<Credential>) -> Result<()> {
+    let name = name(image)?;
+    // Nobody shares what another's credential gets.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let key = match &credential {
+        None => format!("fetch {image}"),
+        Some(_) => format!("fetch {image} {}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+    };
+    let access = Access { credential, insecure: false, ca: None };
+    let pull = Pull { name, platform: Platform::of_this_machine(), access };
+    let doing = daemon.clone();
+    match daemon.transfers.end_of(key, |transfer| pull.run(doing, transfer)).await {
+        TransferEvent::Failed(error) => Err(ApiError(error)),
+        _ => Ok(()),
+    }
 }
 
 /// `POST /v1/images/push`

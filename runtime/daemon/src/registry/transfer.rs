@@ -94,8 +94,33 @@ impl Transfers {
     where
         W: Future<Output = Result<TransferEvent, ErrorBody>> + Send + 'static,
     {
+        answer(self.share(key, work))
+    }
+
+    /// The same for who only wants to know how it ends. Dropped, it is wanted by one less.
+    pub async fn end_of<W>(
+        self: &Arc<Self>,
+        key: String,
+        work: impl FnOnce(Arc<Transfer>) -> W,
+    ) -> TransferEvent
+    where
+        W: Future<Output = Result<TransferEvent, ErrorBody>> + Send + 'static,
+    {
+        let share = Share(self.share(key, work));
+        let mut told = share.0.told.subscribe();
+        // The sender is in the share, so the channel is open.
+        let ended = told.wait_for(|told| told.end.is_some()).await.ok().and_then(|told| told.end.clone());
+        let words = || ErrorBody::new(ErrorKind::Internal, "a transfer ended without a word");
+        ended.unwrap_or_else(|| TransferEvent::Failed(words()))
+    }
+
+    /// The transfer that `key` stands for, with one more who wants it.
+    fn share<W>(self: &Arc<Self>, key: String, work: impl FnOnce(Arc<Transfer>) -> W) -> Arc<Transfer>
+    where
+        W: Future<Output = Result<TransferEvent, ErrorBody>> + Send + 'static,
+    {
         let mut map = self.map();
-        let transfer = match map.get(&key) {
+        match map.get(&key) {
             Some(transfer) if transfer.join() => transfer.clone(),
             _ => {
                 let transfer = Arc::new(Transfer {
@@ -122,9 +147,7 @@ impl Transfers {
                 });
                 transfer
             }
-        };
-        drop(map);
-        answer(transfer)
+        }
     }
 
     /// Gives all up and waits until they have cleaned up after themselves.

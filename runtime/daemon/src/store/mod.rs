@@ -82,6 +82,8 @@ pub struct Store {
     aside: Option<PathBuf>,
     /// Whether all that has happened is written.
     settled: watch::Sender<bool>,
+    /// Wakes when something here, or something that is looked at together with it, is another.
+    news: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,8 @@ impl Store {
         connection.pragma_update(None, "foreign_keys", "ON")?;
         schema::migrate(&mut connection)?;
         let inner = Mutex::new(Inner { connection, unnoted: Unnoted::default() });
-        Ok(Self { inner, reserve: None, aside: None, settled: watch::Sender::new(true) })
+        let (settled, news) = (watch::Sender::new(true), watch::Sender::new(()));
+        Ok(Self { inner, reserve: None, aside: None, settled, news })
     }
 
     /// Has it lend the reserve when its disk is full, and keep in the file `aside` what not even that has room for. What a daemon before
@@ -142,6 +145,7 @@ impl Store {
             self.settled.send_replace(true);
             tracing::info!("there is room again: what could not be noted is");
         }
+        self.tell();
         Ok(done)
     }
 
@@ -191,6 +195,7 @@ impl Store {
         let inner = &mut *self.lock();
         happened(&mut inner.unnoted);
         self.settled.send_replace(false);
+        self.tell();
         match self.aside.as_ref().map(|path| inner.unnoted.save(path)) {
             Some(Ok(())) => {
                 tracing::warn!(%error, "what happened can't be noted; it is kept aside until it can");
@@ -198,6 +203,16 @@ impl Store {
             }
             _ => Err(error),
         }
+    }
+
+    /// Wakes when something has changed.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// Wakes those who look.
+    pub fn tell(&self) {
+        self.news.send_replace(());
     }
 
     /// Waits until all that has happened is written.

@@ -1,0 +1,79 @@
+//! What is seen of the machine.
+
+use crate::state::Shared;
+use std::net::{Ipv4Addr, UdpSocket};
+use vial_orchestrator::node::machine::Facts;
+
+/// Upper bound of what is shown of a text of the system's, in characters.
+const MAX_TEXT: usize = 256;
+
+/// Looks. What can't be seen is empty or nothing.
+pub fn of(daemon: &Shared) -> Facts {
+    let name = rustix::system::uname();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let disk = rustix::fs::statvfs(&daemon.paths.data).ok();
+    let blocks = |pick: fn(&rustix::fs::StatVfs) -> u64| {
+        disk.as_ref().map_or(0, |disk| pick(disk).saturating_mul(disk.f_frsize))
+    };
+    Facts {
+        hostname: name.nodename().to_string_lossy().into_owned(),
+        address: address(),
+        cpus: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+        memory: field(&meminfo, "MemTotal:"),
+        memory_available: field(&meminfo, "MemAvailable:"),
+        disk: blocks(|disk| disk.f_blocks),
+        disk_available: blocks(|disk| disk.f_bavail),
+        machine_id: text("/etc/machine-id"),
+        boot_id: daemon.boot.clone(),
+        kernel: name.release().to_string_lossy().into_owned(),
+        os: os(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        unready: daemon.host().err().map(|error| error.to_string()),
+    }
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().chars().take(MAX_TEXT).collect()
+}
+
+/// A line of /proc/meminfo in bytes.
+pub(super) fn field(meminfo: &str, name: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn os(release: &str) -> String {
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or("Linux", |name| name.trim_matches('"')).chars().take(MAX_TEXT).collect()
+}
+
+/// The address with which the machine would speak to others; the loopback's when it has no way to them. Nothing is sent.
+fn address() -> String {
+    // An address for documentation (RFC 5737): only the route to it is looked up.
+    let route = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    };
+    route().map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_read() {
+        let meminfo = "MemTotal:        2030332 kB\nMemFree: 1 kB\nMemAvailable:    1000 kB\n";
+        assert_eq!(
+            (field(meminfo, "MemTotal:"), field(meminfo, "MemAvailable:")),
+            (2_030_332 << 10, 1000 << 10)
+        );
+        assert_eq!(field("nonsense", "MemTotal:"), 0);
+        assert_eq!(os("ID=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
+        assert_eq!(os(""), "Linux");
+        assert!(address().parse::<std::net::IpAddr>().is_ok());
+    }
+}
