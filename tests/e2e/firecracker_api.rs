@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
 use vial_tests::host::Vial;
+use vial_tests::limit::Limit;
 
 const SECTOR: usize = 512;
 
@@ -92,14 +93,26 @@ impl Lines {
     }
 }
 
-/// A process; a test that fails takes it along.
-struct Process(Child);
+/// A process, for so long at most; a test that fails takes it along.
+struct Process {
+    child: Child,
+    _limit: Limit,
+}
+
+impl Process {
+    fn start(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::piped()).spawn().expect("it can be run");
+        // What its guest said was read already.
+        let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
+        Self { child, _limit: limit }
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
         // Does nothing to one that was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -146,8 +159,8 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
     ]);
     command.arg(part("vial-vmm")).arg("--chroot-base-dir").arg(folder.path());
     command.args(["--", "--level", "info", "--boot-timer"]);
-    let mut process = Process(command.stdout(Stdio::piped()).spawn().expect("the jailer can be run"));
-    let child = &mut process.0;
+    let mut process = Process::start(command);
+    let child = &mut process.child;
     served(child);
     let group = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("it lives");
     assert!(group.contains("/vial-vmm/one"), "{group}");
@@ -218,14 +231,9 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
     let metadata = folder.path().join("metadata.json");
     let document = json!({"latest": {"meta-data": {"ami-id": "ami-1"}}, "long": "x".repeat(40_000)});
     std::fs::write(&metadata, document.to_string()).expect("there is room");
-    command
-        .arg("--metadata")
-        .arg(&metadata)
-        .args(["--level", "info", "--config-file"])
-        .arg(&path)
-        .stdout(Stdio::piped());
-    let mut process = Process(command.spawn().expect("it can be run"));
-    let child = &mut process.0;
+    command.arg("--metadata").arg(&metadata).args(["--level", "info", "--config-file"]).arg(&path);
+    let mut process = Process::start(command);
+    let child = &mut process.child;
     served(child);
     let socket = Path::new("/run/firecracker.socket");
     assert_eq!(state(socket), "Running");
@@ -267,9 +275,9 @@ fn disks_networks_and_memory_come_and_go_with_linux_consent() {
     assert!(mke2fs.status().expect("e2fsprogs is installed").success());
     let console = Console::new(&at("console"));
     let mut command = Command::new(part("vial-vmm"));
-    command.args(["--enable-pci", "--level", "info", "--api-sock"]).arg(at("api")).stdout(Stdio::piped());
-    let mut process = Process(command.spawn().expect("it can be run"));
-    let child = &mut process.0;
+    command.args(["--enable-pci", "--level", "info", "--api-sock"]).arg(at("api"));
+    let mut process = Process::start(command);
+    let child = &mut process.child;
     served(child);
     let socket = &at("api");
     done(socket, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 128}));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
 use vial_tests::host::Vial;
+use vial_tests::limit::Limit;
 
 const TAP: &str = "viale2eio";
 const DISK_MIB: u64 = 32;
@@ -41,7 +42,11 @@ impl Drop for Tap {
 }
 
 /// A running VMM, whose console is its standard output; a test that fails takes it along.
-struct Vmm(Child, BufReader<std::process::ChildStdout>);
+struct Vmm {
+    child: Child,
+    console: BufReader<std::process::ChildStdout>,
+    _limit: Limit,
+}
 
 impl Vmm {
     /// The line that begins with this word, without it.
@@ -49,7 +54,7 @@ impl Vmm {
         let mut all = String::new();
         loop {
             let mut line = Vec::new();
-            let read = self.1.read_until(b'\n', &mut line).expect("the console can be read");
+            let read = self.console.read_until(b'\n', &mut line).expect("the console can be read");
             let line = String::from_utf8_lossy(&line);
             all.push_str(&line);
             assert!(read > 0, "no {word} in {all}");
@@ -62,8 +67,8 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -137,7 +142,9 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
     let command = command.args(["--no-api", "--config-file"]).arg(path("config"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
     let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
-    let mut vmm = Vmm(child, console);
+    // What it said was read already.
+    let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
+    let mut vmm = Vmm { child, console, _limit: limit };
 
     assert_eq!(vmm.says("@queues"), "2");
     assert_eq!((vmm.says("@first"), vmm.says("@second")), ("same".into(), "same".into()));
@@ -163,5 +170,5 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
     stream.write_all(&bytes).expect("the guest receives");
     drop(stream);
     assert_eq!(vmm.says("@received"), "same");
-    assert_eq!(vmm.0.wait().expect("it ends").code(), Some(0));
+    assert_eq!(vmm.child.wait().expect("it ends").code(), Some(0));
 }

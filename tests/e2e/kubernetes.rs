@@ -39,6 +39,7 @@ spec:
         resources: {limits: {memory: 64Mi}}
         securityContext: {capabilities: {drop: [MKNOD]}, allowPrivilegeEscalation: false}
         readinessProbe: {httpGet: {port: 80, path: /page}, periodSeconds: 1}
+        startupProbe: {exec: {command: [cat, /ok]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 100}
         livenessProbe: {exec: {command: [cat, /ok]}, periodSeconds: 2, timeoutSeconds: 30, failureThreshold: 1}
       volumes: [{name: words, configMap: {name: words}}, {name: work, emptyDir: {}}]
 ";

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
 use vial_tests::host::Vial;
+use vial_tests::limit::Limit;
 
 /// The installed VMM, or another part beside it.
 fn part(name: &str) -> PathBuf {
@@ -24,10 +25,15 @@ fn run(folder: &Path, config: &Value) -> String {
     let document = folder.join("config.json");
     std::fs::write(&document, config.to_string()).expect("the folder is writable");
     let mut command = Command::new(part("vial-vmm"));
-    let output =
-        command.args(["--no-api", "--config-file"]).arg(&document).output().expect("the VMM can be run");
-    let console = std::fs::read(folder.join("console")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&[console, output.stdout].concat()).replace('\r', "");
+    let command = command.args(["--no-api", "--config-file"]).arg(&document);
+    let console = folder.join("console");
+    let written = std::fs::File::create(&console).expect("the folder is writable");
+    let child = command.stdin(Stdio::null()).stdout(written).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the VMM can be run");
+    let _limit = Limit::on_vmm(&child, &console);
+    let output = child.wait_with_output().expect("it is our child");
+    let console = std::fs::read(console).expect("it was made");
+    let text = String::from_utf8_lossy(&console).replace('\r', "");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}\n{text}");
     text
@@ -64,6 +70,7 @@ struct Running {
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     socket: PathBuf,
     seen: String,
+    _limit: Limit,
 }
 
 impl Running {
@@ -75,7 +82,9 @@ impl Running {
         let mut child = command.spawn().expect("the VMM can be run");
         let output = child.stdout.take().expect("it was asked for");
         let lines = BufReader::new(output).lines();
-        Self { child, lines, socket: folder.join("control"), seen: String::new() }
+        // What it said was read already.
+        let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
+        Self { child, lines, socket: folder.join("control"), seen: String::new(), _limit: limit }
     }
 
     /// Reads until the guest writes `word` at the start of a line; the line.

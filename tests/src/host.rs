@@ -1,18 +1,14 @@
 //! One test's own Vial: folders, daemon, and the commands on it.
 
 use crate::leftovers::Picture;
+use crate::limit::{LIMIT, Limit};
 use crate::story;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 use tempfile::TempDir;
-
-/// No command takes a tenth of it on an idle machine; what does on a busy one has hung.
-const LIMIT: Duration = Duration::from_secs(180);
 
 /// A Vial with folders of its own; its end checks that nothing is left.
 pub struct Vial {
@@ -69,6 +65,7 @@ impl Default for Vial {
 impl Vial {
     /// Fresh folders, no image, no daemon yet: the first command starts it.
     pub fn new() -> Self {
+        story::keep_failures();
         // The data folder must lie on a real disk: the emulated host's root is memory over a share.
         let base = Path::new("/var/lib/vial");
         std::fs::create_dir_all(base).expect("the data folder can be made");
@@ -154,21 +151,10 @@ impl Vial {
     /// fails; what was seen until then is printed when this Vial goes.
     #[track_caller]
     pub fn within_limit<T>(&self, process: i32, wait: impl FnOnce() -> T) -> T {
-        let (done, end) = channel::<()>();
-        let (value, hung) = std::thread::scope(|scope| {
-            let watch = scope.spawn(move || {
-                let hung = end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout);
-                if hung {
-                    // Before the kill, which changes what there is to be seen.
-                    eprintln!("{}", story::tell(self.run_dir()));
-                    signal(process, libc::SIGKILL);
-                }
-                hung
-            });
-            let value = wait();
-            drop(done);
-            (value, watch.join().expect("the watch does not panic"))
-        });
+        let run_dir = self.run_dir().to_owned();
+        let limit = Limit::on(process, move || story::tell(&run_dir));
+        let value = wait();
+        let hung = limit.is_up();
         assert!(
             !hung,
             "the command did not end within {LIMIT:?} and was killed; see above for what ran then"
@@ -272,7 +258,9 @@ impl Vial {
 impl Drop for Vial {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", story::tell(self.run_dir()));
+            let story = story::tell(self.run_dir());
+            eprintln!("{story}");
+            story::keep(&story);
         }
         if !self.checked {
             self.clean_up();

@@ -7,6 +7,7 @@ pub mod crash;
 pub mod fixtures;
 pub mod host;
 pub mod leftovers;
+pub mod limit;
 pub mod outside;
 pub mod registry;
 pub mod screen;
