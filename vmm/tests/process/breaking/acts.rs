@@ -28,9 +28,9 @@ fn ready(code: &mut Code) -> &mut Code {
 
 /// A queue whose part behind `register` lies at `address`.
 fn ring_at(code: &mut Code, register: u32, address: u64) {
-    code.negotiate(DISK, 0).place(DISK, 0, RING).w64(DISK + register, address);
-    code.w32(DISK + QUEUE_READY, 1)
-        .w32(DISK + STATUS, 15)
+    code.negotiate(DISK, 0).place(DISK, 0, RING).set64(DISK + register, address);
+    code.set(DISK + QUEUE_READY, 1)
+        .set(DISK + STATUS, 15)
         .read_request(RING, 0)
         .offer(RING, 0, 0, 1)
         .kick(DISK, 0);
@@ -49,7 +49,11 @@ pub const ACTS: &[Act] = &[
     ("a descriptor table beyond memory", |code| ring_at(code, DESCRIPTORS, 1 << 40), Fault(RINGS)),
     ("an available ring beyond memory", |code| ring_at(code, AVAILABLE, 0x8000_0000), Fault(RINGS)),
     ("a used ring beyond memory", |code| ring_at(code, USED, 0x200_0000), Fault(RINGS)),
-    ("a used ring in a device's registers", |code| ring_at(code, USED, DISK.into()), Fault(RINGS)),
+    (
+        "a used ring in a device's registers",
+        |code| ring_at(code, USED, code.bus().window(DISK).into()),
+        Fault(RINGS),
+    ),
     (
         "an available ring in the interrupt controller",
         |code| ring_at(code, AVAILABLE, 0xfec0_0000),
@@ -94,8 +98,8 @@ pub const ACTS: &[Act] = &[
     (
         "a ring of no size",
         |code| {
-            code.negotiate(DISK, 0).place(DISK, 0, RING).w32(DISK + QUEUE_SIZE, 0).w32(DISK + QUEUE_READY, 1);
-            code.w32(DISK + STATUS, 15).kick(DISK, 0).prove_life();
+            code.negotiate(DISK, 0).place(DISK, 0, RING).set(DISK + QUEUE_SIZE, 0).set(DISK + QUEUE_READY, 1);
+            code.set(DISK + STATUS, 15).kick(DISK, 0).prove_life();
         },
         Either,
     ),
@@ -105,9 +109,9 @@ pub const ACTS: &[Act] = &[
             for size in [3, 65535, 0x1_0008, u32::MAX] {
                 code.negotiate(DISK, 0)
                     .place(DISK, 0, RING)
-                    .w32(DISK + QUEUE_SIZE, size)
-                    .w32(DISK + QUEUE_READY, 1);
-                code.w32(DISK + STATUS, 15).kick(DISK, 0);
+                    .set(DISK + QUEUE_SIZE, size)
+                    .set(DISK + QUEUE_READY, 1);
+                code.set(DISK + STATUS, 15).kick(DISK, 0);
             }
             code.prove_life();
         },
@@ -116,10 +120,10 @@ pub const ACTS: &[Act] = &[
     (
         "a queue made ready twice, elsewhere",
         |code| {
-            code.negotiate(DISK, 0).place(DISK, 0, RING).w32(DISK + QUEUE_READY, 1);
+            code.negotiate(DISK, 0).place(DISK, 0, RING).set(DISK + QUEUE_READY, 1);
             code.place(DISK, 0, Ring(0x42_0000))
-                .w32(DISK + QUEUE_READY, 1)
-                .w32(DISK + STATUS, 15)
+                .set(DISK + QUEUE_READY, 1)
+                .set(DISK + STATUS, 15)
                 .prove_life();
         },
         Survives,
@@ -129,7 +133,7 @@ pub const ACTS: &[Act] = &[
         |code| {
             ready(code)
                 .place(DISK, 0, Ring(0x42_0000))
-                .w64(DISK + DESCRIPTORS, 1 << 40)
+                .set64(DISK + DESCRIPTORS, 1 << 40)
                 .read_request(RING, 0);
             served(code).prove_life();
         },
@@ -193,7 +197,11 @@ pub const ACTS: &[Act] = &[
         },
         Fault("longer than its queue"),
     ),
-    ("a buffer in a device's registers", |code| only(code, DISK.into(), 16, 0), Fault("not guest memory")),
+    (
+        "a buffer in a device's registers",
+        |code| only(code, code.bus().window(DISK).into(), 16, 0),
+        Fault("not guest memory"),
+    ),
     (
         "a buffer in the hole below 4 GiB",
         |code| only(code, 0xc000_0000, 4096, WRITE),
@@ -280,8 +288,8 @@ pub const ACTS: &[Act] = &[
             for (len, flags) in [(0, 0), (15, 0), (16, WRITE)] {
                 code.negotiate(DISK, 0)
                     .place(DISK, 0, RING)
-                    .w32(DISK + QUEUE_READY, 1)
-                    .w32(DISK + STATUS, 15);
+                    .set(DISK + QUEUE_READY, 1)
+                    .set(DISK + STATUS, 15);
                 code.read_request(RING, 0).descriptor(RING, 0, DATA.into(), len, flags | NEXT, 1);
                 served(code);
             }
@@ -319,12 +327,12 @@ pub const ACTS: &[Act] = &[
         "features that were not offered, and none at all",
         |code| {
             for (select, features) in [(0, u32::MAX), (1, u32::MAX), (2, u32::MAX), (u32::MAX, 1), (1, 0)] {
-                code.negotiate(DISK, 0).w32(DISK + STATUS, 0).w32(DISK + STATUS, 3);
-                code.w32(DISK + DRIVER_FEATURES_SELECT, select).w32(DISK + DRIVER_FEATURES, features);
-                code.w32(DISK + STATUS, 11)
+                code.negotiate(DISK, 0).set(DISK + STATUS, 0).set(DISK + STATUS, 3);
+                code.set(DISK + DRIVER_FEATURES_SELECT, select).set(DISK + DRIVER_FEATURES, features);
+                code.set(DISK + STATUS, 11)
                     .place(DISK, 0, RING)
-                    .w32(DISK + QUEUE_READY, 1)
-                    .w32(DISK + STATUS, 15);
+                    .set(DISK + QUEUE_READY, 1)
+                    .set(DISK + STATUS, 15);
                 code.read_request(RING, 0).offer(RING, 0, 0, 1).kick(DISK, 0);
             }
             code.prove_life();
@@ -335,9 +343,9 @@ pub const ACTS: &[Act] = &[
         "features changed after FEATURES_OK",
         |code| {
             ready(code)
-                .w32(DISK + DRIVER_FEATURES_SELECT, 1)
-                .w32(DISK + DRIVER_FEATURES, 0)
-                .w32(DISK + STATUS, 11);
+                .set(DISK + DRIVER_FEATURES_SELECT, 1)
+                .set(DISK + DRIVER_FEATURES, 0)
+                .set(DISK + STATUS, 11);
             code.read_request(RING, 0);
             served(code).prove_life();
         },
@@ -346,22 +354,22 @@ pub const ACTS: &[Act] = &[
     (
         "a kick before there is a driver",
         |code| {
-            code.kick(DISK, 0).w32(DISK + STATUS, 1).kick(DISK, 0).negotiate(DISK, 0).kick(DISK, 0);
+            code.kick(DISK, 0).set(DISK + STATUS, 1).kick(DISK, 0).negotiate(DISK, 0).kick(DISK, 0);
             code.place(DISK, 0, RING)
-                .w32(DISK + QUEUE_READY, 1)
+                .set(DISK + QUEUE_READY, 1)
                 .read_request(RING, 0)
                 .offer(RING, 0, 0, 1)
                 .kick(DISK, 0);
-            code.w32(DISK + STATUS, 15).prove_life();
+            code.set(DISK + STATUS, 15).prove_life();
         },
         Survives,
     ),
     (
         "DRIVER_OK before anything else",
         |code| {
-            code.w32(DISK + STATUS, 4)
-                .w32(DISK + STATUS, 15)
-                .w32(DISK + STATUS, 0xff)
+            code.set(DISK + STATUS, 4)
+                .set(DISK + STATUS, 15)
+                .set(DISK + STATUS, 0xff)
                 .kick(DISK, 0)
                 .prove_life();
         },
@@ -371,9 +379,9 @@ pub const ACTS: &[Act] = &[
         "DRIVER_OK twice, and FAILED in between",
         |code| {
             ready(code)
-                .w32(DISK + STATUS, 15)
-                .w32(DISK + STATUS, 15 | 128)
-                .w32(DISK + STATUS, 15)
+                .set(DISK + STATUS, 15)
+                .set(DISK + STATUS, 15 | 128)
+                .set(DISK + STATUS, 15)
                 .kick(DISK, 0)
                 .prove_life();
         },
@@ -384,7 +392,7 @@ pub const ACTS: &[Act] = &[
         |code| {
             code.times(1000, |code| {
                 for status in [1, 3, 11, 15, 7, 2, 64, 128, 0xff, 0x8000_0000, 0] {
-                    code.w32(DISK + STATUS, status);
+                    code.set(DISK + STATUS, status);
                 }
             });
             code.prove_life();
@@ -395,7 +403,7 @@ pub const ACTS: &[Act] = &[
         "a reset while a request is under way, three hundred times",
         |code| {
             code.times(300, |code| {
-                ready(code).read_request(RING, 0).offer(RING, 0, 0, 1).kick(DISK, 0).w32(DISK + STATUS, 0);
+                ready(code).read_request(RING, 0).offer(RING, 0, 0, 1).kick(DISK, 0).set(DISK + STATUS, 0);
             });
             code.prove_life();
         },
@@ -409,17 +417,16 @@ pub const ACTS: &[Act] = &[
                 .kick(DISK, 77)
                 .kick(DISK, u32::MAX)
                 .place(DISK, 9, RING)
-                .w32(DISK + QUEUE_READY, 1);
-            code.r32(DISK + QUEUE_READY).prove_life();
+                .set(DISK + QUEUE_READY, 1);
+            code.get(DISK + QUEUE_READY).prove_life();
         },
         Survives,
     ),
     (
         "every register, in every width, with every bit",
         |code| {
-            // Status and QueueReady are others' business.
-            for offset in (0..0x140).filter(|offset| !matches!(offset & !3, STATUS | QUEUE_READY)) {
-                for device in [DISK, SOCKETS, ENTROPY, CONSOLE] {
+            for offset in code.bus().registers() {
+                for device in [DISK, SOCKETS, ENTROPY, CONSOLE].map(|device| code.bus().window(device)) {
                     code.w8(device + offset, 0xff)
                         .w16(device + offset, 0xffff)
                         .w32(device + offset, u32::MAX);
@@ -432,7 +439,9 @@ pub const ACTS: &[Act] = &[
     (
         "accesses across the edges of devices",
         |code| {
-            for edge in [DISK, SOCKETS, CONSOLE + 0x1000, 0xd010_0000] {
+            let bus = code.bus();
+            let [disk, sockets, console] = [DISK, SOCKETS, CONSOLE].map(|device| bus.window(device));
+            for edge in [disk, sockets, console + bus.window_size(), 0xd010_0000, 0xe800_0000, 0xf000_0000] {
                 for back in 1..4 {
                     code.r32(edge - back).w32(edge - back, u32::MAX);
                 }
@@ -445,10 +454,11 @@ pub const ACTS: &[Act] = &[
         "writes to a configuration that is read only",
         |code| {
             code.negotiate(DISK, 0);
+            let (space, _) = code.bus().place(DISK + CONFIG, 0);
             for offset in 0..0x60 {
-                code.w8(DISK + CONFIG + offset, 0xff).w32(DISK + CONFIG + offset, u32::MAX);
+                code.w8(space + offset, 0xff).w32(space + offset, u32::MAX);
             }
-            code.w32(DISK + 0xffc, u32::MAX).prove_life();
+            code.w32(space + 0xefc, u32::MAX).prove_life();
         },
         Survives,
     ),
@@ -479,7 +489,7 @@ pub const ACTS: &[Act] = &[
         "acknowledgements of interrupts that never were",
         |code| {
             ready(code).times(2000, |code| {
-                code.w32(DISK + INTERRUPT_ACK, u32::MAX).r32(DISK + 0x60);
+                code.set(DISK + INTERRUPT_ACK, u32::MAX).get(DISK + INTERRUPT_STATUS);
             });
             code.prove_life();
         },
@@ -548,8 +558,8 @@ pub const ACTS: &[Act] = &[
             let transmit = Ring(0x44_0000);
             code.negotiate(SOCKETS, 0)
                 .place(SOCKETS, 1, transmit)
-                .w32(SOCKETS + QUEUE_READY, 1)
-                .w32(SOCKETS + STATUS, 15);
+                .set(SOCKETS + QUEUE_READY, 1)
+                .set(SOCKETS + STATUS, 15);
             code.descriptor(transmit, 0, (DATA + 0x4000).into(), 44, 0, 0);
             // struct virtio_vsock_hdr: from CID 3 to CID 2, port 52, a stream's request.
             code.w64(DATA + 0x4000, 3).w64(DATA + 0x4008, 2).w32(DATA + 0x4010, 1).w32(DATA + 0x4014, 52);

@@ -1,10 +1,24 @@
 //! A small assembler for guests without an operating system: 32-bit code, flat memory, no stack, ECX counts.
 
-/// Instructions.
+use super::driver::Bus;
+
+/// Instructions, and what the devices are on that they drive.
 #[derive(Default)]
-pub struct Code(Vec<u8>);
+pub struct Code(Vec<u8>, Bus);
 
 impl Code {
+    /// For devices on `bus`, which they can be reached through from the start.
+    pub fn on(bus: Bus) -> Self {
+        let mut code = Self(Vec::new(), bus);
+        bus.open(&mut code);
+        code
+    }
+
+    /// What the devices are on.
+    pub fn bus(&self) -> Bus {
+        self.1
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -34,6 +48,27 @@ impl Code {
     /// A 64-bit number in two writes.
     pub fn w64(&mut self, address: u32, value: u64) -> &mut Self {
         self.w32(address, value as u32).w32(address + 4, (value >> 32) as u32)
+    }
+
+    /// Writes a register, whose name is its address over MMIO.
+    pub fn set(&mut self, register: u32, value: u32) -> &mut Self {
+        let (address, width) = self.1.place(register, value);
+        match width {
+            1 => self.w8(address, value as u8),
+            2 => self.w16(address, value as u16),
+            _ => self.w32(address, value),
+        }
+    }
+
+    /// A 64-bit register by its halves.
+    pub fn set64(&mut self, register: u32, value: u64) -> &mut Self {
+        self.set(register, value as u32).set(register + 4, (value >> 32) as u32)
+    }
+
+    /// Reads a register.
+    pub fn get(&mut self, register: u32) -> &mut Self {
+        let (address, _) = self.1.place(register, 0);
+        self.r32(address)
     }
 
     /// `mov eax, [address]`.

@@ -12,6 +12,7 @@ use crate::client::spawn_listening;
 use crate::common::{HANG, Vm, kvm, peak_memory_kib};
 use acts::{ACTS, End};
 use code::Code;
+use driver::Bus;
 use serde_json::json;
 use std::io::Read;
 use vmm::api::status::ExitReason;
@@ -21,8 +22,9 @@ const MEMORY_KIB: i64 = (32 << 10) + (16 << 10);
 /// Bytes that it may say about a guest that misbehaves as fast as it can.
 const SAID: usize = 4096;
 
-fn vm(act: fn(&mut Code)) -> Vm {
-    let mut code = Code::default();
+/// A VM whose guest does `act` with a disk, sockets, entropy and a console on `bus`.
+pub fn vm(bus: Bus, act: fn(&mut Code)) -> Vm {
+    let mut code = Code::on(bus);
     act(&mut code);
     let mut vm = Vm::new(code.hang().bytes());
     let mut disk = vec![0; 64 << 10];
@@ -32,17 +34,30 @@ fn vm(act: fn(&mut Code)) -> Vm {
     vm.config["vsock"] = json!({"guest_cid": 3, "uds_path": vm.path("vsock")});
     vm.config["entropy"] = json!({});
     vm.config["vial"]["console"] = json!({"output": vm.path("console")});
+    vm.config["vial"]["transport"] = match bus {
+        Bus::Mmio => "mmio".into(),
+        Bus::Pci => "pci".into(),
+    };
     vm
 }
 
 #[test]
-fn guests_that_break_the_rules_survive_or_are_ended_for_it() {
+fn guests_that_break_the_rules_over_mmio_survive_or_are_ended_for_it() {
+    all_acts(Bus::Mmio);
+}
+
+#[test]
+fn guests_that_break_the_rules_over_pci_survive_or_are_ended_for_it() {
+    all_acts(Bus::Pci);
+}
+
+fn all_acts(bus: Bus) {
     if !kvm() {
         return;
     }
     let mut wrong = Vec::new();
     for (name, act, end) in ACTS {
-        let vm = vm(*act);
+        let vm = vm(bus, *act);
         let mut process = vm.spawn();
         let (code, peak) = peak_memory_kib(&process.0);
         let Some(code) = code else {
