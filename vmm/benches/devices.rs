@@ -10,6 +10,7 @@ use event_manager::EventManager;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Write;
+use std::sync::Arc;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio as reg;
@@ -61,7 +62,10 @@ impl Driver {
         let (memory, manager) = (memory(), EventManager::new().unwrap());
         let faults = FaultSink::new(|device, what| panic!("{device}: {what}"));
         let workers = manager.remote_endpoint();
-        let transport = MmioTransport::new(Surroundings { memory: memory.clone(), workers, faults }, device);
+        let transport = MmioTransport::new(
+            Surroundings { memory: memory.clone(), workers, faults, interrupts: Arc::default() },
+            device,
+        );
         let mut driver =
             Self { memory, transport: transport.unwrap(), manager, queue, heads: Vec::new(), next: 0 };
         driver.start();

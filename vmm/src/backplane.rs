@@ -61,7 +61,8 @@ impl Backplane {
                 let hotplug = make_hotplug(&vm, &root, &surroundings)?;
                 let registers = Box::new(hotplug::Registers(Arc::clone(&hotplug)));
                 ports.insert(layout::PORT_PCI_HOTPLUG.into(), hotplug::SIZE, registers)?;
-                let wiring = Arc::new(Wires(KvmWiring::new(Arc::clone(&vm))));
+                let wiring =
+                    Arc::new(Wires(KvmWiring::new(Arc::clone(&vm), Arc::clone(&surroundings.interrupts))));
                 Slots::Pci(Box::new(Plugs::new(root, wiring, surroundings.clone(), hotplug)))
             }
         };

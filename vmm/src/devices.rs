@@ -72,6 +72,10 @@ pub struct Made {
 pub enum Handle {
     /// Nothing can be changed.
     None,
+    /// The socket device; it is only read.
+    Vsock(Arc<vsock::VsockMetrics>),
+    /// The entropy device; it is only read.
+    Entropy(rng::RngCounts),
     /// A drive.
     Drive(block::Tray),
     /// A file in the guest's address space.
@@ -100,7 +104,7 @@ impl Handle {
     /// The device's name, if it has one.
     pub fn name(&self) -> Option<Name> {
         match self {
-            Self::None | Self::Memory(_) | Self::Balloon(_) => None,
+            Self::None | Self::Vsock(_) | Self::Entropy(_) | Self::Memory(_) | Self::Balloon(_) => None,
             Self::Drive(tray) => Some(Name::Drive(tray.id().to_owned())),
             Self::BackEnd { id, .. } => Some(Name::Drive(id.clone())),
             Self::Net { id, .. } => Some(Name::Interface(id.clone())),
@@ -178,7 +182,8 @@ pub fn make(
         let settings = vsock::VsockConfig { cid: vsock.guest_cid, listener: files.listener, guest_connect };
         let device = vsock::Vsock::new(settings)
             .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
-        devices.push(device.into());
+        let handle = Handle::Vsock(device.metrics());
+        devices.push(Made { device: Box::new(device), handle });
     }
     if let (Some(settings), Some((start, slots)), Some(recipe)) =
         (config.memory_hotplug, prepared.hotplug.take(), &files.hotplug)
@@ -194,7 +199,9 @@ pub fn make(
         devices.push(Made { device: Box::new(device), handle });
     }
     if let Some(entropy) = &config.entropy {
-        devices.push(rng::Rng::new(entropy.rate_limiter.as_ref()).into());
+        let device = rng::Rng::new(entropy.rate_limiter.as_ref());
+        let handle = Handle::Entropy(device.counts());
+        devices.push(Made { device: Box::new(device), handle });
     }
     if let Some((input, output)) = files.console.take() {
         let device = console::Console::new(input, output)

@@ -8,12 +8,14 @@ use crate::end::{EndSignal, Ending};
 use crate::handles::HandleError;
 use crate::http::after::After;
 use crate::machine::Machine;
+use crate::metrics::Counter;
 use crate::observe::Observer;
 use crate::validate;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 /// Rounds of the loop after the last vCPU has stopped, for what the guest had handed to devices before: the last lines of
@@ -47,12 +49,13 @@ impl MutEventSubscriber for Wake {
 pub struct Signals {
     descriptor: File,
     end: EndSignal,
+    hangups: Arc<Counter>,
 }
 
 impl Signals {
-    /// For a signalfd that does not block.
-    pub fn new(descriptor: File, end: EndSignal) -> Self {
-        Self { descriptor, end }
+    /// For a signalfd that does not block; each SIGHUP is counted in `hangups`.
+    pub fn new(descriptor: File, end: EndSignal, hangups: Arc<Counter>) -> Self {
+        Self { descriptor, end, hangups }
     }
 }
 
@@ -69,7 +72,10 @@ impl MutEventSubscriber for Signals {
             let detail = match u32::from_ne_bytes([a, b, c, d]).cast_signed() {
                 libc::SIGTERM => "SIGTERM".to_owned(),
                 libc::SIGINT => "SIGINT".to_owned(),
-                libc::SIGHUP => "SIGHUP".to_owned(),
+                libc::SIGHUP => {
+                    self.hangups.add(1);
+                    "SIGHUP".to_owned()
+                }
                 other => format!("signal {other}"),
             };
             self.end.end(ExitReason::Stopped, detail);

@@ -3,7 +3,9 @@
 use crate::api::config::RateLimiter;
 use crate::devices::{Handle, MakeError};
 use crate::memory::PmemError;
-use crate::metrics::{Figure, Figures};
+use crate::metrics::{Figure, Figures, InterruptMetrics};
+use crate::mmds::MmdsMetrics;
+use crate::platform::I8042Metrics;
 use crate::plugs::{Name, PlugError};
 use crate::serial::SerialControl;
 use crate::validate::{self, ConfigError};
@@ -11,7 +13,9 @@ use crate::virtio::balloon::{BalloonControl, BalloonError};
 use crate::virtio::block::{BlockConfigError, Tray};
 use crate::virtio::mem::{MemControl, MemError};
 use crate::virtio::pmem::PmemControl;
+use crate::virtio::rng::RngCounts;
 use crate::virtio::vhost_user::{BackEndControl, LinkError};
+use crate::virtio::vsock::VsockMetrics;
 use crate::virtio::{Signals, net};
 use std::fs::File;
 use std::sync::Arc;
@@ -83,6 +87,10 @@ struct DriveHandle {
 /// The handles.
 #[derive(Default)]
 pub struct Handles {
+    /// What calls drivers.
+    pub interrupts: Arc<InterruptMetrics>,
+    /// The i8042 that is none.
+    pub i8042: Arc<I8042Metrics>,
     drives: Vec<DriveHandle>,
     back_ends: Vec<(String, BackEndControl, Arc<Signals>)>,
     interfaces: Vec<(String, net::Limits)>,
@@ -90,6 +98,9 @@ pub struct Handles {
     memory: Option<(MemControl, Arc<Signals>)>,
     pmems: Vec<PmemControl>,
     serial: Option<SerialControl>,
+    vsock: Option<Arc<VsockMetrics>>,
+    entropy: Option<RngCounts>,
+    metadata: Option<Arc<MmdsMetrics>>,
 }
 
 impl Handles {
@@ -97,6 +108,8 @@ impl Handles {
     pub fn add(&mut self, handle: Handle, interrupt: Arc<Signals>) {
         match handle {
             Handle::None => {}
+            Handle::Vsock(metrics) => self.vsock = Some(metrics),
+            Handle::Entropy(counts) => self.entropy = Some(counts),
             Handle::Drive(tray) => self.drives.push(DriveHandle { tray, interrupt }),
             Handle::BackEnd { id, control } => self.back_ends.push((id, control, interrupt)),
             Handle::Memory(control) => self.memory = Some((control, interrupt)),
@@ -109,6 +122,11 @@ impl Handles {
     /// The serial port, which is behind no transport.
     pub fn add_serial(&mut self, serial: SerialControl) {
         self.serial = Some(serial);
+    }
+
+    /// The metadata service, which is behind interfaces.
+    pub fn add_metadata(&mut self, metrics: Arc<MmdsMetrics>) {
+        self.metadata = Some(metrics);
     }
 
     /// The serial port, if there is one.
@@ -135,27 +153,33 @@ impl Handles {
     pub fn figures(&self, figures: &mut Figures) {
         for DriveHandle { tray, .. } in &self.drives {
             let throttled = ("rate_limiter_throttled_events", tray.limit().throttled());
-            for (name, count) in tray.metrics().figures().into_iter().chain([throttled]) {
-                figures.of("block", tray.id(), name, Figure::Count(count));
-            }
+            figures.counts_of("block", tray.id(), tray.metrics().figures().into_iter().chain([throttled]));
+        }
+        figures.counts("interrupts", self.interrupts.figures());
+        figures.counts("i8042", self.i8042.figures());
+        let single = [
+            ("vsock", self.vsock.as_ref().map(|metrics| metrics.figures())),
+            ("entropy", self.entropy.as_ref().map(RngCounts::figures)),
+            ("balloon", self.balloon.as_ref().map(|(balloon, _)| balloon.metrics().figures())),
+            ("memory_hotplug", self.memory.as_ref().map(|(memory, _)| memory.metrics().figures())),
+            ("mmds", self.metadata.as_ref().map(|metrics| metrics.figures())),
+        ];
+        for (group, counts) in single {
+            figures.counts(group, counts.into_iter().flatten());
         }
         if let Some(serial) = &self.serial {
             figures.add("uart", "rate_limiter_dropped_bytes", Figure::Count(serial.dropped()));
         }
         for pmem in &self.pmems {
-            for (name, count) in pmem.figures() {
-                figures.of("pmem", pmem.id(), name, Figure::Count(count));
-            }
+            figures.counts_of("pmem", pmem.id(), pmem.figures());
         }
         for (id, limits) in &self.interfaces {
-            for (name, count) in limits.metrics.figures() {
-                figures.of("net", id, name, Figure::Count(count));
-            }
-            let throttled = [("rx", &limits.receive), ("tx", &limits.transmit)];
-            for (way, throttle) in throttled {
-                let name = format!("{way}_rate_limiter_throttled");
-                figures.of("net", id, name, Figure::Count(throttle.throttled()));
-            }
+            figures.counts_of("net", id, limits.metrics.figures());
+            let throttled = [
+                ("rx_rate_limiter_throttled", limits.receive.throttled()),
+                ("tx_rate_limiter_throttled", limits.transmit.throttled()),
+            ];
+            figures.counts_of("net", id, throttled);
         }
     }
 

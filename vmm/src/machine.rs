@@ -32,8 +32,8 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why there is no machine.
@@ -351,9 +351,10 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let pmem = address_space::map_pmem(config, &space, files.pmem.drain(..))?;
     let (memory, hotplug) = address_space::hotplug(config, &vm, memory, files.hotplug.as_ref(), &space)?;
     let mut prepared = Prepared { rings, threads: io_threads, pmem, hotplug };
-    let surroundings = surroundings(&memory, workers, &end);
+    let mut handles = Handles::default();
+    let surroundings = surroundings(&memory, workers, &end, &handles);
     let mut backplane = Backplane::new(Arc::clone(&vm), surroundings, config.vial.transport)?;
-    platform::insert(&mut backplane.ports, &end)?;
+    platform::insert(&mut backplane.ports, &end, &handles.i8042)?;
     if let Some(timer) = timer {
         backplane.mmio.insert(layout::BOOT_TIMER, layout::BOOT_TIMER_SIZE, Box::new(timer))?;
     }
@@ -362,7 +363,9 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let copied = EventFd::new(EFD_NONBLOCK).map_err(resource("an event"))?;
     vm.register_irqfd(&copied, layout::GENERATION_GSI).map_err(kvm_step("wire the generation ID"))?;
     let generation = Generation::new(memory.clone(), copied)?;
-    let mut handles = Handles::default();
+    if let (Some(_), Some(store)) = (&config.mmds_config, &files.metadata) {
+        handles.add_metadata(Arc::clone(store.lock().unwrap_or_else(PoisonError::into_inner).metrics()));
+    }
     for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared, &losses(&status))? {
         let name = handle.name();
         handles.add(handle, backplane.attach(device, name)?);
@@ -472,9 +475,14 @@ fn losses(status: &Status) -> LossSink {
 }
 
 /// What every transport is made of.
-fn surroundings(memory: &GuestMemory, workers: WorkerLoop, end: &EndSignal) -> Surroundings {
+fn surroundings(
+    memory: &GuestMemory,
+    workers: WorkerLoop,
+    end: &EndSignal,
+    handles: &Handles,
+) -> Surroundings {
     let end = end.clone();
     let faults =
         FaultSink::new(move |device, what| end.end(ExitReason::GuestFault, format!("{device}: {what}")));
-    Surroundings { memory: memory.clone(), workers, faults }
+    Surroundings { memory: memory.clone(), workers, faults, interrupts: Arc::clone(&handles.interrupts) }
 }

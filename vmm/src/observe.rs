@@ -3,7 +3,7 @@
 use crate::api::config::{Logger, VmConfig};
 use crate::args::Started;
 use crate::machine::Machine;
-use crate::metrics::{Figure, Figures, Requests, Sink};
+use crate::metrics::{Counter, Figure, Figures, Requests, Sink};
 use crate::virtio::Subscriber;
 use crate::{log, sys};
 use event_manager::{EventManager, SubscriberOps};
@@ -42,6 +42,8 @@ pub enum ObserveError {
 pub struct Observer {
     /// Counted by the HTTP thread.
     pub requests: Arc<Requests>,
+    /// How often the process was sent SIGHUP.
+    pub hangups: Arc<Counter>,
     sink: Option<Sink>,
     started: Figures,
 }
@@ -110,6 +112,7 @@ impl Observer {
         figures.add("logger", "missed_log_count", Figure::Count(log::lost()));
         let lost = self.sink.as_ref().map_or(0, Sink::lost);
         figures.add("logger", "missed_metrics_count", Figure::Count(lost));
+        figures.counts("signals", [("sighup", self.hangups.get())]);
         if let Some(machine) = machine {
             for kind in ["io_in", "io_out", "mmio_read", "mmio_write", "intr", "other"] {
                 figures.add("vcpu", format!("exit_{kind}"), Figure::Count(0));

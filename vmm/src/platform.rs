@@ -4,6 +4,8 @@ use crate::api::status::ExitReason;
 use crate::arch::layout;
 use crate::bus::{BadRange, Bus, BusDevice};
 use crate::end::EndSignal;
+use crate::metrics::counters;
+use std::sync::Arc;
 
 /// SLP_EN and SLP_TYP of the sleep control register (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -14,8 +16,22 @@ const PANICKED: u8 = 1;
 /// The i8042's command to pulse the reset line.
 const I8042_RESET: u8 = 0xfe;
 
+counters! {
+    /// What guests did with the only register of an i8042 that there is, under the names of Firecracker's metrics.
+    pub struct I8042Metrics {
+        /// Bytes read.
+        read_count,
+        /// Commands that were understood.
+        write_count,
+        /// Those of them that reset the machine.
+        reset_count,
+        /// Commands that were not understood.
+        missed_write_count,
+    }
+}
+
 /// Puts them on the port bus.
-pub fn insert(ports: &mut Bus, end: &EndSignal) -> Result<(), BadRange> {
+pub fn insert(ports: &mut Bus, end: &EndSignal, i8042: &Arc<I8042Metrics>) -> Result<(), BadRange> {
     let mut put = |port: u16, len, register| {
         ports.insert(port.into(), len, Box::new(PlatformPort { register, end: end.clone() }))
     };
@@ -23,7 +39,7 @@ pub fn insert(ports: &mut Bus, end: &EndSignal) -> Result<(), BadRange> {
     put(layout::PORT_SLEEP_STATUS, 1, Register::SleepStatus)?;
     put(layout::PORT_RESET, 1, Register::Reset)?;
     put(layout::PORT_PVPANIC, 1, Register::Pvpanic)?;
-    put(layout::PORT_I8042, 1, Register::I8042)
+    put(layout::PORT_I8042, 1, Register::I8042(Arc::clone(i8042)))
 }
 
 enum Register {
@@ -31,7 +47,7 @@ enum Register {
     SleepStatus,
     Reset,
     Pvpanic,
-    I8042,
+    I8042(Arc<I8042Metrics>),
 }
 
 struct PlatformPort {
@@ -41,16 +57,19 @@ struct PlatformPort {
 
 impl BusDevice for PlatformPort {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        if let Register::I8042(metrics) = &self.register {
+            metrics.read_count.add(data.len() as u64);
+        }
         data.fill(match self.register {
             Register::Pvpanic => PANICKED,
             // Never asleep, never waking; the i8042's buffers are empty.
-            Register::SleepControl | Register::SleepStatus | Register::Reset | Register::I8042 => 0,
+            Register::SleepControl | Register::SleepStatus | Register::Reset | Register::I8042(_) => 0,
         });
     }
 
     fn write(&mut self, _offset: u64, data: &[u8]) {
         let Some(value) = data.first() else { return };
-        match self.register {
+        match &self.register {
             Register::SleepControl if value & SLEEP_ENABLE != 0 => {
                 match value >> SLEEP_TYPE_SHIFT & SLEEP_TYPE_MASK {
                     layout::SLEEP_TYPE_S5 => self.end.end(ExitReason::GuestShutdown, ""),
@@ -61,9 +80,12 @@ impl BusDevice for PlatformPort {
                 }
             }
             Register::Reset if *value == layout::RESET_VALUE => self.end.end(ExitReason::GuestReboot, ""),
-            Register::I8042 if *value == I8042_RESET => {
+            Register::I8042(metrics) if *value == I8042_RESET => {
+                metrics.write_count.add(1);
+                metrics.reset_count.add(1);
                 self.end.end(ExitReason::GuestReboot, "through the i8042");
             }
+            Register::I8042(metrics) => metrics.missed_write_count.add(1),
             Register::Pvpanic if value & PANICKED != 0 => self.end.end(ExitReason::GuestPanic, ""),
             _ => {}
         }
@@ -77,7 +99,7 @@ mod tests {
     fn after_writing(port: u16, value: u8) -> Option<ExitReason> {
         let end = EndSignal::new().unwrap();
         let mut ports = Bus::default();
-        insert(&mut ports, &end).unwrap();
+        insert(&mut ports, &end, &Arc::default()).unwrap();
         ports.write(port.into(), &[value]);
         end.ending().map(|ending| ending.reason)
     }

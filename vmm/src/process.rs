@@ -221,9 +221,11 @@ impl Host {
         let wake = |event| Wake::new(event).map_err(setup("events"));
         manager.add_subscriber(Box::new(wake(end.event())?));
         manager.add_subscriber(Box::new(wake(gate.parked_event())?));
-        manager.add_subscriber(Box::new(Signals::new(signals, end.clone())));
+        let observer = Observer::default();
+        let hangups = Arc::clone(&observer.hangups);
+        manager.add_subscriber(Box::new(Signals::new(signals, end.clone(), hangups)));
         let (commands, requests) = channel();
-        let (metadata, observer) = (metadata(options)?, Observer::default());
+        let metadata = metadata(options)?;
         Ok(Self { metadata, kvm, end, gate, manager, commands, requests, observer })
     }
 

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio as reg;
@@ -89,7 +90,8 @@ impl Guest {
     pub(crate) fn on(memory: GuestMemory, device: Box<dyn VirtioDevice>, own: u64) -> Self {
         let manager = EventManager::new().unwrap();
         let (faults, workers) = (FaultSink::new(|_, _| {}), manager.remote_endpoint());
-        let surroundings = Surroundings { memory: memory.clone(), workers, faults };
+        let surroundings =
+            Surroundings { memory: memory.clone(), workers, faults, interrupts: Arc::default() };
         let transport = MmioTransport::new(surroundings, device).unwrap();
         let queues = u16::try_from(transport.core().queue_events().len()).unwrap();
         let mut guest = Self { memory, transport, manager, queues, available: vec![0; queues.into()] };

@@ -72,6 +72,7 @@ pub fn bus(mut bytes: &[u8]) {
             memory: memory.clone(),
             workers: manager.remote_endpoint(),
             faults: FaultSink::new(|_, _| {}),
+            interrupts: Arc::default(),
         };
         let bar = WINDOW + u64::from(slot - 1) * BAR_SIZE;
         let transport = PciTransport::new(surroundings, device, Arc::clone(&wiring) as _, bar).unwrap();

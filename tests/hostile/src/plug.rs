@@ -105,6 +105,7 @@ impl Machine {
             memory: self.memory.clone(),
             workers: self.manager.remote_endpoint(),
             faults: FaultSink::new(|_, _| {}),
+            interrupts: Arc::default(),
         };
         let wiring = Arc::new(Wired(Arc::clone(&self.wires)));
         let bar = WINDOW.start + u64::from(slot) * BAR_SIZE;

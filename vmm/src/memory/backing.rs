@@ -170,33 +170,32 @@ pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemoryMmap, MemoryErr
 }
 
 /// Gives whole pages of guest memory back to the host, if it can take them; what the guest reads there afterwards is zero, or what was
-/// there before. A part of a page at either end stays.
+/// there before. A part of a page at either end stays. How many bytes that were.
 ///
 /// `host` is a range of guest memory in this process that nobody holds a Rust reference into: guest memory is only ever reached through
 /// volatile accesses.
-pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) {
+///
+/// # Errors
+/// The host keeps them, such as a part of a huge page of hugetlbfs.
+pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) -> io::Result<u64> {
     let first = host.ptr_guard_mut().as_ptr() as usize;
     let page = PAGE as usize;
     let (start, end) = (first.next_multiple_of(page), (first + host.len()) / page * page);
     if start >= end {
-        return;
+        return Ok(0);
     }
     let (address, len) = (start as *mut libc::c_void, end - start);
-    // Each is a hint: what the host can't take back, such as a part of a huge page of hugetlbfs, it keeps.
-    match backing {
+    let taken = match backing {
         // SAFETY: the range is guest memory, which may be read as zeroes at any time: the guest said that it does not need it.
-        Backing::Anonymous => unsafe {
-            libc::madvise(address, len, libc::MADV_DONTNEED);
-        },
+        Backing::Anonymous => unsafe { libc::madvise(address, len, libc::MADV_DONTNEED) == 0 },
         // SAFETY: as above; the hole is in a file of this VM's own.
-        Backing::Shared(_) => unsafe {
-            libc::madvise(address, len, libc::MADV_REMOVE);
-        },
+        Backing::Shared(_) => unsafe { libc::madvise(address, len, libc::MADV_REMOVE) == 0 },
         // The file's old contents must not come back: a guest that wipes pages before it gives them away would find them there.
         // SAFETY: as above; private anonymous memory takes the place of private memory.
         Backing::PrivateFile(_) => unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            libc::mmap(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            libc::mmap(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
         },
-    }
+    };
+    if taken { Ok(len as u64) } else { Err(io::Error::last_os_error()) }
 }

@@ -159,7 +159,7 @@ mod tests {
             }
             // From the middle of one page to the middle of another: only what lies between them goes.
             let range = memory.get_slice(GuestAddress(8), 3 * PAGE as usize).unwrap();
-            discard(&range, &recipe.backing);
+            discard(&range, &recipe.backing).unwrap();
             let left = [0, 1, 2, 3].map(|page| read(&memory, page * PAGE));
             assert_eq!(left, [5, 0, 0, 5], "{recipe:?}");
             memory.write_obj(6u64, GuestAddress(PAGE)).unwrap();

@@ -31,6 +31,21 @@ impl Figures {
         self.0.entry((group, id.to_owned())).or_default().insert(name.into(), figure);
     }
 
+    /// Adds counts that have names of their own to `group`.
+    pub fn counts(&mut self, group: &'static str, counts: impl IntoIterator<Item = (&'static str, u64)>) {
+        counts.into_iter().for_each(|(name, count)| self.add(group, name, Figure::Count(count)));
+    }
+
+    /// Adds device `id`'s counts, which have names of their own, to `group`.
+    pub fn counts_of(
+        &mut self,
+        group: &'static str,
+        id: &str,
+        counts: impl IntoIterator<Item = (&'static str, u64)>,
+    ) {
+        counts.into_iter().for_each(|(name, count)| self.of(group, id, name, Figure::Count(count)));
+    }
+
     fn count(&self, group: &Group, name: &str) -> u64 {
         match self.0.get(group).and_then(|figures| figures.get(name)) {
             Some(Figure::Count(count)) => *count,

@@ -60,12 +60,14 @@ fn get(request: &httparse::Request<'_, '_>, path: &str, context: &Context<'_>) -
     let token = header(request, &["x-metadata-token", "x-aws-ec2-metadata-token"]);
     match (context.version, token) {
         (MmdsVersion::V2, None) => {
+            context.store.metrics().rx_no_token.add(1);
             return plain(
                 401,
                 "No MMDS token provided. Use `X-metadata-token` or `X-aws-ec2-metadata-token` header to specify the session token.",
             );
         }
         (MmdsVersion::V2, Some(token)) if !context.tokens.knows(token, context.now) => {
+            context.store.metrics().rx_invalid_token.add(1);
             return plain(401, "MMDS token not valid.");
         }
         _ => {}

@@ -1,6 +1,8 @@
 //! The document: put whole, patched in part (RFC 7396), read at a path.
 
+use super::MmdsMetrics;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Why the document does not do what is asked. Firecracker's words, which clients compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +26,18 @@ pub enum StoreError {
 pub struct Store {
     document: Option<Value>,
     limit: usize,
+    metrics: Arc<MmdsMetrics>,
 }
 
 impl Store {
     /// No document; one may have `limit` bytes as compact JSON.
     pub fn new(limit: usize) -> Self {
-        Self { document: None, limit }
+        Self { document: None, limit, metrics: Arc::default() }
+    }
+
+    /// What is counted of those who read it.
+    pub fn metrics(&self) -> &Arc<MmdsMetrics> {
+        &self.metrics
     }
 
     /// The document, `{}` if there is none.

@@ -3,15 +3,15 @@
 //! Nothing here ever touches the host's network. Frames are handed in as the guest sends them and taken out as it has room for
 //! them, so none is lost on the way; what the guest itself loses is sent again when a timer says so.
 
-use super::Store;
 use super::answers::{Context, MAX_REQUEST, answer};
 use super::token::Tokens;
+use super::{MmdsMetrics, Store};
 use crate::api::config::{MmdsConfig, MmdsVersion};
 use crate::sys;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpProtocol};
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
@@ -46,11 +46,12 @@ pub type SharedStore = Arc<Mutex<Store>>;
 pub(super) struct Frames {
     pub(super) received: VecDeque<Vec<u8>>,
     pub(super) to_send: VecDeque<Vec<u8>>,
+    metrics: Arc<MmdsMetrics>,
 }
 
 pub(super) struct Receive(Vec<u8>);
 
-pub(super) struct Send<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(super) struct Send<'a>(&'a mut VecDeque<Vec<u8>>, &'a MmdsMetrics);
 
 impl phy::RxToken for Receive {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -63,6 +64,7 @@ impl phy::TxToken for Send<'_> {
         let mut frame = vec![0; length];
         let result = write(&mut frame);
         self.0.push_back(frame);
+        self.1.tx_count.add(1);
         result
     }
 }
@@ -75,11 +77,11 @@ impl Device for Frames {
         if self.to_send.len() >= MAX_WAITING {
             return None;
         }
-        self.received.pop_front().map(|frame| (Receive(frame), Send(&mut self.to_send)))
+        self.received.pop_front().map(|frame| (Receive(frame), Send(&mut self.to_send, &self.metrics)))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Send<'_>> {
-        (self.to_send.len() < MAX_WAITING).then_some(Send(&mut self.to_send))
+        (self.to_send.len() < MAX_WAITING).then_some(Send(&mut self.to_send, &self.metrics))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -98,6 +100,8 @@ struct Connection {
     request: Vec<u8>,
     /// What of the answer has not gone into the socket yet; `None` while there is no answer.
     answer: Option<VecDeque<u8>>,
+    /// Whether it was counted as one.
+    created: bool,
 }
 
 /// The service on one interface.
@@ -122,7 +126,8 @@ impl Wire {
     /// There is no timer.
     pub fn new(config: &MmdsConfig, store: SharedStore, seed: u64, now: Instant) -> io::Result<Self> {
         let address = config.ipv4_address.unwrap_or(DEFAULT_ADDRESS);
-        let mut frames = Frames::default();
+        let metrics = Arc::clone(store.lock().unwrap_or_else(PoisonError::into_inner).metrics());
+        let mut frames = Frames { metrics, ..Frames::default() };
         let mut settings = Config::new(HardwareAddress::Ethernet(MAC));
         settings.random_seed = seed;
         let mut interface = Interface::new(settings, &mut frames, smoltcp::time::Instant::ZERO);
@@ -138,7 +143,7 @@ impl Wire {
             // Both would wait for a timer.
             socket.set_ack_delay(None);
             socket.set_nagle_enabled(false);
-            Connection { handle: sockets.add(socket), request: Vec::new(), answer: None }
+            Connection { handle: sockets.add(socket), request: Vec::new(), answer: None, created: false }
         });
         let connections = connections.collect();
         let (version, imds_compat) = (config.version, config.imds_compat);
@@ -186,6 +191,10 @@ impl Wire {
     /// Takes a frame that the guest sent, and makes what it is answered. While as many answers wait as may, frames wait too; one for which
     /// there is no place is lost.
     pub fn receive(&mut self, frame: Vec<u8>, now: Instant) {
+        self.frames.metrics.rx_accepted.add(1);
+        if frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(23) != Some(&IpProtocol::Tcp.into()) {
+            self.frames.metrics.rx_accepted_unusual.add(1);
+        }
         if self.frames.received.len() < MAX_WAITING {
             self.frames.received.push_back(frame);
         }
@@ -201,6 +210,8 @@ impl Wire {
     /// The next frame for the guest.
     pub fn next(&mut self, now: Instant) -> Option<Vec<u8>> {
         let frame = self.frames.to_send.pop_front()?;
+        self.frames.metrics.tx_frames.add(1);
+        self.frames.metrics.tx_bytes.add(frame.len() as u64);
         if self.frames.to_send.is_empty() {
             // There was no room for more, perhaps.
             self.poll(now);
@@ -234,15 +245,21 @@ impl Wire {
     /// Lets every connection go on; whether one did.
     fn serve(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        for Connection { handle, request, answer: reply } in &mut self.connections {
+        for Connection { handle, request, answer: reply, created } in &mut self.connections {
             let socket: &mut Socket<'_> = self.sockets.get_mut(*handle);
+            let metrics = &self.frames.metrics;
             if matches!(socket.state(), State::Closed | State::TimeWait) {
+                metrics.connections_destroyed.add(std::mem::take(created).into());
                 request.clear();
                 *reply = None;
                 socket.abort();
                 // A closed socket can listen, and the port is not zero.
                 let _ = socket.listen(PORT);
                 continue;
+            }
+            if !*created && !matches!(socket.state(), State::Listen | State::SynReceived) {
+                *created = true;
+                metrics.connections_created.add(1);
             }
             while reply.is_none() && socket.can_recv() {
                 moved = true;

@@ -1,5 +1,5 @@
 use super::wire::{Frames, MAX_WAITING};
-use super::{SharedStore, Store, Wire};
+use super::{MmdsMetrics, SharedStore, Store, Wire};
 use crate::api::config::{MmdsConfig, MmdsVersion};
 use proptest::prelude::*;
 use serde_json::json;
@@ -35,6 +35,7 @@ struct Guest {
     start: Instant,
     passed: Duration,
     frames: usize,
+    metrics: Arc<MmdsMetrics>,
 }
 
 impl Guest {
@@ -46,12 +47,15 @@ impl Guest {
         interface.update_ip_addrs(|all| all.push(IpCidr::new(IpAddress::v4(172, 16, 0, 2), 30)).unwrap());
         // As `ip route add 169.254.169.254 dev eth0` does it.
         interface.update_ip_addrs(|all| all.push(IpCidr::new(IpAddress::v4(169, 254, 1, 1), 16)).unwrap());
-        let wire = wire(&store(document), start);
+        let store = store(document);
+        let metrics = Arc::clone(store.lock().unwrap().metrics());
+        let wire = wire(&store, start);
         Self {
             device,
             interface,
             sockets: SocketSet::new(vec![]),
             wire,
+            metrics,
             start,
             passed: Duration::ZERO,
             frames: 0,
@@ -116,6 +120,13 @@ fn a_guest_reads_a_document_of_many_segments_again_and_again() {
         let answer = guest.ask("GET /long HTTP/1.1\r\n\r\n", &|_| false);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(&long), "{}", answer.len());
     }
+    let metrics = guest.metrics;
+    assert_eq!(metrics.connections_created.get(), 20);
+    assert!(metrics.connections_destroyed.get() > 10, "{metrics:?}");
+    assert!(
+        metrics.tx_bytes.get() > 1_000_000 && metrics.tx_frames.get() <= metrics.tx_count.get(),
+        "{metrics:?}"
+    );
 }
 
 #[test]

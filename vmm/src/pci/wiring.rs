@@ -2,6 +2,7 @@
 
 use super::Message;
 use crate::arch;
+use crate::metrics::InterruptMetrics;
 use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::io;
@@ -46,12 +47,13 @@ pub struct KvmWiring {
     vm: Arc<VmFd>,
     /// By number of the line; `None` if it is free.
     routes: Mutex<Vec<Option<Message>>>,
+    metrics: Arc<InterruptMetrics>,
 }
 
 impl KvmWiring {
-    /// For the devices of `vm`.
-    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        Arc::new(Self { vm, routes: Mutex::new(Vec::new()) })
+    /// For the devices of `vm`; changes are counted in `metrics`.
+    pub fn new(vm: Arc<VmFd>, metrics: Arc<InterruptMetrics>) -> Arc<Self> {
+        Arc::new(Self { vm, routes: Mutex::new(Vec::new()), metrics })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Message>>> {
@@ -75,8 +77,9 @@ impl KvmWiring {
         let result = KvmIrqRouting::from_entries(&entries)
             .map_err(|error| io::Error::other(format!("{error:?}")))
             .and_then(|table| self.vm.set_gsi_routing(&table).map_err(io::Error::from));
-        if result.is_err() {
-            routes[line] = old;
+        match result {
+            Ok(()) => self.metrics.config_updates.add(1),
+            Err(_) => routes[line] = old,
         }
         result
     }

@@ -1,5 +1,6 @@
 //! The log, the metrics and the boot timer of the real process.
 
+use crate::breaking::{self, driver::Bus};
 use crate::common::{HANG, Vm, inherit, kvm, out};
 use crate::http::spawn_api;
 use serde_json::{Value, json};
@@ -71,6 +72,52 @@ fn log_and_metrics_come_in_firecrackers_form() {
     assert!(log.iter().any(|line| line.contains("ERROR") && line.contains("somewhere already")));
     assert!(log.iter().all(|line| !line.contains("tell nobody")));
     assert!(log.last().unwrap().contains("The VM has ended: Stopped"));
+}
+
+#[test]
+fn devices_count_what_they_do_on_either_bus() {
+    if !kvm() {
+        return;
+    }
+    for bus in [Bus::Mmio, Bus::Pci] {
+        let mut vm = breaking::vm(bus, |code| {
+            code.out(0x64, 0xd1).input(0x64).prove_life();
+        });
+        vm.config["metrics"] = json!({"metrics_path": vm.path("metrics")});
+        assert_eq!(vm.end(), vmm::api::status::ExitReason::GuestShutdown);
+        let line = &metrics(&vm)[0];
+        assert_eq!(
+            (&line["entropy"]["entropy_event_count"], &line["entropy"]["entropy_bytes"]),
+            (&json!(1), &json!(16))
+        );
+        assert_eq!(
+            line["i8042"],
+            json!({"read_count": 1, "write_count": 0, "reset_count": 0, "missed_write_count": 1})
+        );
+        // A read of the disk and a request for entropy.
+        assert_eq!(line["interrupts"]["triggers"], 2, "{bus:?}");
+        assert_eq!(line["interrupts"]["config_updates"].as_u64().unwrap() > 0, bus == Bus::Pci);
+        assert_eq!(line["signals"], json!({"sighup": 0}));
+        assert_eq!(line["vsock"]["conns_added"], 0);
+        // What is not there has no figures.
+        assert_eq!((&line["mmds"], &line["balloon"]), (&Value::Null, &Value::Null));
+    }
+}
+
+#[test]
+fn memory_and_balloon_have_their_groups() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&out(0x600, 0x34));
+    vm.config["metrics"] = json!({"metrics_path": vm.path("metrics")});
+    vm.config["memory-hotplug"] = json!({"total_size_mib": 1024});
+    vm.config["balloon"] = json!({"amount_mib": 0, "deflate_on_oom": false});
+    assert_eq!(vm.end(), vmm::api::status::ExitReason::GuestShutdown);
+    let line = &metrics(&vm)[0];
+    for (group, name) in [("balloon", "inflate_count"), ("memory_hotplug", "plug_count")] {
+        assert_eq!(line[group][name], 0, "{group}.{name}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Pages that were given back are not taken from the guest: it may use them again at any time and finds zeroes there.
 
+mod metrics;
 mod shared;
 mod worker;
 
@@ -21,6 +22,7 @@ mod over_pci {
     mod tests;
 }
 
+pub use metrics::BalloonMetrics;
 pub use shared::{BalloonControl, BalloonError};
 
 use super::worker::WorkerSlot;

@@ -1,5 +1,6 @@
 //! What a balloon's worker, its registers and the host's requests share.
 
+use super::metrics::BalloonMetrics;
 use super::{F_FREE_PAGE_HINT, F_STATS_VQ};
 use crate::api::config::{self, BalloonHinting, BalloonStart, BalloonStats, GuestStats};
 use crate::virtio::Signals;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     // It stays open as long as the device lives: a number that the event loop knows never means another file.
     timer: Mutex<TimerFd>,
+    pub(super) metrics: BalloonMetrics,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,7 +70,8 @@ impl Shared {
             interval_s: config.stats_polling_interval_s,
             ..State::default()
         };
-        let shared = Self { state: Mutex::new(state), timer: Mutex::new(TimerFd::new()?) };
+        let (state, timer) = (Mutex::new(state), Mutex::new(TimerFd::new()?));
+        let shared = Self { state, timer, metrics: BalloonMetrics::default() };
         shared.arm();
         Ok(Arc::new(shared))
     }
@@ -172,6 +175,11 @@ impl BalloonControl {
         let pages = amount_mib.saturating_mul(PAGES_PER_MIB);
         signals.change_config(|| lock(&self.shared.state).target = pages);
         Ok(())
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> &BalloonMetrics {
+        &self.shared.metrics
     }
 
     /// How much the guest is asked for, in MiB.

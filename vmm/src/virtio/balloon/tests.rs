@@ -56,6 +56,8 @@ fn pages_of_an_inflated_balloon_go_back_to_the_host() {
     guest.write_config(4, &512u32.to_le_bytes());
     assert_eq!(control.statistics().unwrap().actual_mib, 2);
     guest.send(1, &[numbers]);
+    let BalloonMetrics { inflate_count, deflate_count, .. } = control.metrics();
+    assert_eq!((inflate_count.get(), deflate_count.get()), (1, 1));
     assert_eq!((guest.used(0).unwrap().1, guest.used(1).unwrap().1), (0, 0));
     assert!(guest.faults().is_empty());
 }
@@ -82,6 +84,9 @@ fn statistics_are_asked_for_by_giving_the_buffer_back() {
     let stats = control.statistics().unwrap();
     assert_eq!((stats.guest.free_memory, stats.guest.swap_in, stats.target_mib), (Some(12345), None, 2));
     assert!(guest.used(2).is_none());
+    // Tag 200 is none, and the last one is cut off.
+    let BalloonMetrics { stats_updates_count, stats_update_fails, .. } = control.metrics();
+    assert_eq!((stats_updates_count.get(), stats_update_fails.get()), (1, 1));
     // The interval starts anew, with a question at once.
     control.set_interval(7200).unwrap();
     guest.run_until(|guest| guest.used(2).is_some());
@@ -143,6 +148,8 @@ fn reported_pages_go_back_whichever_queues_the_driver_has() {
         guest.send(if features == ALL { 4 } else { 2 }, &[pages]);
         assert_eq!([1024, 1025, 1026].map(|page| at(&guest, page)), [0, 0, 7]);
         assert!(control.hinting().is_ok());
+        let BalloonMetrics { free_page_report_count, free_page_report_freed, .. } = control.metrics();
+        assert_eq!((free_page_report_count.get(), free_page_report_freed.get()), (1, 2 * PAGE));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The running half of a balloon.
 
+use super::metrics::Pieces;
 use super::shared::Shared;
 use super::{F_FREE_PAGE_HINT, F_PAGE_REPORTING, F_STATS_VQ};
 use crate::api::config::GuestStats;
@@ -64,7 +65,10 @@ impl BalloonWorker {
                 budget -= 1;
                 let mut bytes = [0; STATISTIC * STATISTICS];
                 let len = chain.read_at(memory, 0, &mut bytes);
-                shared.set_stats(parse_stats(&bytes[..len]));
+                let (stats, unknown) = parse_stats(&bytes[..len]);
+                shared.metrics.stats_updates_count.add(1);
+                shared.metrics.stats_update_fails.add(unknown);
+                shared.set_stats(stats);
                 // The buffer stays here until the next ones are wanted; a driver that gives two at a time gets the older one back.
                 let older = shared.state().stats_head.replace(chain.head());
                 if let Some(older) = older {
@@ -119,18 +123,21 @@ impl Worker for BalloonWorker {
         drain_while(queue, memory, interrupt.as_ref(), chain, admit, |chain| {
             let spend = |more: u64| effort.set(effort.get() + more);
             match token {
-                INFLATE => spend(inflate(memory, chain, backing)),
-                REPORTS => spend(give_back(memory, chain, backing)),
+                INFLATE => {
+                    shared.metrics.inflate_count.add(1);
+                    spend(inflate(memory, chain, backing));
+                }
+                REPORTS => spend(give_back(memory, chain, backing, &shared.metrics.reports())),
                 HINTS => {
                     let mut command = [0; 4];
                     if chain.read_at(memory, 0, &mut command) == command.len() {
                         acknowledged |= shared.guest_command(u32::from_le_bytes(command));
                     } else if shared.hinting() {
-                        spend(give_back(memory, chain, backing));
+                        spend(give_back(memory, chain, backing, &shared.metrics.hints()));
                     }
                 }
                 // Deflated pages are used again by being used.
-                _ => {}
+                _ => shared.metrics.deflate_count.add(1),
             }
             Ok(0)
         })?;
@@ -155,9 +162,9 @@ fn effort(len: usize) -> u64 {
 }
 
 /// Gives back what a request's writable buffers cover; with what effort.
-fn give_back(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
+fn give_back(memory: &GuestMemory, chain: &Chain, backing: &Backing, pieces: &Pieces<'_>) -> u64 {
     let slices = chain.writable_slices(memory, 0, chain.writable_len());
-    slices.iter().for_each(|slice| memory::discard(slice, backing));
+    slices.iter().for_each(|slice| pieces.discard(slice, backing));
     slices.iter().map(|slice| effort(slice.len())).sum()
 }
 
@@ -173,7 +180,8 @@ fn inflate(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
         let len = usize::try_from(u64::from(count) * PAGE).unwrap_or(usize::MAX);
         spent += 1;
         for slice in memory.get_slices(start, len).map_while(Result::ok) {
-            memory::discard(&slice, backing);
+            // A page that the host can't take back it keeps.
+            let _ = memory::discard(&slice, backing);
             spent += effort(slice.len());
         }
     }
@@ -195,9 +203,9 @@ fn runs(numbers: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     runs
 }
 
-/// Statistics by their tags (5.5.6.3); those that this program does not know say nothing.
-fn parse_stats(bytes: &[u8]) -> GuestStats {
-    let mut stats = GuestStats::default();
+/// Statistics by their tags (5.5.6.3); those that this program does not know say nothing, and how many those are.
+fn parse_stats(bytes: &[u8]) -> (GuestStats, u64) {
+    let (mut stats, mut unknown) = (GuestStats::default(), 0);
     for statistic in bytes.chunks_exact(STATISTIC) {
         let (tag, value) = statistic.split_at(2);
         let field = match u16::from_le_bytes([tag[0], tag[1]]) {
@@ -217,11 +225,14 @@ fn parse_stats(bytes: &[u8]) -> GuestStats {
             13 => &mut stats.direct_scan,
             14 => &mut stats.async_reclaim,
             15 => &mut stats.direct_reclaim,
-            _ => continue,
+            _ => {
+                unknown += 1;
+                continue;
+            }
         };
         *field = Some(u64::from_le_bytes(value.try_into().expect("a statistic has ten bytes")));
     }
-    stats
+    (stats, unknown)
 }
 
 #[cfg(test)]

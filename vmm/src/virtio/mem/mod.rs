@@ -30,6 +30,7 @@ use super::{
 };
 use crate::api::config::MemoryHotplug;
 use crate::memory::{self, Backing, Slots};
+use crate::metrics::{Counter, counters};
 use shared::{Answer, Shared};
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
@@ -46,6 +47,34 @@ const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
 const UNPLUG_ALL: u16 = 2;
 const STATE: u16 = 3;
+
+counters! {
+    /// Counters since the start, under the names of Firecracker's metrics.
+    pub struct MemMetrics {
+        /// Kicks.
+        queue_event_count,
+        /// Requests to plug blocks in.
+        plug_count,
+        /// Bytes of those that were granted.
+        plug_bytes,
+        /// Those that were not.
+        plug_fails,
+        /// Requests to unplug blocks.
+        unplug_count,
+        /// Bytes of those that were granted.
+        unplug_bytes,
+        /// Those that were not.
+        unplug_fails,
+        /// Pieces of unplugged memory that the host kept.
+        unplug_discard_fails,
+        /// Requests to unplug all; each is granted.
+        unplug_all_count,
+        /// Questions about blocks.
+        state_count,
+        /// Those about blocks that are not there.
+        state_fails,
+    }
+}
 
 /// The device.
 pub struct Mem {
@@ -142,13 +171,14 @@ impl Worker for MemWorker {
 
     fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         let Self { memory, queue, interrupt, chain, shared, backing } = self;
+        shared.metrics.queue_event_count.add(1);
         drain(queue, memory, interrupt.as_ref(), chain, |chain| {
             let mut request = [0; REQUEST];
             if chain.read_at(memory, 0, &mut request) < REQUEST {
                 return Err(RingError::Malformed("is too short"));
             }
             let (answer, state) =
-                serve(shared, &request, |address, len| discard(memory, backing, address, len));
+                serve(shared, &request, |address, len| discard(memory, shared, backing, address, len));
             let mut response = [0; RESPONSE];
             response[..2].copy_from_slice(&(answer as u16).to_le_bytes());
             response[8..].copy_from_slice(&state.to_le_bytes());
@@ -169,18 +199,48 @@ fn serve(shared: &Shared, request: &[u8; REQUEST], discard: impl FnMut(u64, u64)
     let word = |at: usize| u16::from_le_bytes([request[at], request[at + 1]]);
     let address = u64::from_le_bytes(request[8..16].try_into().expect("eight bytes of an array"));
     let blocks = word(16);
+    let metrics = &shared.metrics;
+    let bytes = u64::from(blocks) * shared.block();
     match word(0) {
-        PLUG => (shared.plug(address, blocks), 0),
-        UNPLUG => (shared.unplug(address, blocks, discard), 0),
-        UNPLUG_ALL => (shared.unplug_all(discard), 0),
-        STATE => shared.state(address, blocks).map_or((Answer::Error, 0), |state| (Answer::Ack, state)),
+        PLUG => {
+            let answer = shared.plug(address, blocks);
+            count(answer, &metrics.plug_count, &metrics.plug_fails, Some((&metrics.plug_bytes, bytes)));
+            (answer, 0)
+        }
+        UNPLUG => {
+            let answer = shared.unplug(address, blocks, discard);
+            count(answer, &metrics.unplug_count, &metrics.unplug_fails, Some((&metrics.unplug_bytes, bytes)));
+            (answer, 0)
+        }
+        UNPLUG_ALL => {
+            metrics.unplug_all_count.add(1);
+            (shared.unplug_all(discard), 0)
+        }
+        STATE => {
+            let found = shared.state(address, blocks);
+            let answer = if found.is_some() { Answer::Ack } else { Answer::Error };
+            count(answer, &metrics.state_count, &metrics.state_fails, None);
+            (answer, found.unwrap_or(0))
+        }
         _ => (Answer::Error, 0),
     }
 }
 
-fn discard(memory: &GuestMemory, backing: &Backing, address: u64, len: u64) {
+/// Counts a request, and what it came to.
+fn count(answer: Answer, all: &Counter, fails: &Counter, granted: Option<(&Counter, u64)>) {
+    all.add(1);
+    match (answer, granted) {
+        (Answer::Ack, Some((bytes, len))) => bytes.add(len),
+        (Answer::Ack, None) => {}
+        _ => fails.add(1),
+    }
+}
+
+fn discard(memory: &GuestMemory, shared: &Shared, backing: &Backing, address: u64, len: u64) {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     for slice in memory.get_slices(GuestAddress(address), len).map_while(Result::ok) {
-        memory::discard(&slice, backing);
+        if memory::discard(&slice, backing).is_err() {
+            shared.metrics.unplug_discard_fails.add(1);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Which blocks are plugged in, and what the guest is asked for.
 
+use super::MemMetrics;
 use crate::api::config::{MemoryHotplug, MemoryHotplugStatus};
 use crate::memory::Slots;
 use crate::virtio::Signals;
@@ -66,6 +67,7 @@ pub(super) struct Shared {
     start: u64,
     slots: Box<dyn Slots>,
     state: Mutex<State>,
+    pub(super) metrics: MemMetrics,
 }
 
 impl Shared {
@@ -73,14 +75,14 @@ impl Shared {
         // Checked with the document: a few hundred thousand blocks at most.
         let blocks = usize::try_from(config.total_size_mib / config.block_size_mib).unwrap_or(0);
         let state = Mutex::new(State { requested: 0, plugged: vec![false; blocks] });
-        Self { config, start, slots, state }
+        Self { config, start, slots, state, metrics: MemMetrics::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn block(&self) -> u64 {
+    pub(super) fn block(&self) -> u64 {
         self.config.block_size_mib << 20
     }
 
@@ -256,6 +258,11 @@ impl MemControl {
         }
         signals.change_config(|| self.0.lock().requested = requested_mib << 20);
         Ok(())
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> &MemMetrics {
+        &self.0.metrics
     }
 
     /// How far it is.

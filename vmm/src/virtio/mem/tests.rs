@@ -107,6 +107,10 @@ fn no_more_is_plugged_in_than_was_asked_for() {
     world.control.resize(64, &signals).unwrap();
     assert_eq!(world.guest.config(48), (64u64 << 20).to_le_bytes());
     assert_eq!((world.ask(UNPLUG, 0, 1), world.ask(PLUG, 0, 1)), ((0, 0), (1, 0)));
+    let figures = world.control.metrics().figures();
+    let figure = |name| figures.iter().find(|(other, _)| *other == name).unwrap().1;
+    assert_eq!(["plug_count", "plug_fails", "plug_bytes"].map(figure), [5, 4, 128 << 20]);
+    assert_eq!(["unplug_count", "unplug_fails", "unplug_bytes"].map(figure), [1, 0, 64 << 20]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod tests;
 
 use super::transport::{Core, Surroundings, Transport, TransportState, Wire};
 use super::{DeviceError, VirtioDevice};
+use crate::metrics::InterruptMetrics;
 use std::io;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -26,7 +27,7 @@ pub struct MmioTransport {
 }
 
 /// The one line: why it was raised is in InterruptStatus.
-struct Line(Arc<EventFd>);
+struct Line(Arc<EventFd>, Arc<InterruptMetrics>);
 
 impl Wire for Line {
     fn queue(&self, _index: u16) {
@@ -34,6 +35,7 @@ impl Wire for Line {
     }
 
     fn config(&self) {
+        self.1.triggers.add(1);
         // It fails only if the counter is full, and then the interrupt is pending anyway.
         let _ = self.0.write(1);
     }
@@ -61,7 +63,8 @@ impl MmioTransport {
         device: Box<dyn VirtioDevice>,
         line: Arc<EventFd>,
     ) -> io::Result<Self> {
-        let core = Core::new(surroundings, device, Arc::new(Line(Arc::clone(&line))))?;
+        let wire = Line(Arc::clone(&line), Arc::clone(&surroundings.interrupts));
+        let core = Core::new(surroundings, device, Arc::new(wire))?;
         Ok(Self { core, line })
     }
 

@@ -191,6 +191,7 @@ fn devices_that_share_a_line_raise_it_each() {
             memory: guest.memory.clone(),
             workers: manager.remote_endpoint(),
             faults: FaultSink::new(|_, _| {}),
+            interrupts: Arc::default(),
         };
         MmioTransport::with_line(surroundings, rng(), Arc::clone(&line)).unwrap()
     };

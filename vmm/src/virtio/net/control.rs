@@ -1,7 +1,6 @@
 //! The control queue (section 5.1.6.5): how many pairs of queues the driver uses, and which address it has.
 
 use super::Common;
-use super::metrics::add;
 use crate::virtio::queue::drain;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
@@ -68,7 +67,7 @@ fn obey(common: &Common, wakers: &[Arc<EventFd>], bytes: &[u8]) -> bool {
         // Bit 0 of the first byte marks groups (IEEE 802).
         Some(Command::Mac(mac)) if mac[0] & 1 == 0 && mac != [0; 6] => {
             common.set_mac(mac);
-            add(&common.metrics.mac_address_updates, 1);
+            common.metrics.mac_address_updates.add(1);
             true
         }
         _ => false,

@@ -1,6 +1,5 @@
 //! Frames in and out.
 
-use super::metrics::add;
 use super::tap::{HEADER, Received, Tap};
 use super::{Common, Limits};
 use crate::mmds::{HEAD, Wire};
@@ -134,7 +133,7 @@ impl NetWorker {
                 if self.receive.listen(&self.memory)? {
                     continue;
                 }
-                add(&self.common.metrics.no_rx_avail_buffer, 1);
+                self.common.metrics.no_rx_avail_buffer.add(1);
                 starved = true;
                 break;
             }
@@ -229,7 +228,7 @@ impl NetWorker {
                 // A frame that the TAP has no room for, or finds wrong, is lost, as on any wire.
                 match writev(tap.file(), &chain.readable_slices(memory, 0, len)) {
                     Ok(_) => common.metrics.sent(len as usize - HEADER),
-                    Err(_) => add(&common.metrics.tx_fails, 1),
+                    Err(_) => common.metrics.tx_fails.add(1),
                 }
             }
             Ok(0)

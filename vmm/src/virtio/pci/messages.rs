@@ -1,6 +1,7 @@
 //! Which message calls the driver for what (section 4.1.5.1.2).
 
 use super::common::mapped;
+use crate::metrics::InterruptMetrics;
 use crate::virtio::transport::Wire;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -15,15 +16,17 @@ pub(super) struct Vectors {
     enabled: AtomicBool,
     config: AtomicU16,
     queues: Vec<AtomicU16>,
+    metrics: Arc<InterruptMetrics>,
 }
 
 impl Vectors {
-    pub(super) fn new(events: Vec<Arc<EventFd>>, queues: usize) -> Self {
+    pub(super) fn new(events: Vec<Arc<EventFd>>, queues: usize, metrics: Arc<InterruptMetrics>) -> Self {
         Self {
             events,
             enabled: AtomicBool::new(false),
             config: AtomicU16::new(NO_VECTOR),
             queues: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+            metrics,
         }
     }
 
@@ -64,6 +67,7 @@ impl Vectors {
         if self.enabled.load(Ordering::SeqCst)
             && let Some(event) = self.events.get(usize::from(vector))
         {
+            self.metrics.triggers.add(1);
             // It fails only if the counter is full, and then the interrupt is pending anyway.
             let _ = event.write(1);
         }

@@ -68,7 +68,7 @@ impl PciTransport {
         space.add_bar(BAR_SIZE, bar);
         let window = Window::add(&mut space, queues);
         let msix = Msix::new(wiring.as_ref(), queues as u16 + 1, &mut space, TABLE as u32, PENDING as u32)?;
-        let vectors = Arc::new(Vectors::new(msix.events(), queues));
+        let vectors = Arc::new(Vectors::new(msix.events(), queues, Arc::clone(&surroundings.interrupts)));
         let core = Core::new(surroundings, device, Arc::clone(&vectors) as _)?;
         Ok(Self { core, space, msix, vectors, window, wiring, placed: None })
     }

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::api::config::RateLimiter;
 use crate::memory::PmemMapping;
+use crate::metrics::counters;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 
 const QUEUE_SIZES: [u16; 1] = [64];
@@ -51,7 +51,7 @@ impl Pmem {
             id: id.to_owned(),
             mapping: Arc::new(mapping),
             throttle: Throttle::new(limit),
-            counts: Arc::default(),
+            metrics: Arc::default(),
         };
         Self { name: format!("pmem {id}"), control, worker: WorkerSlot::new() }
     }
@@ -68,15 +68,19 @@ pub struct PmemControl {
     id: String,
     mapping: Arc<PmemMapping>,
     throttle: Arc<Throttle>,
-    counts: Arc<Counts>,
+    metrics: Arc<PmemMetrics>,
 }
 
-/// Counters since the start; they wrap.
-#[derive(Default)]
-struct Counts {
-    events: AtomicU64,
-    flushes: AtomicU64,
-    failures: AtomicU64,
+counters! {
+    /// Counters since the start, under the names of Firecracker's metrics; `flush_count` is ours.
+    pub struct PmemMetrics {
+        /// Kicks.
+        queue_event_count,
+        /// Flushes.
+        flush_count,
+        /// Requests that failed, or were none.
+        event_fails,
+    }
 }
 
 impl PmemControl {
@@ -95,15 +99,11 @@ impl PmemControl {
         self.mapping.take_out();
     }
 
-    /// What it has done so far, by Firecracker's names; `flush_count` is ours.
-    pub fn figures(&self) -> [(&'static str, u64); 4] {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [
-            ("queue_event_count", count(&self.counts.events)),
-            ("flush_count", count(&self.counts.flushes)),
-            ("event_fails", count(&self.counts.failures)),
-            ("rate_limiter_throttled_events", self.throttle.throttled()),
-        ]
+    /// What it has done so far, by Firecracker's names.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let mut figures = self.metrics.figures();
+        figures.push(("rate_limiter_throttled_events", self.throttle.throttled()));
+        figures
     }
 }
 
@@ -167,12 +167,8 @@ impl VirtioDevice for Pmem {
     }
 }
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn flush(mapping: &PmemMapping, counts: &Counts) -> bool {
-    count(&counts.flushes);
+fn flush(mapping: &PmemMapping, metrics: &PmemMetrics) -> bool {
+    metrics.flush_count.add(1);
     mapping.flush().is_ok()
 }
 
@@ -182,9 +178,9 @@ fn is_flush(chain: &Chain, memory: &GuestMemory) -> bool {
 }
 
 /// Says in `chain` whether what it asked for is done; how many bytes that took.
-fn answer(chain: &Chain, memory: &GuestMemory, done: bool, counts: &Counts) -> Result<u32, RingError> {
+fn answer(chain: &Chain, memory: &GuestMemory, done: bool, metrics: &PmemMetrics) -> Result<u32, RingError> {
     if !done {
-        count(&counts.failures);
+        metrics.event_fails.add(1);
     }
     match chain.write_at(memory, 0, &if done { DONE } else { FAILED }.to_le_bytes()) {
         4 => Ok(4),
@@ -208,10 +204,10 @@ impl Worker for PmemWorker {
 
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         let Self { memory, queue, interrupt, chain, control, meter } = self;
-        let PmemControl { mapping, counts, .. } = control;
+        let PmemControl { mapping, metrics, .. } = control;
         match token {
             TIMER => meter.fired(),
-            _ => count(&counts.events),
+            _ => metrics.queue_event_count.add(1),
         }
         if meter.is_waiting() {
             queue.clear_event();
@@ -244,8 +240,8 @@ impl Worker for PmemWorker {
                     return queue.signal(memory, interrupt.as_ref());
                 }
                 budget -= 1;
-                let done = is_flush(chain, memory) && *flushed.get_or_insert_with(|| flush(mapping, counts));
-                let written = answer(chain, memory, done, counts)?;
+                let done = is_flush(chain, memory) && *flushed.get_or_insert_with(|| flush(mapping, metrics));
+                let written = answer(chain, memory, done, metrics)?;
                 queue.complete(memory, chain.head(), written)?;
             }
         }

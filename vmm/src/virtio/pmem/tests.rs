@@ -66,7 +66,7 @@ fn a_limit_counts_batches_and_the_length_of_the_file() {
     control.limit().update(&limit);
     guest.run();
     assert_eq!(guest.used(0).unwrap().1, 4);
-    let figures = control.figures().map(|(_, count)| count);
+    let figures = control.figures().into_iter().map(|(_, count)| count).collect::<Vec<_>>();
     assert_eq!(figures, [2, 2, 0, 1]);
 }
 

@@ -23,6 +23,7 @@ use super::{
     VirtioDevice, io,
 };
 use crate::api::config::RateLimiter;
+use crate::metrics::counters;
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
@@ -32,16 +33,51 @@ const TIMER: u32 = 1;
 /// Bytes for one request; a driver that wants more asks again. Linux asks for 64.
 const MAX_REQUEST: usize = 256;
 
+counters! {
+    /// Counters since the start, under the names of Firecracker's metrics.
+    pub struct RngMetrics {
+        /// Requests that were answered.
+        entropy_event_count,
+        /// Bytes that guests got.
+        entropy_bytes,
+        /// Times that the host had no bytes.
+        host_rng_fails,
+        /// Times that the limit had more to give after it had held requests back.
+        rate_limiter_event_count,
+    }
+}
+
+/// What the device has done so far.
+pub struct RngCounts {
+    throttle: Arc<Throttle>,
+    metrics: Arc<RngMetrics>,
+}
+
+impl RngCounts {
+    /// All of it by Firecracker's names.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let mut figures = self.metrics.figures();
+        figures.push(("entropy_rate_limiter_throttled", self.throttle.throttled()));
+        figures
+    }
+}
+
 /// The device.
 pub struct Rng {
     throttle: Arc<Throttle>,
+    metrics: Arc<RngMetrics>,
     worker: WorkerSlot<RngWorker>,
 }
 
 impl Rng {
     /// Gives as much as `limit` lets it.
     pub fn new(limit: Option<&RateLimiter>) -> Self {
-        Self { throttle: Throttle::new(limit), worker: WorkerSlot::new() }
+        Self { throttle: Throttle::new(limit), metrics: Arc::default(), worker: WorkerSlot::new() }
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> RngCounts {
+        RngCounts { throttle: Arc::clone(&self.throttle), metrics: Arc::clone(&self.metrics) }
     }
 }
 
@@ -65,7 +101,7 @@ impl VirtioDevice for Rng {
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let meter = Meter::new(Arc::clone(&self.throttle), 0, TIMER);
+        let (meter, metrics) = (Meter::new(Arc::clone(&self.throttle), 0, TIMER), Arc::clone(&self.metrics));
         self.worker.start("rng", context, |mut context| {
             Ok(RngWorker {
                 queue: context.take_queue(),
@@ -73,6 +109,7 @@ impl VirtioDevice for Rng {
                 interrupt: context.interrupt,
                 chain: Chain::default(),
                 meter,
+                metrics,
             })
         })
     }
@@ -104,6 +141,7 @@ struct RngWorker {
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
     meter: Meter,
+    metrics: Arc<RngMetrics>,
 }
 
 impl Worker for RngWorker {
@@ -112,8 +150,9 @@ impl Worker for RngWorker {
     }
 
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, meter } = self;
+        let Self { memory, queue, interrupt, chain, meter, metrics } = self;
         if token == TIMER {
+            metrics.rate_limiter_event_count.add(1);
             meter.fired();
         }
         if meter.is_waiting() {
@@ -126,8 +165,14 @@ impl Worker for RngWorker {
             let mut bytes = [0; MAX_REQUEST];
             let wanted = wanted(chain);
             // It can't fail for so few bytes; if it did, an honest zero makes the driver ask again.
-            let got = io::random(&mut bytes[..wanted]).unwrap_or(0);
-            Ok(chain.write_at(memory, 0, &bytes[..got]) as u32)
+            let got = io::random(&mut bytes[..wanted]).unwrap_or_else(|_| {
+                metrics.host_rng_fails.add(1);
+                0
+            });
+            let given = chain.write_at(memory, 0, &bytes[..got]);
+            metrics.entropy_event_count.add(1);
+            metrics.entropy_bytes.add(given as u64);
+            Ok(given as u32)
         })
     }
 

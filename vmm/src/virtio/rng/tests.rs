@@ -27,7 +27,7 @@ fn a_limit_holds_requests_back_until_there_is_enough_again() {
     let bucket = TokenBucket { size: 64, one_time_burst: None, refill_time: 4_000_000_000 };
     let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
     let rng = Rng::new(Some(&limit));
-    let throttle = rng.throttle.clone();
+    let (throttle, counts) = (rng.throttle.clone(), rng.counts());
     let mut guest = Guest::ready(Box::new(rng), VERSION_1);
     for _ in 0..3 {
         let buffer = guest.room(32, true);
@@ -42,6 +42,12 @@ fn a_limit_holds_requests_back_until_there_is_enough_again() {
     throttle.update(&limit);
     guest.run();
     assert_eq!(guest.used(0).unwrap().1, 32);
+    let figure = |name| counts.figures().into_iter().find(|(other, _)| *other == name).unwrap().1;
+    assert_eq!(
+        ["entropy_event_count", "entropy_bytes", "entropy_rate_limiter_throttled"].map(figure),
+        [3, 96, 1]
+    );
+    assert!(figure("rate_limiter_event_count") >= 1);
 }
 
 #[test]

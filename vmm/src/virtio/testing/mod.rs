@@ -101,7 +101,8 @@ impl<R: Registers> GuestOver<R> {
         let faults_to =
             FaultSink::new(move |device, what| sink.lock().unwrap().push(format!("{device}: {what}")));
         let workers = manager.remote_endpoint();
-        let surroundings = Surroundings { memory: memory.clone(), workers, faults: faults_to };
+        let surroundings =
+            Surroundings { memory: memory.clone(), workers, faults: faults_to, interrupts: Arc::default() };
         let (registers, transport) = R::new(surroundings, device);
         Self { memory, transport, registers, rings: Vec::new(), faults, manager, next_buffer: BUFFERS }
     }

@@ -12,6 +12,7 @@ pub use state::{CoreState, QueueSetup, TransportState};
 
 use super::{ActivateContext, DeviceError, DeviceQueue, FaultSink, GuestMemory, VirtioDevice, WorkerLoop};
 use crate::bus::BusDevice;
+use crate::metrics::InterruptMetrics;
 use std::io;
 use std::sync::Arc;
 use virtio_bindings::virtio_config::{
@@ -72,6 +73,8 @@ pub struct Surroundings {
     pub workers: WorkerLoop,
     /// Where a guest's fault is reported.
     pub faults: FaultSink,
+    /// Where interrupts are counted.
+    pub interrupts: Arc<InterruptMetrics>,
 }
 
 impl Core {
@@ -84,7 +87,7 @@ impl Core {
         device: Box<dyn VirtioDevice>,
         wire: Arc<dyn Wire>,
     ) -> io::Result<Self> {
-        let Surroundings { memory, workers, faults } = surroundings;
+        let Surroundings { memory, workers, faults, .. } = surroundings;
         let sizes = device.queue_sizes();
         let events = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new));
         Ok(Self {

@@ -4,6 +4,7 @@
 //! Towards the guest nothing is buffered: data goes from the socket into the guest's own buffers when it has both a buffer
 //! and credit. From the guest, what the socket does not take waits in a buffer no larger than the credit that was given.
 
+use super::metrics::VsockMetrics;
 use super::packet::{
     HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
 };
@@ -147,13 +148,19 @@ impl Connection {
     }
 
     /// The guest sent `header`, whose data begins after it in `chain`.
-    pub fn handle(&mut self, header: &Header, memory: &GuestMemory, chain: &Chain) -> Fate {
+    pub fn handle(
+        &mut self,
+        header: &Header,
+        memory: &GuestMemory,
+        chain: &Chain,
+        metrics: &VsockMetrics,
+    ) -> Fate {
         self.note_credit(header);
         match (self.stage, header.operation) {
             (_, Some(Operation::Reset)) => Fate::Drop,
             (Stage::Asking, Some(Operation::Response)) => self.open(),
-            (Stage::Open, Some(Operation::Data)) => self.receive(header.len, memory, chain),
-            (Stage::Open, Some(Operation::Shutdown)) => self.shut_down(header.flags),
+            (Stage::Open, Some(Operation::Data)) => self.receive(header.len, memory, chain, metrics),
+            (Stage::Open, Some(Operation::Shutdown)) => self.shut_down(header.flags, metrics),
             (Stage::Open, Some(Operation::CreditUpdate)) => Fate::Keep,
             (Stage::Open, Some(Operation::CreditRequest)) => {
                 self.pending.credit_update = true;
@@ -185,7 +192,7 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, len: u32, memory: &GuestMemory, chain: &Chain) -> Fate {
+    fn receive(&mut self, len: u32, memory: &GuestMemory, chain: &Chain, metrics: &VsockMetrics) -> Fate {
         let free = self.capacity - (self.received - self.forwarded).0;
         if len > free || self.guest_shutdown & SHUTDOWN_SEND != 0 {
             return Fate::Reset;
@@ -203,9 +210,13 @@ impl Connection {
                 Ok(sent) => done = sent,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.host_stopped_reading(),
+                Err(_) => {
+                    metrics.tx_write_fails.add(1);
+                    self.host_stopped_reading();
+                }
             }
         }
+        metrics.tx_bytes_count.add(done as u64);
         self.forward(done as u32);
         for slice in &mut rest {
             let skip = done.min(slice.len());
@@ -221,7 +232,7 @@ impl Connection {
         if self.host_shutdown & SHUTDOWN_RECEIVE != 0 {
             self.forwarded = self.received;
         }
-        self.drain()
+        self.drain(metrics)
     }
 
     /// `count` bytes reached the socket: the guest hears of it when it might run out of credit.
@@ -240,18 +251,22 @@ impl Connection {
     }
 
     /// Gives buffered data to the socket as far as it takes it.
-    fn drain(&mut self) -> Fate {
+    fn drain(&mut self, metrics: &VsockMetrics) -> Fate {
         while self.writable && !self.buffer.is_empty() {
             let (first, _) = self.buffer.as_slices();
             // std's write to a socket raises no SIGPIPE in a Rust program, which ignores it from the start.
             match (&self.stream).write(first) {
                 Ok(written) => {
                     self.buffer.drain(..written);
+                    metrics.tx_bytes_count.add(written as u64);
                     self.forward(written as u32);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(_) => self.host_stopped_reading(),
+                Err(_) => {
+                    metrics.tx_flush_fails.add(1);
+                    self.host_stopped_reading();
+                }
             }
         }
         if self.buffer.is_empty() {
@@ -265,9 +280,9 @@ impl Connection {
         Fate::Keep
     }
 
-    fn shut_down(&mut self, flags: u32) -> Fate {
+    fn shut_down(&mut self, flags: u32, metrics: &VsockMetrics) -> Fate {
         self.guest_shutdown |= flags & SHUTDOWN_BOTH;
-        self.drain();
+        self.drain(metrics);
         if self.guest_shutdown != SHUTDOWN_BOTH {
             if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 {
                 // A host program that goes on writing learns that nobody reads.
@@ -280,7 +295,13 @@ impl Connection {
     }
 
     /// The socket has news. `hung_up`: both of its directions are closed.
-    pub fn socket_event(&mut self, readable: bool, writable: bool, hung_up: bool) -> Fate {
+    pub fn socket_event(
+        &mut self,
+        readable: bool,
+        writable: bool,
+        hung_up: bool,
+        metrics: &VsockMetrics,
+    ) -> Fate {
         self.readable |= readable | hung_up;
         self.writable |= writable | hung_up;
         if hung_up {
@@ -289,7 +310,7 @@ impl Connection {
             }
             self.host_stopped_reading();
         }
-        self.drain()
+        self.drain(metrics)
     }
 
     /// Whether a lingering connection has delivered everything, or can't any more.
@@ -325,14 +346,14 @@ impl Connection {
     }
 
     /// Puts the most urgent packet into `chain`; its length, or `None` if there is nothing to say after all.
-    pub fn speak(&mut self, memory: &GuestMemory, chain: &Chain) -> Option<u32> {
+    pub fn speak(&mut self, memory: &GuestMemory, chain: &Chain, metrics: &VsockMetrics) -> Option<u32> {
         if std::mem::take(&mut self.pending.request) {
             return Some(self.write(Operation::Request, 0, 0, memory, chain));
         }
         if std::mem::take(&mut self.pending.response) {
             return Some(self.write(Operation::Response, 0, 0, memory, chain));
         }
-        if let Some(len) = self.read_into(memory, chain) {
+        if let Some(len) = self.read_into(memory, chain, metrics) {
             return Some(self.write(Operation::Data, len, 0, memory, chain));
         }
         if self.shutdown_due() {
@@ -349,7 +370,7 @@ impl Connection {
         None
     }
 
-    fn read_into(&mut self, memory: &GuestMemory, chain: &Chain) -> Option<u32> {
+    fn read_into(&mut self, memory: &GuestMemory, chain: &Chain, metrics: &VsockMetrics) -> Option<u32> {
         let room = chain.writable_len().saturating_sub(HEADER_LEN as u32);
         let limit = room.min(self.credit()).min(MAX_DATA);
         if !self.may_read() || limit == 0 {
@@ -357,10 +378,16 @@ impl Connection {
         }
         match readv(&self.stream, &chain.writable_slices(memory, HEADER_LEN as u32, limit)) {
             Ok(0) => self.host_shutdown |= SHUTDOWN_SEND,
-            Ok(len) => return Some(len as u32),
+            Ok(len) => {
+                metrics.rx_bytes_count.add(len as u64);
+                return Some(len as u32);
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => self.host_shutdown |= SHUTDOWN_BOTH,
+            Err(_) => {
+                metrics.rx_read_fails.add(1);
+                self.host_shutdown |= SHUTDOWN_BOTH;
+            }
         }
         None
     }

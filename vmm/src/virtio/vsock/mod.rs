@@ -6,6 +6,7 @@
 
 mod connection;
 mod handshake;
+mod metrics;
 mod muxer;
 mod packet;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use super::io::set_nonblocking;
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
 pub use connection::BUFFER;
+pub use metrics::VsockMetrics;
 pub use muxer::MAX_CONNECTIONS;
 use muxer::{LISTENER, Muxer};
 use std::collections::HashMap;
@@ -72,6 +74,7 @@ pub struct Vsock {
     guest_connect: Option<GuestConnect>,
     // The driver still believes in connections of another process.
     forget_connections: bool,
+    metrics: Arc<VsockMetrics>,
     worker: WorkerSlot<VsockWorker>,
 }
 
@@ -91,8 +94,14 @@ impl Vsock {
             listener: Arc::new(listener),
             guest_connect: Some(guest_connect),
             forget_connections: false,
+            metrics: Arc::default(),
             worker: WorkerSlot::new(),
         })
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> Arc<VsockMetrics> {
+        Arc::clone(&self.metrics)
     }
 }
 
@@ -122,7 +131,7 @@ impl VirtioDevice for Vsock {
             return Err(DeviceError::AlreadyActive(self.name().to_owned()));
         };
         let (epoll, listener) = (Arc::clone(&self.epoll), Arc::clone(&self.listener));
-        let muxer = Muxer::new(self.cid, Arc::clone(&epoll), listener, connect);
+        let muxer = Muxer::new(self.cid, Arc::clone(&epoll), listener, connect, self.metrics());
         let forget = std::mem::take(&mut self.forget_connections);
         self.worker.start("vsock", context, |context| Ok(VsockWorker::new(context, epoll, muxer, forget)))
     }

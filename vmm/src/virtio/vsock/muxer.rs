@@ -3,6 +3,7 @@
 use super::GuestConnect;
 use super::connection::{BUFFER, Connection, Fate, Key, SMALL_BUFFER};
 use super::handshake::{Handshake, Progress};
+use super::metrics::VsockMetrics;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
 use crate::door::Spare;
 use crate::virtio::io::{connect_unix, set_nonblocking};
@@ -48,6 +49,7 @@ pub struct Muxer {
     // Those that have something to say, in the order in which they may; some may be gone since.
     turns: VecDeque<u64>,
     resets: VecDeque<Key>,
+    metrics: Arc<VsockMetrics>,
 }
 
 enum Socket {
@@ -64,6 +66,7 @@ impl Muxer {
         epoll: Arc<Epoll>,
         listener: Arc<UnixListener>,
         connect: GuestConnect,
+        metrics: Arc<VsockMetrics>,
     ) -> Self {
         Self {
             guest_cid,
@@ -78,12 +81,20 @@ impl Muxer {
             next_host_port: FIRST_HOST_PORT,
             turns: VecDeque::new(),
             resets: VecDeque::new(),
+            metrics,
         }
     }
 
     /// Where the guest's connections go, for the next driver: what was used up stays so.
     pub fn into_connect(self) -> GuestConnect {
+        let connections = self.sockets.values().filter(|socket| !matches!(socket, Socket::Handshake(_)));
+        self.metrics.conns_removed.add(connections.count() as u64);
         self.connect
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &VsockMetrics {
+        &self.metrics
     }
 
     /// Whether the guest may be listened to: it takes its resets.
@@ -100,6 +111,7 @@ impl Muxer {
         if chain.read_at(memory, 0, &mut raw) != HEADER_LEN {
             return Err(RingError::Malformed("is shorter than a packet's header"));
         }
+        self.metrics.tx_packets_count.add(1);
         let header = Header::parse(&raw);
         // There is nobody to answer to (section 5.10.6.4.1).
         if header.src_cid != self.guest_cid {
@@ -116,7 +128,9 @@ impl Muxer {
             (None, _) => self.refuse(key, &header),
             (Some(id), _) => {
                 let fate = match self.sockets.get_mut(&id) {
-                    Some(Socket::Connection(connection)) => connection.handle(&header, memory, chain),
+                    Some(Socket::Connection(connection)) => {
+                        connection.handle(&header, memory, chain, &self.metrics)
+                    }
                     _ => Fate::Drop,
                 };
                 self.settle(id, fate);
@@ -142,9 +156,7 @@ impl Muxer {
         let (key, id) = (connection.key(), self.next_id);
         self.next_id += 1;
         if self.watch(connection.stream(), id) {
-            self.sockets.insert(id, Socket::Connection(Box::new(connection)));
-            self.by_key.insert(key, id);
-            self.settle(id, Fate::Keep);
+            self.begin(id, connection);
         } else {
             self.resets.push_back(key);
         }
@@ -213,13 +225,14 @@ impl Muxer {
                 Progress::Connect(port) => self.ask_guest(id, port),
             },
             Some(Socket::Connection(connection)) => {
-                let fate = connection.socket_event(readable, writable, hung_up);
+                let fate = connection.socket_event(readable, writable, hung_up, &self.metrics);
                 self.settle(id, fate);
             }
             Some(Socket::Lingering(connection)) => {
-                connection.socket_event(false, writable, hung_up);
+                connection.socket_event(false, writable, hung_up, &self.metrics);
                 if connection.is_drained() {
                     self.sockets.remove(&id);
+                    self.metrics.conns_removed.add(1);
                 }
             }
             None => {}
@@ -231,8 +244,14 @@ impl Muxer {
         let Some(Socket::Handshake(handshake)) = self.sockets.remove(&id) else { return };
         let key = Key { guest, host: self.free_host_port(guest) };
         let connection = Connection::asking(key, self.guest_cid, handshake.into_stream(), self.buffer());
-        self.by_key.insert(key, id);
+        self.begin(id, connection);
+    }
+
+    /// One more connection, whose socket is watched as `id`.
+    fn begin(&mut self, id: u64, connection: Connection) {
+        self.by_key.insert(connection.key(), id);
         self.sockets.insert(id, Socket::Connection(Box::new(connection)));
+        self.metrics.conns_added.add(1);
         self.settle(id, Fate::Keep);
     }
 
@@ -272,6 +291,8 @@ impl Muxer {
         }
         if fate == Fate::Linger {
             self.sockets.insert(id, Socket::Lingering(connection));
+        } else {
+            self.metrics.conns_removed.add(1);
         }
         self.shorten_turns();
     }
@@ -300,17 +321,19 @@ impl Muxer {
         }
         if let Some(key) = self.resets.pop_front() {
             chain.write_at(memory, 0, &self.reset(key).encode());
+            self.metrics.rx_packets_count.add(1);
             return Ok(Some(HEADER_LEN as u32));
         }
         // Each says one thing and goes to the end of the line.
         while let Some(id) = self.turns.pop_front() {
             let Some(Socket::Connection(connection)) = self.sockets.get_mut(&id) else { continue };
-            let said = connection.speak(memory, chain);
+            let said = connection.speak(memory, chain, &self.metrics);
             connection.queued = said.is_some() && connection.has_something_to_say();
             if connection.queued {
                 self.turns.push_back(id);
             }
             if said.is_some() {
+                self.metrics.rx_packets_count.add(1);
                 return Ok(said);
             }
         }
@@ -368,7 +391,7 @@ mod tests {
         let event = EpollEvent::new(EventSet::IN, LISTENER);
         epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), event).unwrap();
         let connect = GuestConnect::PathPrefix(path);
-        (Muxer::new(3, Arc::new(epoll), Arc::new(listener), connect), folder)
+        (Muxer::new(3, Arc::new(epoll), Arc::new(listener), connect, Arc::default()), folder)
     }
 
     fn say(muxer: &mut Muxer, memory: &GuestMemory, operation: Operation) {

@@ -26,6 +26,7 @@ struct Pair {
     buffers: Vec<(u16, crate::virtio::testing::Buffer)>,
     // One buffer for everything that the guest sends.
     out: crate::virtio::testing::Buffer,
+    metrics: Arc<VsockMetrics>,
 }
 
 impl Pair {
@@ -38,9 +39,12 @@ impl Pair {
         let path = folder.path().join("v");
         let listener = UnixListener::bind(&path).unwrap();
         let config = VsockConfig { cid: CID as u32, listener, guest_connect: connect(path) };
-        let guest = Guest::ready(Box::new(Vsock::new(config).unwrap()), VERSION_1 | EVENT_IDX);
+        let device = Vsock::new(config).unwrap();
+        let metrics = device.metrics();
+        let guest = Guest::ready(Box::new(device), VERSION_1 | EVENT_IDX);
         let mut pair = Self {
             guest,
+            metrics,
             folder,
             buffers: Vec::new(),
             out: crate::virtio::testing::Buffer { address: 0, len: 0, writable: false },
@@ -192,6 +196,11 @@ fn the_host_connects_talks_and_leaves() {
     // It is forgotten.
     pair.send(Operation::Data, 52, host, 0, b"?");
     assert_eq!(pair.hear_operation(), Some(Operation::Reset));
+    let metrics = &pair.metrics;
+    assert_eq!((metrics.conns_added.get(), metrics.conns_removed.get()), (1, 1));
+    assert_eq!((metrics.rx_bytes_count.get(), metrics.tx_bytes_count.get()), (4, 4));
+    // Its answer, its data, its reset, and data once more.
+    assert_eq!(metrics.tx_packets_count.get(), 4);
 }
 
 #[test]

@@ -131,8 +131,12 @@ impl Worker for VsockWorker {
 
     fn process(&mut self, token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         match token {
-            RECEIVE => self.receive.clear_event(),
+            RECEIVE => {
+                self.muxer.metrics().rx_queue_event_count.add(1);
+                self.receive.clear_event();
+            }
             TRANSMIT => {
+                self.muxer.metrics().tx_queue_event_count.add(1);
                 self.transmit.clear_event();
                 self.transmit()?;
             }
