@@ -12,7 +12,9 @@ pub use vmm::api::status::{ExitReason, Step};
 
 /// Upper bound of what is read of a status file, in bytes; an honest one has a few hundred.
 const MAX_STATUS: u64 = 64 << 10;
-/// Upper bound of a detail text, in bytes.
+/// Upper bounds of what is kept of each kind of record.
+const MAX_RECORDS: usize = 64;
+/// Upper bound of a text, in bytes.
 const MAX_DETAIL: usize = 4 << 10;
 
 /// How a VM ended.
@@ -79,11 +81,24 @@ pub struct Milestone {
     pub at_us: u64,
 }
 
+/// A device whose back end is gone; the VM goes on without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostDevice {
+    /// Which, such as `block data`.
+    pub device: String,
+    /// Why, for people.
+    pub detail: String,
+    /// CLOCK_MONOTONIC, microseconds.
+    pub at_us: u64,
+}
+
 /// What a status file says so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Steps reached.
     pub milestones: Vec<Milestone>,
+    /// Devices that were lost.
+    pub lost: Vec<LostDevice>,
     /// The exit record, if there is one: reason, detail, microseconds.
     pub exit: Option<(ExitReason, String, u64)>,
 }
@@ -94,13 +109,14 @@ impl Status {
         let mut status = Self::default();
         for line in text.split(|&b| b == b'\n') {
             match serde_json::from_slice(line) {
-                Ok(Record::Milestone { step, at_us }) if status.milestones.len() < 64 => {
+                Ok(Record::Milestone { step, at_us }) if status.milestones.len() < MAX_RECORDS => {
                     status.milestones.push(Milestone { step, at_us });
                 }
-                Ok(Record::Exit { reason, mut detail, at_us }) => {
-                    detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
-                    detail.retain(|c| !c.is_control());
-                    status.exit = Some((reason, detail, at_us));
+                Ok(Record::DeviceLost { device, detail, at_us }) if status.lost.len() < MAX_RECORDS => {
+                    status.lost.push(LostDevice { device: plain(device), detail: plain(detail), at_us });
+                }
+                Ok(Record::Exit { reason, detail, at_us }) => {
+                    status.exit = Some((reason, plain(detail), at_us));
                     break;
                 }
                 _ => {}
@@ -128,6 +144,13 @@ impl Status {
     }
 }
 
+/// No longer than it may be, and nothing that a terminal obeys.
+fn plain(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_DETAIL));
+    text.retain(|c| !c.is_control());
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +166,15 @@ mod tests {
         assert_eq!(exit.reason, EndReason::Exit(ExitReason::GuestPanic));
         assert_eq!(exit.milestones.len(), 2);
         assert_eq!(exit.to_string(), "the guest's kernel panicked: pvpanic");
+    }
+
+    #[test]
+    fn lost_devices_are_told_without_what_a_terminal_obeys() {
+        let line = r#"{"event":"device_lost","device":"block data","detail":"it \u001b[2J went","at_us":7}"#;
+        let lost = Status::parse(format!("{line}\n").repeat(100).as_bytes()).lost;
+        assert_eq!(lost.len(), MAX_RECORDS);
+        let first = LostDevice { device: "block data".into(), detail: "it [2J went".into(), at_us: 7 };
+        assert_eq!(lost[0], first);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{DETACHED, registry, runtime, write};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use vial_vm::exit::Step;
+use vial_vm::exit::{LostDevice, Status, Step};
 use vial_vm::spec::OWNER_VM;
 use vial_vm::{Error, Registry, Vm, VmId, VmInfo, VmState};
 
@@ -43,12 +43,13 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
     let info = registry.info(&name.parse()?)?;
     let config = std::fs::read(info.folder.join("config.json")).ok();
     let config: Option<serde_json::Value> = config.and_then(|text| serde_json::from_slice(&text).ok());
+    let Status { milestones, lost, .. } = Status::read(&info.folder.join("status.jsonl"));
     let milestones = match &info.state {
-        VmState::Ended(exit) => exit.milestones.clone(),
-        _ => vial_vm::exit::Status::read(&info.folder.join("status.jsonl")).milestones,
+        VmState::Ended(exit) => &exit.milestones,
+        _ => &milestones,
     };
     if as_json {
-        print_json(&json!({ "vm": info, "milestones": milestones, "config": config }))?;
+        print_json(&json!({ "vm": info, "milestones": milestones, "lost": lost, "config": config }))?;
         return Ok(0);
     }
     let mut text = String::new();
@@ -74,6 +75,9 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
     }
     if !info.unenforced.is_empty() {
         line("no limit", &info.unenforced.join(", "));
+    }
+    for LostDevice { device, detail, .. } in &lost {
+        line("lost", &format_args!("{device}: {detail}"));
     }
     for (name, value) in &info.labels {
         line("label", &format_args!("{name}={value}"));
