@@ -1,16 +1,34 @@
 //! What changes of a machine's configuration while it runs, so that who asks for it sees what is: pure functions.
 
 use crate::api::config::{Drive, FileSource, Pmem, RateLimiter, TokenBucket, VmConfig};
-use std::path::Path;
+use std::path::PathBuf;
 
-/// Drive `id` has the file at `path` by now, or one that has no path here.
-pub fn drive_file(config: &mut VmConfig, id: &str, path: Option<&Path>) {
+/// Drive `id` has these files by now; see [`drive_with`].
+pub fn drive_files(config: &mut VmConfig, id: &str, paths: Option<&Files>) {
     if let Some(drive) = drive(config, id) {
-        // Several files make a disk for reading, and that it stays.
-        drive.is_read_only |= !drive.concat.is_empty();
-        drive.concat.clear();
-        drive.path_on_host = path.map(|path| FileSource::Path(path.to_owned()));
+        *drive = drive_with(drive, paths);
     }
+}
+
+/// The files that a drive is given while it runs.
+pub enum Files {
+    /// One.
+    Path(PathBuf),
+    /// Several that make one disk.
+    Concat(Vec<PathBuf>),
+}
+
+/// `drive` with these files in the place of its own, or with such as have no path here.
+pub fn drive_with(drive: &Drive, files: Option<&Files>) -> Drive {
+    let source = |path: &PathBuf| FileSource::Path(path.clone());
+    let (path_on_host, concat) = match files {
+        None => (None, Vec::new()),
+        Some(Files::Path(path)) => (Some(source(path)), Vec::new()),
+        Some(Files::Concat(paths)) => (None, paths.iter().map(source).collect()),
+    };
+    // Several files make a disk for reading, and that it stays.
+    let is_read_only = drive.is_read_only || !drive.concat.is_empty();
+    Drive { path_on_host, concat, is_read_only, ..drive.clone() }
 }
 
 /// Drive `id` has the buckets of `change` by now.
@@ -81,13 +99,16 @@ mod tests {
     #[test]
     fn another_file_takes_the_place_of_all_former_ones() {
         let mut config = config();
-        drive_file(&mut config, "a", None);
-        drive_file(&mut config, "b", Some(Path::new("/d")));
-        drive_file(&mut config, "none", None);
+        drive_files(&mut config, "a", None);
+        drive_files(&mut config, "b", Some(&Files::Path("/d".into())));
+        drive_files(&mut config, "none", None);
         assert_eq!((&config.drives[0].path_on_host, config.drives[0].is_read_only), (&None, false));
         let new = &config.drives[1];
         assert_eq!(new.path_on_host, Some(FileSource::Path("/d".into())));
         assert!(new.concat.is_empty() && new.is_read_only);
+        drive_files(&mut config, "b", Some(&Files::Concat(vec!["/e".into(), "/f".into()])));
+        let new = &config.drives[1];
+        assert_eq!((&new.path_on_host, new.concat.len(), new.is_read_only), (&None, 2, true));
     }
 
     #[test]

@@ -191,7 +191,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
         (Request::Insert { drive_id, files: said }, state) => {
             let result = machine.handles.insert(&drive_id, said, files);
             if result.is_ok() {
-                changes::drive_file(machine.config_mut(), &drive_id, None);
+                changes::drive_files(machine.config_mut(), &drive_id, None);
             }
             changed(machine, &state, &reply, result);
             state
@@ -199,7 +199,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
         (Request::Eject { drive_id }, state) => {
             let result = machine.handles.eject(&drive_id);
             if result.is_ok() {
-                changes::drive_file(machine.config_mut(), &drive_id, None);
+                changes::drive_files(machine.config_mut(), &drive_id, None);
             }
             changed(machine, &state, &reply, result);
             state
@@ -220,7 +220,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             if result.is_ok() {
                 let config = machine.config_mut();
                 if said > 0 {
-                    changes::drive_file(config, &drive_id, None);
+                    changes::drive_files(config, &drive_id, None);
                 }
                 rate_limiter.iter().for_each(|limiter| changes::limit_drive(config, &drive_id, limiter));
             }

@@ -7,7 +7,7 @@ use super::action::{
 use super::before::{Service, json_of, machine};
 use super::draft::document;
 use crate::api::config::{self, Drive, FileSource, PartialDrive, PartialNetworkInterface, VmConfig};
-use crate::api::control::{Plugged, Request};
+use crate::api::control::{MAX_FILES, Plugged, Request};
 use crate::cards::{Card, Seen};
 use crate::changes;
 use crate::control::{Command, ReplyTo};
@@ -16,6 +16,7 @@ use crate::handles::HandleError;
 use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::validate::{self, ConfigError};
+use crate::virtio::block::BlockConfigError;
 use serde_json::{Value, json};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -159,29 +160,29 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
     let drive = vm.config().drives.iter().find(|drive| drive.drive_id == *id);
     let drive = drive.ok_or_else(|| failed(&HandleError::NoDrive(id.clone())))?;
     validate::rate_limiter("rate_limiter", update.rate_limiter.as_ref()).map_err(|error| failed(&error))?;
+    let new = new_files(drive, update).map_err(|error| failed(&error))?;
     if drive.socket.is_some() {
         // As in Firecracker: nothing to change here, and what the back end changed is told to the guest.
-        let changed = match (&update.path_on_host, &update.rate_limiter) {
+        let changed = match (&new, &update.rate_limiter) {
             (None, None) => vm.handles.reread(id),
             _ => Err(HandleError::BackEndDrive(id.clone())),
         };
         return changed.map(|()| Answer::Empty).map_err(|error| failed(&error));
     }
-    if update.path_on_host.is_none() && update.rate_limiter.is_none() {
+    if new.is_none() && update.rate_limiter.is_none() {
         let message = "nothing to change; give path_on_host, rate_limiter or both";
         return Err(Fault::bad(format!("Drive config error: {message}")));
     }
-    if let Some(path) = &update.path_on_host {
-        let source = FileSource::Path(path.clone());
-        let changed = Drive { path_on_host: Some(source), concat: Vec::new(), ..drive.clone() };
-        let files = files::drive(&changed).map_err(|error| failed(&error))?;
+    if let Some(new) = &new {
+        let files = files::drive(&changes::drive_with(drive, Some(new))).map_err(|error| failed(&error))?;
+        let said = u8::try_from(files.len()).expect("there are 240 at most");
         let changed = if drive.is_removable {
-            vm.handles.eject(id).and_then(|()| vm.handles.insert(id, 1, files))
+            vm.handles.eject(id).and_then(|()| vm.handles.insert(id, said, files))
         } else {
-            vm.handles.update_drive(id, None, (1, files), false)
+            vm.handles.update_drive(id, None, (said, files), false)
         };
         changed.map_err(|error| failed(&error))?;
-        changes::drive_file(vm.config_mut(), id, Some(path));
+        changes::drive_files(vm.config_mut(), id, Some(new));
     }
     if let Some(limiter) = &update.rate_limiter {
         let changed = vm.handles.update_drive(id, Some(limiter), (0, Vec::new()), false);
@@ -189,6 +190,24 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
         changes::limit_drive(vm.config_mut(), id, limiter);
     }
     Ok(Answer::Empty)
+}
+
+/// The files that an update names; the guest's writes could not be spread over several.
+fn new_files(drive: &Drive, update: &PartialDrive) -> Result<Option<changes::Files>, HandleError> {
+    let PartialDrive { drive_id, path_on_host, concat, .. } = update;
+    match (path_on_host, concat.is_empty()) {
+        (None, true) => Ok(None),
+        (Some(path), true) => Ok(Some(changes::Files::Path(path.clone()))),
+        (Some(_), false) => Err(ConfigError::DriveFiles(drive_id.clone()).into()),
+        (None, false) if concat.len() > MAX_FILES => {
+            let (id, count) = (drive_id.clone(), concat.len());
+            Err(BlockConfigError::Count { id, count, most: MAX_FILES }.into())
+        }
+        (None, false) if drive.is_read_only || !drive.concat.is_empty() => {
+            Ok(Some(changes::Files::Concat(concat.clone())))
+        }
+        (None, false) => Err(ConfigError::ConcatWritten(drive_id.clone()).into()),
+    }
 }
 
 /// What `GET /vial/devices` shows: names, virtio's device types, and what the drivers have made of them.

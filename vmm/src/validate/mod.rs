@@ -102,6 +102,9 @@ pub enum ConfigError {
     /// A drive without file, or with two kinds.
     #[error("drive {0:?} needs exactly one of path_on_host, concat and socket")]
     DriveFiles(String),
+    /// Several files for a drive that the guest may write to.
+    #[error("drive {0:?} may be written to: give path_on_host; concat is for drives that are only read")]
+    ConcatWritten(String),
     /// A removable drive with what it can't have.
     #[error(
         "drive {0:?} is removable: it starts without a medium, so take away path_on_host, concat and is_root_device"

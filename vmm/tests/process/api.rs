@@ -3,6 +3,7 @@
 use crate::common::{HANG, SPIN, Vm, kvm, out};
 use crate::http::{Http, spawn_api};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use vmm::api::status::ExitReason;
 
 pub fn boot_source(vm: &Vm) -> Value {
@@ -244,6 +245,7 @@ fn a_drive_gets_another_file_while_the_vm_runs() {
     let (_child, mut http) = spawn_api(&vm, &[]);
     configure(&vm, &mut http);
     http.ok("PUT", "/drives/a", &json!({"drive_id": "a", "is_removable": true}));
+    http.ok("PUT", "/drives/c", &json!({"drive_id": "c", "concat": [vm.path("one"), vm.path("two")]}));
     start(&mut http);
     for name in ["one", "two"] {
         http.ok("PATCH", "/drives/a", &json!({"drive_id": "a", "path_on_host": vm.path(name)}));
@@ -259,6 +261,19 @@ fn a_drive_gets_another_file_while_the_vm_runs() {
     assert!(http.refused("PATCH", "/drives/b", &patch("b", vm.path("one"))).contains("no drive \"b\""));
     let nothing = json!({"drive_id": "a"}).to_string();
     assert!(http.refused("PATCH", "/drives/a", &nothing).contains("nothing to change"));
+    // Of several files, and only for reading: it may have several others, or one that can't be written.
+    http.ok("PATCH", "/drives/c", &json!({"drive_id": "c", "concat": [vm.path("two")]}));
+    assert_eq!(http.get("/vm/config")["drives"][1]["concat"], json!([vm.path("two")]));
+    std::fs::set_permissions(vm.path("one"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    http.ok("PATCH", "/drives/c", &json!({"drive_id": "c", "path_on_host": vm.path("one")}));
+    http.ok("PATCH", "/drives/c", &json!({"drive_id": "c", "concat": [vm.path("one"), vm.path("two")]}));
+    let both =
+        json!({"drive_id": "c", "concat": [vm.path("one")], "path_on_host": vm.path("two")}).to_string();
+    assert!(http.refused("PATCH", "/drives/c", &both).contains("exactly one of"));
+    let several = json!({"drive_id": "a", "concat": [vm.path("one"), vm.path("two")]}).to_string();
+    assert!(http.refused("PATCH", "/drives/a", &several).contains("may be written to"));
+    let many = json!({"drive_id": "c", "concat": vec![vm.path("one"); 241]}).to_string();
+    assert!(http.refused("PATCH", "/drives/c", &many).contains("240"));
 }
 
 #[test]

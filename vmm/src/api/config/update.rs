@@ -13,6 +13,9 @@ pub struct PartialDrive {
     /// The file that takes the place of the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<PathBuf>,
+    /// *(Vial)* Files that make one disk in their order and take the place of the present ones: for a drive that the guest only reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concat: Vec<PathBuf>,
     /// Buckets that take the place of the present ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limiter: Option<RateLimiter>,
