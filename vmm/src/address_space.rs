@@ -2,7 +2,7 @@
 
 use crate::api::config::VmConfig;
 use crate::arch;
-use crate::machine::{BuildError, kvm_step};
+use crate::build_error::{BuildError, kvm_step};
 use crate::memory::{self, KvmSlots, PmemMapping, Recipe, Slots, Space};
 use crate::virtio::GuestMemory;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};

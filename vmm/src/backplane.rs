@@ -3,9 +3,9 @@
 use crate::api::config::{self, TokenBucket};
 use crate::arch::layout;
 use crate::arch::places::{Place, Places};
+use crate::build_error::{BuildError, kvm_step, resource};
 use crate::bus::Bus;
 use crate::event_loop::Wake;
-use crate::machine::{BuildError, kvm_step, resource};
 use crate::pci::root::{ECAM_SIZE, Ecam, Root, Window};
 use crate::pci::wiring::{KvmWiring, Wires};
 use crate::pci::{Hotplug, hotplug};

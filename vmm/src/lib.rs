@@ -17,6 +17,7 @@ pub mod args;
 mod back_ends;
 pub mod backplane;
 pub mod boot_timer;
+mod build_error;
 pub mod bus;
 mod cards;
 mod changes;
@@ -53,7 +54,6 @@ pub mod status;
 pub mod sys;
 pub mod validate;
 pub mod vcpu;
-#[allow(unsafe_code)]
 pub mod virtio;
 
 /// An error and everything that caused it, on one line.

@@ -4,28 +4,29 @@ use crate::address_space;
 use crate::api::config::{self, VmConfig};
 use crate::api::control::Plugged;
 use crate::api::status::{Event, ExitReason, Step};
-use crate::arch::{self, ArchError, acpi, boot, layout};
+use crate::arch::{self, acpi, boot, layout};
 use crate::backplane::{Attached, Backplane};
 use crate::boot_timer::BootTimer;
-use crate::bus::BadRange;
+pub use crate::build_error::BuildError;
+use crate::build_error::{kvm_step, resource};
 use crate::cards::{Card, Seen, lock};
 use crate::control::ReplyTo;
-use crate::devices::{self, Made, MakeError, Prepared};
+use crate::devices::{self, Made, Prepared};
 use crate::end::EndSignal;
-use crate::files::{FileError, Files};
-use crate::generation::{Generation, GenerationError};
+use crate::files::Files;
+use crate::generation::Generation;
 use crate::handles::{HandleError, Handles};
 use crate::io_threads::{IoThreads, Rings};
-use crate::kernel::{LoadError, Loader, Source};
+use crate::kernel::{Loader, Source};
 use crate::log;
-use crate::memory::{self, MemoryError, PmemError, Space};
+use crate::memory::{self, Space};
 use crate::platform;
 use crate::plugs::{Name, PlugError, Plugs};
-use crate::seccomp::{Filter, SeccompError, Thread, Uses};
+use crate::seccomp::{Filter, Thread, Uses};
 use crate::serial::SerialControl;
 use crate::status::Status;
-use crate::validate::{self, ConfigError};
-use crate::vcpu::{Gate, Shared, Threads, VcpuError, Vcpus};
+use crate::validate;
+use crate::vcpu::{Gate, Shared, Threads, Vcpus};
 use crate::virtio::vhost_user::LossSink;
 use crate::virtio::{DeviceError, FaultSink, GuestMemory, Surroundings, WorkerLoop};
 use kvm_bindings::CpuId;
@@ -35,104 +36,6 @@ use std::io;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-/// Why there is no machine.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A file that it names.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// Guest memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Kernel or initrd.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A device.
-    #[error(transparent)]
-    Device(#[from] MakeError),
-    /// The platform.
-    #[error(transparent)]
-    Arch(#[from] ArchError),
-    /// vCPU threads.
-    #[error(transparent)]
-    Vcpu(#[from] VcpuError),
-    /// Filters.
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
-    /// Two devices at one place: a fault of this program.
-    #[error("the machine's own address plan contradicts itself")]
-    Plan(#[from] BadRange),
-    /// More devices than a PCI bus has slots.
-    #[error("too many devices: a PCI bus has room for 31; remove some, or set vial.transport to mmio")]
-    NoSlot,
-    /// A file can't be in the guest's address space.
-    #[error("the file of pmem {id:?} can't be used")]
-    Pmem {
-        /// Which.
-        id: String,
-        /// Why.
-        #[source]
-        source: PmemError,
-    },
-    /// The generation ID.
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
-    /// A KVM call.
-    #[error("KVM could not {step}")]
-    Kvm {
-        /// What was being done.
-        step: &'static str,
-        /// errno.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-    /// A thread or event could not be made.
-    #[error("could not make {what}; does a limit on threads or descriptors stand in the way?")]
-    Resource {
-        /// What.
-        what: &'static str,
-        /// errno.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl BuildError {
-    /// Whose fault it is.
-    pub fn reason(&self) -> ExitReason {
-        match self {
-            Self::Config(_)
-            | Self::File(_)
-            | Self::Load(_)
-            | Self::Device(_)
-            | Self::NoSlot
-            | Self::Pmem { .. }
-            | Self::Memory(MemoryError::FileTooShort { .. }) => ExitReason::BadConfig,
-            Self::Arch(
-                ArchError::CommandLineTooLong(_)
-                | ArchError::CommandLineNotAscii
-                | ArchError::TooManyDevices(_)
-                | ArchError::TablesTooBig(_)
-                | ArchError::MissingByTemplate(_)
-                | ArchError::NoLeaf { .. }
-                | ArchError::Msr(_),
-            ) => ExitReason::BadConfig,
-            _ => ExitReason::InternalError,
-        }
-    }
-}
-
-pub(crate) fn kvm_step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
-    move |source| BuildError::Kvm { step, source }
-}
-
-pub(crate) fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
-    move |source| BuildError::Resource { what, source }
-}
 
 /// A running machine.
 pub struct Machine {

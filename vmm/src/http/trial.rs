@@ -2,9 +2,9 @@
 
 use crate::api::config::{Drive, FileSource, NetworkInterface, Pmem, VmConfig};
 use crate::arch;
+use crate::build_error::BuildError;
 use crate::devices::MakeError;
 use crate::files::{FileError, Files};
-use crate::machine::BuildError;
 use crate::memory::PmemMapping;
 use crate::sys;
 use crate::virtio::block;

@@ -1,4 +1,4 @@
-//! Vectored I/O straight between files and guest memory: with a disk's ring (`block/ring.rs`) the only unsafe code of the devices.
+//! Vectored I/O straight between files and guest memory: with a disk's ring (`block/ring.rs`, `block/flights.rs`) and vhost's requests (`net/vhost.rs`) the only unsafe code of the devices.
 //!
 //! The kernel reads or writes the ranges while the guest may change them too. That is no data race of Rust's: no reference
 //! to the memory exists, only ranges that [`VolatileSlice`] vouches for.

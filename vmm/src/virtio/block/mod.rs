@@ -7,15 +7,18 @@
 mod config;
 mod direct;
 mod disk;
+#[allow(unsafe_code)]
 mod flights;
 mod metrics;
 mod request;
+#[allow(unsafe_code)]
 mod ring;
 #[cfg(test)]
 #[path = "."]
 mod over_mmio {
     use crate::virtio::testing::Guest;
     #[path = "ring_tests.rs"]
+    #[allow(unsafe_code)]
     mod ring_tests;
     #[path = "tests.rs"]
     mod tests;
@@ -25,6 +28,7 @@ mod over_mmio {
 mod over_pci {
     use crate::virtio::testing::PciGuest as Guest;
     #[path = "ring_tests.rs"]
+    #[allow(unsafe_code)]
     mod ring_tests;
     #[path = "tests.rs"]
     mod tests;

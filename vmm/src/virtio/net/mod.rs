@@ -17,6 +17,7 @@ mod over_mmio {
     #[path = "pairs_tests.rs"]
     mod pairs_tests;
     #[path = "tests.rs"]
+    #[allow(unsafe_code)]
     mod tests;
 }
 #[cfg(test)]
@@ -28,8 +29,10 @@ mod over_pci {
     #[path = "pairs_tests.rs"]
     mod pairs_tests;
     #[path = "tests.rs"]
+    #[allow(unsafe_code)]
     mod tests;
 }
+#[allow(unsafe_code)]
 pub mod vhost;
 mod worker;
 

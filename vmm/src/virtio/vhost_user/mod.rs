@@ -24,6 +24,7 @@ mod over_pci {
 }
 mod terms;
 #[cfg(test)]
+#[allow(unsafe_code)]
 pub mod test_back_end;
 mod worker;
 
