@@ -13,6 +13,8 @@ mod images;
 mod io;
 mod kills;
 mod kubernetes;
+mod kubernetes_jobs;
+mod kubernetes_rollout;
 mod kubernetes_streams;
 mod life;
 mod lists;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use vial_tests::soak::{Until, run};
+use vial_tests::soak::{Of, Until, run};
 
 /// Somebody wants the end: the step that is on is finished, and all is removed that was made.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -27,15 +27,19 @@ fn listen() {
 
 fn main() {
     let mut words = std::env::args().skip(1);
-    let (mut seed, mut until) = (None, Until::For(Duration::from_secs(60)));
+    let (mut of, mut seed, mut until) = (Of::Containers, None, Until::For(Duration::from_secs(60)));
     while let Some(word) = words.next() {
+        if word == "--declared" {
+            of = Of::Declared;
+            continue;
+        }
         let number = words.next().and_then(|word| word.parse::<u64>().ok());
         match (word.as_str(), number) {
             ("--seed", Some(number)) => seed = Some(number),
             ("--rounds", Some(number)) => until = Until::Rounds(number),
             ("--seconds", Some(number)) => until = Until::For(Duration::from_secs(number)),
             _ => {
-                eprintln!("usage: soak [--seconds N | --rounds N] [--seed N]");
+                eprintln!("usage: soak [--declared] [--seconds N | --rounds N] [--seed N]");
                 std::process::exit(2);
             }
         }
@@ -45,7 +49,7 @@ fn main() {
         u64::from(now.subsec_nanos()) ^ now.as_secs()
     });
     listen();
-    match run(seed, until, &STOP) {
+    match run(of, seed, until, &STOP) {
         Ok(rounds) if STOP.load(Ordering::Relaxed) => {
             println!("{rounds} rounds passed before it was interrupted");
             std::process::exit(130);

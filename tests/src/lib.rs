@@ -4,8 +4,10 @@
 //! It must never know how Vial works inside: it runs built binaries and looks at the machine, as a person would.
 
 pub mod crash;
+pub mod declared;
 pub mod fixtures;
 pub mod host;
+pub mod kubectl;
 pub mod leftovers;
 pub mod limit;
 pub mod outside;

@@ -3,7 +3,10 @@
 //! Each step does one thing to one container, or to a pod of several, perhaps with a blow at a random moment of it: to the command line, the
 //! daemon, a VM or the agent in it. The model says what may be true then: one fact when nothing disturbed the step, a few when something did. What
 //! is found decides between them; anything else ends the run. The seed and each step are printed as they come, so that a hang has a story too.
+//!
+//! Declared objects ([`Of::Declared`]) have an oracle of their own.
 
+mod declared;
 mod model;
 mod random;
 
@@ -47,15 +50,39 @@ pub enum Until {
     For(Duration),
 }
 
+/// What is disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Containers and pods of several, one step at a time.
+    Containers,
+    /// What is declared to the Kubernetes API, some steps at a time.
+    Declared,
+}
+
+/// Somebody who does random things and knows what must be true then.
+trait Disturbed {
+    /// Does something and compares.
+    fn step(&mut self) -> Result<(), String>;
+    /// After the last step.
+    fn end(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Goes through random steps, until someone says `stop` at the latest; says how many.
 ///
 /// # Errors
 /// When something is not as it must be.
-pub fn run(seed: u64, until: Until, stop: &AtomicBool) -> Result<u64, Box<Broken>> {
+pub fn run(of: Of, seed: u64, until: Until, stop: &AtomicBool) -> Result<u64, Box<Broken>> {
     println!("seed {seed}");
     let vial = Vial::with_busybox();
     let code = AgentCode::installed();
-    let mut soak = Soak { vial: &vial, code: &code, random: Random(seed), model: Model::default() };
+    let random = Random(seed);
+    let mut soak: Box<dyn Disturbed> = match of {
+        Of::Containers => Box::new(Soak { vial: &vial, code: &code, random, model: Model::default() }),
+        Of::Declared => Box::new(declared::Declared::on(&vial, &code, random)),
+    };
+    let broken = |what| Box::new(Broken { what, seed, state: story::tell(vial.run_dir()) });
     let begin = Instant::now();
     let mut rounds = 0;
     loop {
@@ -65,11 +92,11 @@ pub fn run(seed: u64, until: Until, stop: &AtomicBool) -> Result<u64, Box<Broken
             Until::For(time) if begin.elapsed() >= time => break,
             _ => {}
         }
-        if let Err(what) = soak.step() {
-            return Err(Box::new(Broken { what, seed, state: story::tell(vial.run_dir()) }));
-        }
+        soak.step().map_err(broken)?;
         rounds += 1;
     }
+    soak.end().map_err(broken)?;
+    drop(soak);
     vial.leaves_nothing();
     Ok(rounds)
 }
@@ -81,7 +108,7 @@ struct Soak<'a> {
     model: Model,
 }
 
-impl Soak<'_> {
+impl Disturbed for Soak<'_> {
     fn step(&mut self) -> Result<(), String> {
         let (name, step) = self.model.choose(&mut self.random);
         let blow = self.random.pick(&[
@@ -101,7 +128,9 @@ impl Soak<'_> {
         self.verify(&name, step, met)
             .map_err(|what| format!("{step:?} of {name}, which was {fact:?}, with {met:?}: {what}"))
     }
+}
 
+impl Soak<'_> {
     fn words(&self, name: &str, step: Step) -> Vec<String> {
         let Known { kind, pod, .. } = &self.model.known[name];
         let worker = format!("i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done; exit 7");
