@@ -7,7 +7,7 @@ use crate::error::{ApiError, Result};
 use crate::home::{self, Home};
 use crate::live::{Live, Phase};
 use crate::paths::named;
-use crate::recovery::vm_ended;
+use crate::recovery::{start_lost, vm_ended};
 use crate::restart::{self, Again, Occasion, Past};
 use crate::state::Shared;
 use crate::store::{NewStart, Record};
@@ -281,7 +281,12 @@ async fn start_again(daemon: Shared, record: Record, live: Arc<Live>, again: Aga
 /// Ends what could not be started.
 async fn fail(daemon: &Shared, record: &Record, live: &Arc<Live>, error: ApiError, by_policy: bool) {
     live.log.complete();
-    let exit = Exit { code: error.0.kind.exit_code(), reason: Some(error.to_string()), ..Exit::default() };
+    let lost = start_lost();
+    let exit = match error.0.kind.exit_code() {
+        // It was given up for that, whatever it says of itself.
+        code if code == lost.code && *daemon.stopping.borrow() => lost,
+        code => Exit { code, reason: Some(error.to_string()), ..Exit::default() },
+    };
     if !by_policy && !record.is_new() {
         // Whoever wanted it started hears why it is not: that is theirs to mend, and not the policy's to try for ever.
         note_stopped(daemon, record, true).await;

@@ -1,5 +1,6 @@
 //! What the store and this daemon know of declared pods, in the words of `vial_orchestrator::node`.
 
+use crate::recovery;
 use crate::state::Daemon;
 use crate::store::{PodRecord, Record};
 use std::collections::HashMap;
@@ -114,6 +115,7 @@ fn end(record: &Record) -> End {
         signal: exit.signal,
         // Something may have been killed in one that ended well.
         oom: exit.oom && exit.code != 0,
+        is_lost_start: recovery::is_start_lost(&exit),
         message: exit.reason.unwrap_or_default(),
         started: record.started_ms.map(time),
         finished: record.finished_ms.or(Some(record.created_ms)).map(time),

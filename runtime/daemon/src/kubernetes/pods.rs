@@ -61,10 +61,10 @@ impl Node {
         Arc::new(Self { daemon, engine, work: Mutex::default(), wake: Notify::new() })
     }
 
-    /// Looks for as long as the process lives.
+    /// Looks until the daemon ends: what becomes of starts that are given up then is for the next one to see to.
     pub async fn run(self: Arc<Self>) {
         let (mut objects, mut news) = (self.engine.store().changes(), self.daemon.store.news());
-        loop {
+        while !*self.daemon.stopping.borrow() {
             // Before the look: what happens during it wakes again.
             objects.borrow_and_update();
             news.borrow_and_update();

@@ -65,6 +65,21 @@ const UNKNOWN: i32 = 255;
 /// Exit code of a container whose VM was killed, as if the signal had been for it.
 const KILLED: i32 = 137;
 
+/// Why a container's command was not started: whoever was about to start it ended, and so did what there was of its VM.
+const LOST: &str = "the daemon ended before the command was started";
+/// The same, with the whole machine.
+const LOST_WITH_MACHINE: &str = "the machine was restarted before the command was started";
+
+/// The end of a container whose daemon ended while it was started.
+pub fn start_lost() -> Exit {
+    Exit { code: NEVER_STARTED, reason: Some(LOST.into()), ..Exit::default() }
+}
+
+/// Whether an end says nothing about the container: its start was lost with the daemon or the machine.
+pub fn is_start_lost(exit: &Exit) -> bool {
+    exit.code == NEVER_STARTED && matches!(exit.reason.as_deref(), Some(LOST | LOST_WITH_MACHINE))
+}
+
 /// Decides.
 pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision {
     let ended = match observed {
@@ -97,12 +112,11 @@ pub fn decide(stored: State, auto_remove: bool, observed: &Observed) -> Decision
         }
         // A start is not taken up in the middle: whoever waited for it is gone.
         (State::Starting, _) => {
-            let reason = match observed {
-                Observed::Rebooted => "the machine was restarted before the command was started",
-                _ => "the daemon ended before the command was started",
+            let lost = match observed {
+                Observed::Rebooted => Exit { reason: Some(LOST_WITH_MACHINE.into()), ..start_lost() },
+                _ => start_lost(),
             };
-            let exit = Exit { code: NEVER_STARTED, reason: Some(reason.into()), ..Exit::default() };
-            Decision { vm: ended, record: exited(exit) }
+            Decision { vm: ended, record: exited(lost) }
         }
         (State::Exited, Observed::Rebooted) if auto_remove => {
             Decision { vm: ended, record: RecordAction::Remove }
@@ -169,6 +183,8 @@ mod tests {
             let decision = decide(stored, false, &observed);
             assert_eq!((decision.vm, code(&decision.record)), (vm, exit), "{stored:?} {observed:?}");
             assert_ne!(decision.record, RecordAction::Remove, "{stored:?} {observed:?}");
+            let lost = matches!(&decision.record, RecordAction::Exited(exit) if is_start_lost(exit));
+            assert_eq!(lost, stored == Starting, "{stored:?} {observed:?}");
             let with_rm = decide(stored, true, &observed);
             assert_eq!(with_rm.vm, if vm == VmAction::End { VmAction::Kill } else { vm });
             let stays = stored == Running && observed == Alive;

@@ -4,7 +4,7 @@
 mod decide;
 mod pods;
 
-pub use decide::{Decision, Observed, RecordAction, VmAction, decide, vm_ended};
+pub use decide::{Decision, Observed, RecordAction, VmAction, decide, is_start_lost, start_lost, vm_ended};
 
 use crate::error::{ApiError, Result};
 use crate::home::Home;

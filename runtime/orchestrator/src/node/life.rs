@@ -212,6 +212,8 @@ fn begin(
 pub(super) fn again(pod: &Value, part: &Part<'_>, end: &End, observed: &Observed) -> bool {
     let policy = object::text(pod, &["spec", "restartPolicy"]);
     match (part.role, policy) {
+        // It has not been there yet, so no policy is asked.
+        _ if end.is_lost_start => true,
         (Role::Sidecar, _) => true,
         // What it did went with its sandbox.
         (Role::Init, _) if end.code == 0 => !is_done(observed, part.name),
@@ -239,6 +241,9 @@ pub(super) fn wait_s(attempt: &Attempt) -> i64 {
 
 fn failures_after(attempt: &Attempt) -> u32 {
     let State::Ended(end) = &attempt.state else { return attempt.failures };
+    if end.is_lost_start {
+        return attempt.failures;
+    }
     let lasted = match (end.started, end.finished) {
         (Some(started), Some(finished)) => finished - started >= TimeDelta::seconds(LASTED_S),
         _ => false,

@@ -94,6 +94,8 @@ pub struct End {
     pub signal: Option<i32>,
     /// It met its memory limit.
     pub oom: bool,
+    /// It never ran, and that was not its own doing: whoever was about to start it ended.
+    pub is_lost_start: bool,
     /// In words.
     pub message: String,
     /// When its command ran first; none: it never did.

@@ -133,7 +133,12 @@ fn going(observed: &Observed, main: &[&Part<'_>]) -> &'static str {
 }
 
 fn has_run(attempt: &Attempt) -> bool {
-    attempt.number > 0 || !matches!(&attempt.state, State::Starting)
+    attempt.number > 0
+        || match &attempt.state {
+            State::Starting => false,
+            State::Running { .. } => true,
+            State::Ended(end) => !end.is_lost_start,
+        }
 }
 
 fn stamp(time: DateTime<Utc>) -> String {

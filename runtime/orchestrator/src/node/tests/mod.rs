@@ -136,6 +136,18 @@ fn the_policy_says_what_is_over() {
 }
 
 #[test]
+fn a_start_that_was_lost_with_its_daemon_is_made_up_for_whatever_the_policy() {
+    for policy in ["Never", "OnFailure", "Always"] {
+        let pod = pod(policy);
+        let end = End { code: 125, is_lost_start: true, finished: Some(at(5)), ..End::default() };
+        let observed = seen("a", vec![attempt(0, State::Ended(end))]);
+        let again = Step::Start { container: "a".into(), number: 1, failures: 0 };
+        assert_eq!(decide(&pod, &observed, at(5)).steps, [again], "{policy}");
+        assert_eq!(told(&pod, &observed, 5)["phase"], "Pending", "{policy}");
+    }
+}
+
+#[test]
 fn the_beginning_goes_in_order_and_sidecars_stay() {
     let mut pod = pod("Never");
     pod["spec"]["initContainers"] =
