@@ -6,6 +6,7 @@ use crate::paths::{Paths, named};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio_rustls::TlsAcceptor;
 use vial_api::ErrorKind;
 use vial_orchestrator::engine::Engine;
@@ -17,6 +18,12 @@ use vial_orchestrator::tls::Authority;
 const PORT: &str = "VIAL_KUBERNETES_PORT";
 /// Threads of the API server. They are its own, because its writes wait for the disk, and streams of containers must not.
 const THREADS: usize = 2;
+
+/// How long a port that was a daemon's before this one is waited for. One that was killed holds it until the kernel comes to that descriptor, which
+/// may be after its interfaces were taken down one by one; and a port that is not the same any more makes every kubeconfig untrue.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A port that is taken, with TLS.
 pub struct Listening {
@@ -32,6 +39,7 @@ pub struct Listening {
 /// There is no port on the loopback, or no certificate for it.
 pub fn listen(paths: &Paths, authority: &Authority) -> Result<Listening> {
     let file = place::port(paths);
+    let last: Option<u16> = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
     let wanted = match std::env::var(PORT) {
         Ok(text) if !text.is_empty() => {
             let bad = |_| {
@@ -40,12 +48,17 @@ pub fn listen(paths: &Paths, authority: &Authority) -> Result<Listening> {
             };
             text.parse().map_err(bad)?
         }
-        _ => std::fs::read_to_string(&file)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(http::default_address().port()),
+        _ => last.unwrap_or(http::default_address().port()),
     };
-    let listener = bind(wanted).or_else(|error| match error.kind() {
+    let begin = Instant::now();
+    let wait = || {
+        let is_worth_it = last == Some(wanted) && begin.elapsed() < PATIENCE;
+        if is_worth_it {
+            std::thread::sleep(PAUSE);
+        }
+        is_worth_it
+    };
+    let listener = bind_after(wanted, wait).or_else(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             tracing::warn!(port = wanted, "the API server's port is in use: it takes another; kubeconfigs that name this one lead elsewhere");
             bind(0)
@@ -65,6 +78,16 @@ fn bind(port: u16) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Takes a port; as long as it is in use and `wait` says so, it is tried again.
+fn bind_after(port: u16, mut wait: impl FnMut() -> bool) -> io::Result<TcpListener> {
+    loop {
+        match bind(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && wait() => {}
+            taken => return taken,
+        }
+    }
 }
 
 /// Serves for as long as the process lives.
@@ -92,4 +115,18 @@ pub fn start(
         });
     };
     std::thread::Builder::new().name("kubernetes".into()).spawn(serve).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_its_last_owner_has_not_let_go_of_yet_is_waited_for() {
+        let mut before = Some(bind(0).unwrap());
+        let port = before.as_ref().unwrap().local_addr().unwrap().port();
+        assert_eq!(bind_after(port, || false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let mine = bind_after(port, || before.take().is_some()).unwrap();
+        assert_eq!(mine.local_addr().unwrap().port(), port);
+    }
 }

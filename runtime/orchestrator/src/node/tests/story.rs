@@ -236,7 +236,8 @@ impl World {
                     self.sandbox = Some(Vm::Stopped);
                 }
                 for row in self.rows.values_mut().flatten().filter(|row| row.state == State::Starting) {
-                    row.state = State::Ended(End { code: 125, finished: Some(now), ..End::default() });
+                    let end = End { code: 125, is_lost_start: true, finished: Some(now), ..End::default() };
+                    row.state = State::Ended(end);
                     row.active = false;
                 }
             }
@@ -324,7 +325,7 @@ proptest! {
         match phase.as_str() {
             "Running" => for part in parts(&world.pod).iter().filter(|part| part.name == "a" || part.name == "b") {
                 let rows = &world.rows[part.name];
-                let done = matches!(&rows.last().unwrap().state, State::Ended(end) if policy == "Never" || policy == "OnFailure" && end.code == 0);
+                let done = matches!(&rows.last().unwrap().state, State::Ended(end) if !end.is_lost_start && policy == "Never" || policy == "OnFailure" && end.code == 0);
                 prop_assert!(is_up(part.name) || done, "{:?}", rows);
             },
             "Succeeded" | "Failed" => {
