@@ -164,12 +164,12 @@ impl<'a> Declared<'a> {
                     self.api.server()
                 ));
             }
-            return match answer {
-                Ok(answer) => fits(&request, &answer, false),
-                Err(_) => fits(&request, &self.ask(&request)?, true),
-            };
         }
-        fits(&request, &answer?, false)
+        match answer {
+            Ok(answer) => fits(&request, &answer, false),
+            // Who was to answer was killed, or the host was too slow for the server's patience with a handshake; a server that is gone stays so.
+            Err(_) => fits(&request, &self.ask(&request)?, true),
+        }
     }
 
     fn ask(&self, request: &Request) -> Result<Answer, String> {
