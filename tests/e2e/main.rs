@@ -13,6 +13,7 @@ mod images;
 mod io;
 mod kills;
 mod kubernetes;
+mod kubernetes_clients;
 mod kubernetes_jobs;
 mod kubernetes_rollout;
 mod kubernetes_streams;

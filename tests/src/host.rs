@@ -277,6 +277,15 @@ pub fn path(path: &Path) -> &str {
     path.to_str().expect("the tests' paths are UTF-8")
 }
 
+/// The kubectl that `VIAL_KUBECTL` names, or the one on the PATH. None, when there is none on this machine.
+pub fn kubectl() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("VIAL_KUBECTL") {
+        return Some(named.into());
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).map(|folder| folder.join("kubectl")).find(|file| file.exists())
+}
+
 /// Sends a signal.
 pub fn signal(pid: i32, signal: i32) {
     // SAFETY: kill(2) takes two integers and touches no memory of ours.

@@ -22,10 +22,7 @@ impl<'a> Kubectl<'a> {
     /// When Vial does not give it a kubeconfig.
     #[track_caller]
     pub fn of(vial: &'a Vial) -> Option<Self> {
-        let path_variable = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::split_paths(&path_variable)
-            .map(|folder| folder.join("kubectl"))
-            .find(|file| file.exists())?;
+        let program = crate::host::kubectl()?;
         let home = tempfile::tempdir().expect("a folder");
         let config = home.path().join("config");
         vial.run(["kubeconfig", "-o", path(&config)]).ok();

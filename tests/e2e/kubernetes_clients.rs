@@ -1,0 +1,39 @@
+//! A whole client against pods that run: what it can do, one thing after the other. The list is a script, to be run by hand with other versions too.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+use vial_tests::host::{Ran, Vial, kubectl, path};
+
+/// What a client needs: a pod's image, and a kubeconfig.
+fn prepared(vial: &Vial) -> TempDir {
+    for name in ["busybox:1", "busybox:2"] {
+        vial.run(["tag", "busybox:latest", name]).ok();
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    vial.run(["kubeconfig", "-o", path(&folder.path().join("config"))]).ok();
+    folder
+}
+
+/// To its end: each of its steps has a limit of its own.
+fn run(mut command: Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("it can be run");
+    let ran = Ran::from(output);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    ran.stdout
+}
+
+/// Streams have a test of their own (`kubernetes_streams`), which shares its one pod.
+#[test]
+fn kubectl_rolls_out_and_back_makes_jobs_and_ends_all_in_each_way() {
+    let Some(program) = kubectl() else {
+        eprintln!("skipped: there is no kubectl here");
+        return;
+    };
+    let vial = Vial::with_busybox();
+    let folder = prepared(&vial);
+    let mut verbs = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("kubectl/verbs"));
+    verbs.arg(program).arg("rolled").env("KUBECONFIG", folder.path().join("config"));
+    println!("{}", run(verbs));
+    vial.leaves_nothing();
+}
