@@ -1,4 +1,4 @@
-//! A whole client against pods that run: what it can do, one thing after the other. The list is a script, to be run by hand with other versions too.
+//! Whole clients against pods that run: what each can do, one thing after the other. The lists are scripts, to be run by hand with other versions too.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -35,5 +35,22 @@ fn kubectl_rolls_out_and_back_makes_jobs_and_ends_all_in_each_way() {
     let mut verbs = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("kubectl/verbs"));
     verbs.arg(program).arg("rolled").env("KUBECONFIG", folder.path().join("config"));
     println!("{}", run(verbs));
+    vial.leaves_nothing();
+}
+
+#[test]
+fn the_python_client_runs_commands_and_follows_logs() {
+    let python = std::env::var("VIAL_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".into());
+    let has = Command::new(&python).args(["-c", "import kubernetes"]).stderr(Stdio::null()).status();
+    if !has.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no Python with the package `kubernetes` here");
+        return;
+    }
+    let vial = Vial::with_busybox();
+    let folder = prepared(&vial);
+    let mut client = Command::new(python);
+    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/python_streams.py"));
+    client.arg(folder.path().join("config"));
+    assert!(run(client).contains("all is well"));
     vial.leaves_nothing();
 }
