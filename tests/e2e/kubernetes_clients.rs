@@ -25,7 +25,7 @@ fn run(mut command: Command) -> String {
 
 /// Streams have a test of their own (`kubernetes_streams`), which shares its one pod.
 #[test]
-#[ignore = "takes minutes, and its parts are in the other tests of declared objects: for a look at another kubectl (VIAL_KUBECTL)"]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e kubernetes"]
 fn kubectl_rolls_out_and_back_makes_jobs_and_ends_all_in_each_way() {
     let Some(program) = kubectl() else {
         eprintln!("skipped: there is no kubectl here");
@@ -40,6 +40,7 @@ fn kubectl_rolls_out_and_back_makes_jobs_and_ends_all_in_each_way() {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e kubernetes"]
 fn the_python_client_runs_commands_and_follows_logs() {
     let python = std::env::var("VIAL_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".into());
     let has = Command::new(&python).args(["-c", "import kubernetes"]).stderr(Stdio::null()).status();

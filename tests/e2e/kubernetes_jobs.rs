@@ -47,6 +47,7 @@ fn declared() -> String {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e kubernetes"]
 fn jobs_back_off_give_up_number_their_pods_and_go_and_a_crons_is_run_by_hand() {
     let vial = Vial::with_busybox();
     let Some(kubectl) = Kubectl::of(&vial) else {

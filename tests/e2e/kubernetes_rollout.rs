@@ -86,6 +86,7 @@ fn ask_all_the_time(api: &Api<'_>, end: &AtomicBool) -> Seen {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e kubernetes"]
 fn a_rollout_is_not_noticed_and_one_to_nothing_stops_and_is_undone() {
     let vial = Vial::with_busybox();
     let Some(kubectl) = Kubectl::of(&vial) else {
