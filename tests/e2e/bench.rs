@@ -34,6 +34,7 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e bench"]
 fn starts_are_measured_beside_runc_and_reported_in_every_form() {
     let vial = Vial::with_busybox();
     let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
