@@ -92,6 +92,7 @@ fn starts_are_measured_beside_runc_and_reported_in_every_form() {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e bench"]
 fn rivals_that_fail_hang_or_write_rubbish_are_told_and_do_not_count() {
     let vial = Vial::with_busybox();
     let (folder, rivals) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
