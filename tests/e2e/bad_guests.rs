@@ -127,7 +127,15 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
+        // A process of the VM that ended last may hold it a moment longer than it is known by anybody.
+        let begin = std::time::Instant::now();
+        let unmounted = loop {
+            let unmounted = Command::new("umount").arg(&self.0).status();
+            if !matches!(&unmounted, Ok(status) if !status.success()) || begin.elapsed().as_secs() > 60 {
+                break unmounted;
+            }
+            std::thread::yield_now();
+        };
         // A second panic would hide the first.
         assert!(
             std::thread::panicking() || unmounted.is_ok_and(|status| status.success()),
