@@ -136,10 +136,10 @@ fn reach(vial: &Vial, stage: Stage, run: &mut Talk) -> Option<i32> {
         |fact: &dyn Fn(&Path) -> bool| vm_folders(vial).iter().any(|folder| fact(folder)).then_some(());
     let vmm = || vial.vmm_pids().first().copied();
     match stage {
-        Created => until(&what, || (!layers(vial).is_empty()).then_some(())),
-        Spawned => return Some(until(&what, vmm)),
-        Booting => until(&what, || any_vm(&|vm| says(vm, "status.jsonl", "first_run"))),
-        AgentReady => until(&what, || any_vm(&|vm| vm.join("token").exists())),
+        Created => run.until(&what, || (!layers(vial).is_empty()).then_some(())),
+        Spawned => return Some(run.until(&what, vmm)),
+        Booting => run.until(&what, || any_vm(&|vm| says(vm, "status.jsonl", "first_run"))),
+        AgentReady => run.until(&what, || any_vm(&|vm| vm.join("token").exists())),
         Running => run.says("ready\n"),
         Ending | CleanUp => {
             run.says("ready\n");

@@ -1,15 +1,17 @@
 //! A command in the background that the test talks with.
 
 use crate::host::{Ran, Vial};
+use crate::limit::LIMIT;
 use std::io::Read;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Nothing takes a fifth of it on an idle machine; what does on a busy one has hung.
-const BOUND: Duration = Duration::from_secs(180);
+/// Between two looks: shorter than any fact that is waited for lasts, and long enough to leave the only processor of an emulated host to what is
+/// to bring it about.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// Waits for a fact, without a sleep that would let it pass.
+/// Waits for a fact.
 #[track_caller]
 pub fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
@@ -17,8 +19,8 @@ pub fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = fact() {
             return found;
         }
-        assert!(begin.elapsed() < BOUND, "it never came to this: {what}");
-        std::thread::yield_now();
+        assert!(begin.elapsed() < LIMIT, "it never came to this: {what}");
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -54,10 +56,37 @@ impl Talk {
     #[track_caller]
     pub fn says(&mut self, words: &str) {
         while !self.seen.ends_with(words.as_bytes()) {
-            let byte = self.output.recv_timeout(BOUND);
-            let seen = String::from_utf8_lossy(&self.seen);
-            self.seen.push(byte.unwrap_or_else(|e| panic!("{e}: it never said {words:?} but {seen:?}")));
+            match self.output.recv_timeout(LIMIT) {
+                Ok(byte) => self.seen.push(byte),
+                Err(error) => {
+                    let seen = String::from_utf8_lossy(&self.seen).into_owned();
+                    panic!("{error}: it never said {words:?} but {seen:?}{}", self.last_words());
+                }
+            }
         }
+    }
+
+    /// Waits for a fact that comes about while it runs.
+    #[track_caller]
+    pub fn until<T>(&mut self, what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+        until(what, || {
+            // Asked first: what its end brings about is no such fact.
+            let over = self.child.try_wait().expect("it is our child").is_some();
+            let found = fact();
+            assert!(found.is_some() || !over, "it never came to this: {what}{}", self.last_words());
+            found
+        })
+    }
+
+    /// How it ended and what it said of that, if it has.
+    fn last_words(&mut self) -> String {
+        let Ok(Some(status)) = self.child.try_wait() else { return String::new() };
+        let mut said = String::new();
+        if let Some(stderr) = &mut self.child.stderr {
+            // What is no text is not worth the test's own words.
+            let _ = stderr.read_to_string(&mut said);
+        }
+        format!("; it had ended ({status}) and said {said:?}")
     }
 
     /// No more input.
@@ -80,7 +109,7 @@ impl Talk {
     pub fn ended(mut self) -> Ran {
         self.end_input();
         loop {
-            match self.output.recv_timeout(BOUND) {
+            match self.output.recv_timeout(LIMIT) {
                 Ok(byte) => self.seen.push(byte),
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(error) => panic!("{error}: {:?} does not end", self.child),

@@ -117,6 +117,9 @@ pub(crate) async fn launch(
         started => started,
     };
     if let Err(error) = &started {
+        if !matches!(error, PodError::Cancelled) {
+            tracing::warn!(vm = %vm.id(), %error, "a start failed");
+        }
         say_last_words(&vm, error);
         end(&vm, false).await;
     }
