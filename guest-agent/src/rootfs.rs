@@ -2,6 +2,7 @@
 
 use crate::disks;
 use crate::errors::internal;
+use crate::sys::ioctl::stop_ext4;
 use crate::sys::watch::watch_readable;
 use agent_protocol::{AgentError, ErrorKind, RootFs, Upper};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -19,6 +20,9 @@ use tokio::io::unix::AsyncFd;
 
 /// How long the kernel may take to finish with a file system that nobody has mounted any more.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
+
+/// The name of the place where the writable layer is mounted.
+const RW: &str = "rw";
 
 /// What a root is made of, found.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub struct Mounted {
     places: Vec<PathBuf>,
     /// The disks behind it.
     disks: Vec<PathBuf>,
+    /// That of the writable layer, open since before it was mounted: it knows of every write that failed since.
+    upper: Option<fs::File>,
 }
 
 impl Mounted {
@@ -67,16 +73,18 @@ impl Mounted {
     /// When a mount fails; nothing stays mounted then.
     pub fn mount(base: &Path, layers: Layers) -> Result<Self, AgentError> {
         let Layers { image, upper } = layers;
-        let mut mounted = Self { base: base.to_path_buf(), places: Vec::new(), disks: vec![image.clone()] };
+        let mut mounted =
+            Self { base: base.to_path_buf(), places: Vec::new(), disks: vec![image.clone()], upper: None };
         let lower = mounted.at("lower", &image, "erofs", MountFlags::RDONLY, "")?;
         let rw = match upper {
             Writable::Disk(disk) => {
                 mounted.disks.push(disk.clone());
-                mounted.at("rw", &disk, "ext4", MountFlags::NOATIME, "discard")?
+                mounted.upper = fs::File::open(&disk).ok();
+                mounted.at(RW, &disk, "ext4", MountFlags::NOATIME, "discard")?
             }
             Writable::Tmpfs(size) => {
                 let options = format!("size={size},mode=0755");
-                mounted.at("rw", Path::new("tmpfs"), "tmpfs", MountFlags::empty(), &options)?
+                mounted.at(RW, Path::new("tmpfs"), "tmpfs", MountFlags::empty(), &options)?
             }
         };
         prepare(&lower, &rw).map_err(internal("the writable layer can't be prepared"))?;
@@ -118,6 +126,12 @@ impl Mounted {
 
     /// Unmounts everything; the value waits until the file systems are gone.
     pub fn unmount(&mut self) -> Goodbye {
+        // Before the overlay goes, which would write out itself, and tell nobody how that went.
+        if let (Some(disk), Some(place)) =
+            (self.upper.take(), self.places.iter().find(|place| place.ends_with(RW)))
+        {
+            write_out(&disk, place);
+        }
         let news = Goodbye::listen(&self.places).ok();
         let mut lazily = Vec::new();
         for place in self.places.drain(..).rev() {
@@ -205,6 +219,24 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // Nobody is left who could wait.
         let _ = self.unmount();
+    }
+}
+
+/// Writes out a layer that is to be unmounted. When its disk did not take all (the host's is full, say), its journal must: Linux 6.12's
+/// `ext4_put_super` looks whether that was aborted before it looks for such writes, and then marks the layer as one that needs no recovery, so that
+/// the next mount finds half of it. A stopped ext4 keeps its mark.
+fn write_out(disk: &fs::File, place: &Path) {
+    let Ok(folder) = fs::File::open(place) else { return };
+    // The first says nothing of what others who asked for it were told before: a process in the container, say.
+    let written = rustix::fs::syncfs(&folder).and_then(|()| rustix::fs::fsync(disk));
+    if let Err(error) = written {
+        eprintln!(
+            "vial-agent: {} is not written out: {error}; its journal is kept for the next start",
+            place.display()
+        );
+        if let Err(error) = stop_ext4(&folder) {
+            eprintln!("vial-agent: {} can't be stopped: {error}", place.display());
+        }
     }
 }
 

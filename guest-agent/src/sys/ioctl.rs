@@ -1,4 +1,4 @@
-//! Two ioctls: bringing an interface up and crediting entropy.
+//! Three ioctls: bringing an interface up, crediting entropy, and stopping a file system.
 
 use super::check;
 use std::io;
@@ -6,6 +6,11 @@ use std::os::fd::AsRawFd;
 
 /// `RNDADDENTROPY`, `_IOW('R', 0x03, int[2])` (linux/random.h).
 const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+
+/// `EXT4_IOC_SHUTDOWN`, `_IOR('X', 125, __u32)` (linux/ext4.h).
+const EXT4_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH` (linux/ext4.h).
+const WITHOUT_LOG: u32 = 2;
 
 /// Brings a network interface up.
 ///
@@ -43,4 +48,13 @@ pub fn add_entropy(bytes: &[u8]) -> io::Result<()> {
     let device = std::fs::OpenOptions::new().write(true).open("/dev/urandom")?;
     // SAFETY: RNDADDENTROPY reads a rand_pool_info whose `size` says how many bytes follow, and those are in the array.
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &info) }.into()).map(drop)
+}
+
+/// Stops the ext4 of which this is a file or directory: nothing more becomes part of it, and the next mount replays its journal.
+///
+/// # Errors
+/// When it is another file system.
+pub fn stop_ext4(of: &std::fs::File) -> io::Result<()> {
+    // SAFETY: EXT4_IOC_SHUTDOWN reads one u32.
+    check(unsafe { libc::ioctl(of.as_raw_fd(), EXT4_SHUTDOWN, &WITHOUT_LOG) }.into()).map(drop)
 }
