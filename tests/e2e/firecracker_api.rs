@@ -271,7 +271,8 @@ fn disks_networks_and_memory_come_and_go_with_linux_consent() {
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("disk"), [b"one".to_vec(), vec![b'.'; SECTOR - 3]].concat()).expect("there is room");
     let mut mke2fs = Command::new("mke2fs");
-    let mke2fs = mke2fs.args(["-q", "-t", "ext4", "-b", "4096"]).arg(at("memory")).arg("16M").stdout(Stdio::null());
+    let mke2fs =
+        mke2fs.args(["-q", "-t", "ext4", "-b", "4096"]).arg(at("memory")).arg("16M").stdout(Stdio::null());
     assert!(mke2fs.status().expect("e2fsprogs is installed").success());
     let console = Console::new(&at("console"));
     let mut command = Command::new(part("vial-vmm"));
