@@ -56,3 +56,19 @@ fn the_python_client_runs_commands_and_follows_logs() {
     assert!(run(client).contains("all is well"));
     vial.leaves_nothing();
 }
+
+/// The only client here that speaks WebSockets for a port.
+#[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e kubernetes"]
+fn kube_rs_lists_watches_patches_and_speaks_with_a_pod() {
+    let Some(program) = std::env::var_os("VIAL_KUBE_RS") else {
+        eprintln!("skipped: tests/kube-rs is not built here");
+        return;
+    };
+    let vial = Vial::with_busybox();
+    let folder = prepared(&vial);
+    let mut client = Command::new(program);
+    client.env("KUBECONFIG", folder.path().join("config"));
+    assert!(run(client).contains("all is well"));
+    vial.leaves_nothing();
+}
