@@ -264,10 +264,12 @@ async fn log(pods: &Api<Pod>) -> Done {
     let first = lines.try_next().await?;
     expect(first.as_deref() == Some("one"), &first)?;
     // It looks for the file when its client has gone.
-    pods.exec("rs", ["sh", "-c", "touch /go; nc 127.0.0.1 8080 </dev/null"], &AttachParams::default())
-        .await?
-        .join()
+    let mut ran = pods
+        .exec("rs", ["sh", "-c", "touch /go; nc 127.0.0.1 8080 </dev/null"], &AttachParams::default())
         .await?;
+    // Not `join`, which takes the end's being told for an error if it is told late.
+    let status = ran.take_status().ok_or("no status")?;
+    status.await.ok_or("its end is not told")?;
     let rest: Vec<String> = lines.try_collect().await?;
     expect(rest == ["two"], &rest)?;
     wait::await_condition(pods.clone(), "rs", |pod: Option<&Pod>| {
