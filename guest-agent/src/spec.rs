@@ -162,7 +162,12 @@ fn identify(process: &Process, inside: &Inside) -> Result<Identity, AgentError> 
     let group = inside.read("/etc/group").map_err(unreadable)?;
     let user = process.user();
     match user.username().as_deref() {
-        Some(name) if !name.is_empty() => users::resolve(name, &passwd, &group),
+        Some(name) if !name.is_empty() => {
+            let mut identity = users::resolve(name, &passwd, &group)?;
+            // The pod's own.
+            identity.groups.extend(user.additional_gids().iter().flatten());
+            Ok(identity)
+        }
         _ => {
             // Numbers from the host are final; the file only knows the home directory.
             let home = users::resolve(&user.uid().to_string(), &passwd, &group)
@@ -239,6 +244,13 @@ mod tests {
         let process = made.spec.process().as_ref().unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
         assert_eq!(process.user().additional_gids(), &Some(vec![8, 9]));
+        let named = container(
+            &SPEC.replace("\"gid\": 0", "\"gid\": 0, \"additionalGids\": [2000]"),
+            "c1",
+            root.path(),
+        );
+        let process = named.unwrap().spec.process().clone().unwrap();
+        assert_eq!(process.user().additional_gids(), &Some(vec![8, 9, 2000]), "the pod's beside the image's");
         assert!(process.env().as_ref().unwrap().contains(&"HOME=/home/app".to_owned()));
         assert_eq!(process.oom_score_adj(), Some(0));
         assert!(root.path().join("srv/new").is_dir());

@@ -44,7 +44,10 @@ pub fn put(volume: &PutVolume) -> Result<(), AgentError> {
     }
     // Whoever a container runs as may write what is theirs.
     let mode = if volume.files { "0755" } else { "0777" };
-    let options = CString::new(format!("size={},mode={mode}", volume.size.max(1 << 12)));
+    // What is made in it belongs to its group (the set-group-ID bit), except where everything is root's anyway.
+    let group = if volume.group == 0 { String::new() } else { format!(",gid={}", volume.group) };
+    let mode = if volume.group == 0 { mode.to_owned() } else { mode.replacen('0', "2", 1) };
+    let options = CString::new(format!("size={},mode={mode}{group}", volume.size.max(1 << 12)));
     let options = options.map_err(|_| invalid("a size is a number"))?;
     fs::create_dir(&place).map_err(internal("a volume can't be made"))?;
     mount("tmpfs", &place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str()).map_err(

@@ -191,6 +191,9 @@ pub struct PutVolume {
     pub size: u64,
     /// It holds files of the host's, which containers only read; else it is empty and theirs.
     pub files: bool,
+    /// The group that it and everything in it belongs to.
+    #[serde(default)]
+    pub group: u32,
 }
 
 /// A piece of a file.

@@ -109,6 +109,9 @@ pub struct Security {
     /// Of the usual ones, those that it has not; `ALL`. What is added comes after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cap_drop: Vec<String>,
+    /// Groups beside those that its user has in the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<u32>,
 }
 
 impl Security {

@@ -113,6 +113,7 @@ async fn plan(
             no_new_privileges: wanted.security.no_new_privileges,
             cap_add: wanted.security.cap_add,
             cap_drop: wanted.security.cap_drop,
+            groups: wanted.security.groups,
         },
         volumes: wanted.mounts.into_iter().map(|mount| (mount.source, mount.path, mount.read_only)).collect(),
     };

@@ -19,6 +19,7 @@ pub mod kinds;
 pub mod node;
 pub mod object;
 pub mod patch;
+mod placement;
 pub mod protobuf;
 
 pub mod quantity;

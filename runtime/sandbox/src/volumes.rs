@@ -14,6 +14,8 @@ pub struct Volume {
     pub size: u64,
     /// What is in it, if that is the host's; else it is empty and the containers'.
     pub files: Option<Vec<File>>,
+    /// The group that it and everything in it belongs to.
+    pub group: u32,
 }
 
 /// A file in a volume.
@@ -40,8 +42,12 @@ impl Sandbox {
             return Err(too_old("keep volumes", ""));
         }
         for volume in volumes {
-            let request =
-                PutVolume { name: volume.name.clone(), size: volume.size, files: volume.files.is_some() };
+            let request = PutVolume {
+                name: volume.name.clone(),
+                size: volume.size,
+                files: volume.files.is_some(),
+                group: volume.group,
+            };
             self.ask(Request::PutVolume(request)).await?;
             for file in volume.files.iter().flatten() {
                 self.put_file(&volume.name, file).await?;

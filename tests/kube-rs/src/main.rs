@@ -232,9 +232,10 @@ async fn exec(pods: &Api<Pod>) -> Done {
     expect((got.as_str(), complained.as_str()) == ("got typed\n", "err\n"), (&got, &complained))?;
     let status = status.await.ok_or("its end is not told")?;
     expect(format!("{status:?}").contains("\"7\""), &status)?;
-    // At a terminal, of this size.
+    // At a terminal, of this size, which is told after the command has begun.
+    let sized = "read go; until stty size 2>/dev/null | grep 97; do usleep 50000; done";
     let mut ran =
-        pods.exec("rs", ["sh", "-c", "read go; stty size"], &AttachParams::interactive_tty()).await?;
+        pods.exec("rs", ["sh", "-c", sized], &AttachParams::interactive_tty()).await?;
     let mut size = ran.terminal_size().ok_or("no sizes")?;
     size.try_send(kube::api::TerminalSize { width: 97, height: 31 })?;
     let mut input = ran.stdin().ok_or("no standard input")?;

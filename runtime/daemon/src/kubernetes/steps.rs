@@ -267,7 +267,7 @@ async fn bring(node: &Node, sandbox: &PodRecord, volumes: Vec<Volume>) -> Result
         |file: volumes::File| vial_sandbox::File { path: file.path, mode: file.mode, bytes: file.bytes };
     let volume = |volume: Volume| {
         let files = volume.files.map(|files| files.into_iter().map(file).collect());
-        vial_sandbox::Volume { name: volume.name, size: volume.size, files }
+        vial_sandbox::Volume { name: volume.name, size: volume.size, files, group: volume.group }
     };
     let volumes: Vec<_> = volumes.into_iter().map(volume).collect();
     let (_, running) =
@@ -310,6 +310,7 @@ fn container_request(
             no_new_privileges: wanted.no_new_privileges,
             cap_add: wanted.cap_add,
             cap_drop: wanted.cap_drop,
+            groups: wanted.groups,
         },
         mounts: mounts.into_iter().map(mounted).collect(),
         ..CreateContainer::default()

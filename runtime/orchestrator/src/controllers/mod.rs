@@ -8,6 +8,7 @@ mod claim;
 pub mod cron_job;
 pub mod deployment;
 pub mod event;
+mod eviction;
 pub mod garbage;
 pub mod job;
 pub mod namespace;
@@ -142,6 +143,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     cron_job::plan(snapshot, &mut plan);
     job::plan(snapshot, &mut plan);
+    eviction::plan(snapshot, &mut plan);
     event::plan(snapshot, &mut plan);
     garbage::plan(snapshot, &mut plan);
     plan

@@ -2,6 +2,7 @@
 
 mod batch;
 mod meta;
+mod placement_rules;
 mod plain;
 mod pod;
 mod pod_rules;
@@ -160,6 +161,7 @@ pub static KINDS: [Kind; 11] = [
         structure: "io.k8s.api.core.v1.Node",
         selectable: &["spec.unschedulable"],
         subresources: &["status"],
+        strategy: &plain::Node,
         ..CORE
     },
     Kind {

@@ -1,12 +1,13 @@
 //! Kinds that hold data and have nobody who runs them.
 
 use super::Strategy;
-use super::rules::{immutable, one_of};
+use super::rules::{immutable, one_of, required};
 use crate::object;
 use crate::status::{Cause, CauseKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Bytes of data in one object (core's `MaxSecretSize`).
 const MAX_DATA: usize = 1 << 20;
@@ -80,6 +81,34 @@ impl Strategy for ConfigMap {
 
     fn validate_update(&self, old: &Value, new: &Value, causes: &mut Vec<Cause>) {
         validate_immutable(old, new, &["data", "binaryData"], causes);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Node;
+
+impl Strategy for Node {
+    fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
+        let mut seen = BTreeSet::new();
+        for (index, taint) in object::list(object, &["spec", "taints"]).iter().enumerate() {
+            let place = format!("spec.taints[{index}]");
+            let text = |field| object::text(taint, &[field]);
+            if !object::is_qualified_name(text("key")) {
+                let message = format!("{:?}: must be a label's key", text("key"));
+                causes.push(Cause::new(CauseKind::Invalid, format!("{place}.key"), message));
+            }
+            if !object::is_label_value(text("value")) {
+                let message = format!("{:?}: must be a label's value", text("value"));
+                causes.push(Cause::new(CauseKind::Invalid, format!("{place}.value"), message));
+            }
+            required(causes, taint, &["effect"], &format!("{place}.effect"));
+            let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            one_of(causes, taint, &["effect"], &format!("{place}.effect"), &effects);
+            if !seen.insert((text("key"), text("effect"))) {
+                let message = format!("{}:{}", text("key"), text("effect"));
+                causes.push(Cause::new(CauseKind::Duplicate, place, message));
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pods: what makes no sense in a specification.
 
+use super::placement_rules;
 use super::rules::{dns_label, in_range, one_of, required};
 use crate::object;
 use crate::quantity::Quantity;
@@ -42,6 +43,8 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
         &format!("{prefix}.activeDeadlineSeconds"),
         1..=i64::from(i32::MAX),
     );
+    validate_groups(spec, prefix, causes);
+    placement_rules::validate(spec, prefix, causes);
     let volumes = validate_volumes(spec, prefix, causes);
     let mut names = BTreeSet::new();
     for list in ["initContainers", "containers"] {
@@ -62,6 +65,24 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
             }
             validate_container(container, &place, &volumes, list == "initContainers", causes);
         }
+    }
+}
+
+fn validate_groups(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
+    let Some(context) = spec.get("securityContext") else { return };
+    let place = format!("{prefix}.securityContext");
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        in_range(causes, context, &[field], &format!("{place}.{field}"), 0..=i64::from(i32::MAX));
+    }
+    let all = object::list(context, &["supplementalGroups"]);
+    for (index, group) in all.iter().take(MAX_ITEMS).enumerate() {
+        in_range(
+            causes,
+            group,
+            &[],
+            &format!("{place}.supplementalGroups[{index}]"),
+            0..=i64::from(i32::MAX),
+        );
     }
 }
 

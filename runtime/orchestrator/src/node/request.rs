@@ -39,6 +39,8 @@ pub struct Wanted {
     pub cap_add: Vec<String>,
     /// Of the usual ones, those that it does not get.
     pub cap_drop: Vec<String>,
+    /// Groups beside those that its user has in the image.
+    pub groups: Vec<u32>,
     /// Its standard input is open.
     pub stdin: bool,
     /// It has a terminal.
@@ -108,9 +110,17 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         no_new_privileges: own_context["allowPrivilegeEscalation"] == false,
         cap_add: capabilities("add"),
         cap_drop: capabilities("drop"),
+        groups: groups(pod_context),
         stdin: part.spec["stdin"] == true,
         terminal: part.spec["tty"] == true,
     })
+}
+
+/// The pod's groups, the one that volumes belong to among them.
+fn groups(pod_context: &Value) -> Vec<u32> {
+    let own = object::list(pod_context, &["supplementalGroups"]).iter();
+    let all = own.chain(pod_context.get("fsGroup")).filter_map(Value::as_u64);
+    all.filter_map(|group| u32::try_from(group).ok()).collect()
 }
 
 /// The environment in its order: `envFrom`, then `env`, each of which may name those before it.
@@ -287,6 +297,18 @@ pub(super) fn resource(part: &Part<'_>, sources: &Sources<'_>, reference: &Value
     Ok((value / divisor + i64::from(value % divisor != 0)).to_string())
 }
 
+/// A `subPathExpr`: every variable that it names has to be there.
+///
+/// # Errors
+/// A sentence that says which is not.
+pub(super) fn expanded(text: &str, part: &Part<'_>, sources: &Sources<'_>) -> Result<String, String> {
+    let out = expand(text, &environment(part, sources)?);
+    match out.contains("$(") {
+        true => Err(format!("subPathExpr {text:?} names a variable that the container does not have")),
+        false => Ok(out),
+    }
+}
+
 /// `$(NAME)` becomes the variable's value if there is one, `$$` a single `$` (Kubernetes' `expansion` package).
 fn expand(text: &str, env: &[(String, String)]) -> String {
     let mut out = String::with_capacity(text.len());
@@ -319,7 +341,8 @@ mod tests {
     use serde_json::json;
 
     fn wanted(spec: Value) -> Result<Wanted, String> {
-        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "1"}}, "spec": {"nodeName": "box", "containers": [spec]}});
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "1"}}, "spec": {"nodeName": "box", "containers": [spec],
+            "securityContext": {"supplementalGroups": [7], "fsGroup": 8}}});
         let get = |plural: &str, name: &str| {
             let object = match (plural, name) {
                 ("configmaps", "c") => {
@@ -384,6 +407,7 @@ mod tests {
         let made = wanted(json!({"name": "a", "securityContext": {"runAsUser": 5, "runAsGroup": 6, "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"], "add": ["cap_net_admin"]}}})).unwrap();
         assert_eq!((made.user.as_deref(), made.read_only), (Some("5:6"), true));
+        assert_eq!(made.groups, [7, 8], "the pod's");
         assert_eq!((made.cap_drop, made.cap_add), (vec!["ALL".to_owned()], vec!["NET_ADMIN".to_owned()]));
     }
 

@@ -5,6 +5,7 @@ use super::{Role, mirror, parts, status};
 use crate::controllers::{Action, Ref, kind};
 use crate::engine::Note;
 use crate::object;
+use crate::placement;
 use crate::quantity::Quantity;
 use crate::store::Stored;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -116,6 +117,8 @@ pub fn plan(pods: &[Arc<Stored>], room: &Room<'_>, now: DateTime<Utc>) -> Vec<Ac
     let mut cpus: u64 = placed().map(|pod| requested_cpus(&pod.object)).sum();
     let mut count = placed().count();
     let mut ports: BTreeSet<_> = placed().flat_map(|pod| host_ports(&pod.object)).collect();
+    // Those that nobody declared have labels too.
+    let mut there: Vec<_> = pods.iter().filter(|pod| is_here(&pod.object, node)).collect();
     let mut waiting: Vec<_> = pods.iter().filter(|pod| is_waiting(&pod.object)).collect();
     waiting.sort_by_key(|pod| {
         (object::text(&pod.object, &["metadata", "creationTimestamp"]).to_owned(), pod.version)
@@ -123,18 +126,17 @@ pub fn plan(pods: &[Arc<Stored>], room: &Room<'_>, now: DateTime<Utc>) -> Vec<Ac
     for pod in waiting {
         let value = &pod.object;
         let (own, own_cpus, own_ports) = ((room.vm)(size(value)), requested_cpus(value), host_ports(value));
-        let lacks = if room.node["spec"]["unschedulable"] == true {
-            Some("node(s) were unschedulable")
-        } else if !selects(value, room.node) {
-            Some("node(s) didn't match Pod's node affinity/selector")
+        let beside = there.iter().map(|pod| &pod.object);
+        let lacks = if let Some(why) = placement::unsuitable(value, room.node, beside) {
+            Some(why)
         } else if count >= MAX_PODS as usize {
-            Some("Too many pods")
+            Some("Too many pods".into())
         } else if memory + own > room.facts.allocatable_memory() {
-            Some("Insufficient memory")
+            Some("Insufficient memory".into())
         } else if cpus + own_cpus > u64::from(room.facts.cpus) * 1000 {
-            Some("Insufficient cpu")
+            Some("Insufficient cpu".into())
         } else if !ports.is_disjoint(&own_ports) {
-            Some("node(s) didn't have free ports for the requested pod ports")
+            Some("node(s) didn't have free ports for the requested pod ports".into())
         } else {
             None
         };
@@ -142,6 +144,7 @@ pub fn plan(pods: &[Arc<Stored>], room: &Room<'_>, now: DateTime<Utc>) -> Vec<Ac
             None => {
                 (memory, cpus, count) = (memory + own, cpus + own_cpus, count + 1);
                 ports.extend(own_ports);
+                there.push(pod);
                 let target = Ref::to(kind("pods"), pod);
                 let message = format!("Successfully assigned {}/{} to {node}", target.namespace, target.name);
                 let note = Note::normal(target.clone(), SCHEDULER, "Scheduled", message);
@@ -168,12 +171,6 @@ fn is_waiting(pod: &Value) -> bool {
         && (scheduler.is_empty() || scheduler == "default-scheduler")
         && object::list(spec, &["schedulingGates"]).is_empty()
         && object::text(pod, &["status", "phase"]) == "Pending"
-}
-
-fn selects(pod: &Value, node: &Value) -> bool {
-    let labels = object::labels(node);
-    let wanted = object::texts(object::object(pod, &["spec", "nodeSelector"]));
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// Said when it becomes so, and not at each look.

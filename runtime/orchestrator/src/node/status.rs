@@ -297,11 +297,33 @@ fn conditions(pod: &Value, observed: &Observed, phase: &Phase, all: &[Part<'_>],
     let list = [
         ("PodReadyToStartContainers", (sandbox, "", String::new())),
         ("Initialized", initialized),
-        ("Ready", ready.clone()),
+        ("Ready", gated(pod, ready.clone())),
         ("ContainersReady", ready),
         ("PodScheduled", ("True", "", String::new())),
     ];
-    list.into_iter().map(|(kind, told)| condition(pod, kind, told, now)).collect()
+    let is_own = |told: &Value| list.iter().any(|(kind, _)| told["type"] == *kind);
+    let told = object::list(pod, &["status", "conditions"]);
+    // Those of readiness gates, and what else somebody says of the pod, are theirs.
+    let others: Vec<Value> = told.iter().filter(|told| !is_own(told)).cloned().collect();
+    list.into_iter().map(|(kind, told)| condition(pod, kind, told, now)).chain(others).collect()
+}
+
+/// Ready is who has ready containers, and of whom others say so as far as it waits for that (`readinessGates`).
+fn gated<'a>(pod: &Value, ready: (&'a str, &'a str, String)) -> (&'a str, &'a str, String) {
+    let told = object::list(pod, &["status", "conditions"]);
+    let is_open = |gate: &&str| told.iter().any(|told| told["type"] == **gate && told["status"] == "True");
+    let gates = object::list(pod, &["spec", "readinessGates"]).iter();
+    let shut: Vec<&str> =
+        gates.map(|gate| object::text(gate, &["conditionType"])).filter(|gate| !is_open(gate)).collect();
+    match (ready.0, &shut[..]) {
+        ("False", _) | (_, []) => ready,
+        (_, shut) => {
+            let list = shut
+                .iter()
+                .map(|gate| format!("corresponding condition of pod readiness gate {gate:?} is not True"));
+            ("False", "ReadinessGatesNotReady", list.collect::<Vec<_>>().join("; "))
+        }
+    }
 }
 
 fn is_healthy(pod: &Value, part: &Part<'_>, observed: &Observed, is_so: impl Fn(&Health) -> bool) -> bool {

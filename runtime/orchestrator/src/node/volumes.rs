@@ -1,6 +1,6 @@
 //! A container's volumes: what is to be in them, drawn from objects and the pod's own fields, and where the container sees them.
 
-use super::request::{Sources, data, field, resource};
+use super::request::{Sources, data, expanded, field, resource};
 use super::{Part, schedule};
 use crate::object;
 use crate::quantity::Quantity;
@@ -21,6 +21,8 @@ pub struct Volume {
     pub size: u64,
     /// Its files, which are only read; none: it is empty at first and the containers'.
     pub files: Option<Vec<File>>,
+    /// The group that it and everything in it belongs to (`fsGroup`).
+    pub group: u32,
 }
 
 /// A file.
@@ -62,8 +64,8 @@ pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mo
         }
         let is_empty = declared.get("emptyDir").is_some();
         let sub = match object::text(mount, &["subPathExpr"]) {
-            "" => object::text(mount, &["subPath"]),
-            _ => return Err("subPathExpr is not possible here".into()),
+            "" => object::text(mount, &["subPath"]).to_owned(),
+            text => expanded(text, part, sources)?,
         };
         let sub = sub.trim_end_matches('/');
         let path = object::text(mount, &["mountPath"]);
@@ -98,6 +100,7 @@ fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) 
             name: name.into(),
             size: size.unwrap_or(schedule::size(sources.pod).memory),
             files: None,
+            group: group(sources.pod),
         });
     }
     let mut files = BTreeMap::new();
@@ -113,13 +116,23 @@ fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) 
             .unwrap_or(&Value::Null);
         add(&mut files, declared, "secretName", object::number(own, &["defaultMode"]), part, sources)?;
     }
+    let group = group(sources.pod);
+    if group != 0 {
+        // Its members read what they are given, whatever the mode says of groups, as kubelet has it.
+        files.values_mut().for_each(|file: &mut File| file.mode |= 0o440);
+    }
     let size: usize = files.values().map(|file: &File| file.bytes.len()).sum();
     if size > MAX_FILES {
         return Err(format!("volume {name} has more than {MAX_FILES} bytes of files"));
     }
     // Each file takes whole pages, and while it is written anew twice; and it has a name.
     let room = files.len() * 16 * 1024 + 2 * size + (1 << 16);
-    Ok(Volume { name: name.into(), size: room as u64, files: Some(files.into_values().collect()) })
+    Ok(Volume { name: name.into(), size: room as u64, files: Some(files.into_values().collect()), group })
+}
+
+fn group(pod: &Value) -> u32 {
+    let group = object::number(pod, &["spec", "securityContext", "fsGroup"]);
+    group.and_then(|group| u32::try_from(group).ok()).unwrap_or(0)
 }
 
 /// Adds what one source gives. `secret`: what a Secret's name is called in it.
@@ -189,9 +202,16 @@ mod tests {
     use serde_json::json;
     use std::sync::Arc;
 
+    fn pod(volume: Value, mount: Value) -> Value {
+        json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "1"}}, "spec": {"volumes": [volume],
+            "containers": [{"name": "c", "volumeMounts": [mount], "env": [{"name": "KEY", "value": "k"}]}]}})
+    }
+
     fn made(volume: Value, mount: Value) -> Result<(Vec<Volume>, Vec<Mount>), String> {
-        let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "1"}}, "spec": {"volumes": [volume],
-            "containers": [{"name": "c", "volumeMounts": [mount]}]}});
+        made_of(&pod(volume, mount))
+    }
+
+    fn made_of(pod: &Value) -> Result<(Vec<Volume>, Vec<Mount>), String> {
         let get = |plural: &str, name: &str| {
             let object = match (plural, name) {
                 ("configmaps", "c") => json!({"data": {"k": "text", "l": "more"}}),
@@ -200,8 +220,8 @@ mod tests {
             };
             Some(Arc::new(Stored { object, version: 1 }))
         };
-        let sources = Sources { pod: &pod, get: &get, host_ip: "", pod_ips: Vec::new(), cpus: 1, memory: 1 };
-        of(&parts(&pod)[0], &sources)
+        let sources = Sources { pod, get: &get, host_ip: "", pod_ips: Vec::new(), cpus: 1, memory: 1 };
+        of(&parts(pod)[0], &sources)
     }
 
     #[test]
@@ -227,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_group_reads_its_files() {
+        let declared = json!({"name": "v", "configMap": {"name": "c", "defaultMode": 256}});
+        let mut pod = pod(declared, json!({"name": "v", "mountPath": "/v"}));
+        pod["spec"]["securityContext"] = json!({"fsGroup": 2000});
+        let volume = made_of(&pod).unwrap().0.remove(0);
+        assert_eq!((volume.group, volume.files.unwrap()[0].mode), (2000, 0o440));
+    }
+
+    #[test]
     fn mounts_lead_nowhere_else() {
         let empty = || json!({"name": "v", "emptyDir": {"sizeLimit": "1Mi"}});
         let (volumes, mounts) =
@@ -236,10 +265,13 @@ mod tests {
         assert!(made(empty(), json!({"name": "v", "mountPath": "/v", "subPath": "a"})).is_err());
         let config = || json!({"name": "v", "configMap": {"name": "c"}});
         let mounts = made(config(), json!({"name": "v", "mountPath": "/etc/k", "subPath": "k"})).unwrap().1;
+        let by_expression = json!({"name": "v", "mountPath": "/etc/k", "subPathExpr": "$(KEY)"});
+        assert_eq!(made(config(), by_expression).unwrap().1, mounts);
         assert_eq!((mounts[0].source.as_str(), mounts[0].read_only), ("files/v/k", true));
         for (volume, mount) in [
             (config(), json!({"name": "v", "mountPath": "/v", "subPath": "../k"})),
             (config(), json!({"name": "v", "mountPath": "v"})),
+            (config(), json!({"name": "v", "mountPath": "/v", "subPathExpr": "$(NONE)"})),
             (json!({"name": "v", "configMap": {"name": "none"}}), json!({"name": "v", "mountPath": "/v"})),
             (
                 json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "pass", "path": "../x"}]}}),

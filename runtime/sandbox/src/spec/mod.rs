@@ -195,7 +195,12 @@ pub fn exec(container: &Value, options: &ExecOptions) -> Result<Value, SpecError
     let base = term.into_iter().chain(base_env.iter().filter_map(Value::as_str));
     let env = merge::environment(base.chain(home).chain(options.env.iter().map(String::as_str)));
     check_nul(&options.command, &env, user, cwd)?;
-    Ok(process(&options.command, &env, cwd, user, options.terminal))
+    let mut process = process(&options.command, &env, cwd, user, options.terminal);
+    // The pod's, whoever runs in it.
+    if let Some(groups) = container["process"]["user"].get("additionalGids") {
+        process["user"]["additionalGids"] = groups.clone();
+    }
+    Ok(process)
 }
 
 /// Whether a container has a terminal.

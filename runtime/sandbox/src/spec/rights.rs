@@ -65,6 +65,9 @@ pub struct Rights {
     /// Of the usual ones, those that it has not; `ALL`. What is added comes after.
     #[serde(default)]
     pub cap_drop: Vec<String>,
+    /// Groups beside those that its user has in the image.
+    #[serde(default)]
+    pub groups: Vec<u32>,
 }
 
 impl Rights {
@@ -74,6 +77,9 @@ impl Rights {
     /// There is no such capability.
     pub fn apply(&self, process: &mut Value) -> Result<(), SpecError> {
         process["noNewPrivileges"] = self.no_new_privileges.into();
+        if !self.groups.is_empty() {
+            process["user"]["additionalGids"] = self.groups.clone().into();
+        }
         if self.cap_add.is_empty() && self.cap_drop.is_empty() {
             return Ok(());
         }

@@ -111,6 +111,12 @@ fn an_exec_inherits_from_its_container() {
     assert_eq!(process["env"], json!(["PATH=/opt/bin:/bin", "HOSTNAME=box", "LANG=C", "HOME=/root", "A=b"]));
     assert_eq!(process["cwd"], "/");
     assert_eq!(exec(&spec.oci, &ExecOptions::default()), Err(SpecError::NoCommand));
+
+    let mut more = options();
+    more.rights.groups = vec![2000];
+    let spec = container("c1", &image(), &more).unwrap();
+    assert_eq!(spec.oci["process"]["user"]["additionalGids"], json!([2000]));
+    assert_eq!(exec(&spec.oci, &root).unwrap()["user"]["additionalGids"], json!([2000]));
 }
 
 #[test]

@@ -69,14 +69,65 @@ pub(super) const SUPPORTED: &[(&str, &str)] = &[
     ("CronJobStatus", "active lastScheduleTime lastSuccessfulTime"),
     // The machine.
     ("Node", "apiVersion kind metadata spec status"),
+    ("NodeSpec", "taints unschedulable"),
+    ("Taint", "effect key timeAdded value"),
+    ("NodeStatus", "addresses allocatable capacity conditions nodeInfo"),
+    ("NodeAddress", "address type"),
+    ("NodeCondition", "lastHeartbeatTime lastTransitionTime message reason status type"),
+    (
+        "NodeSystemInfo",
+        "architecture bootID containerRuntimeVersion kernelVersion kubeletVersion machineID operatingSystem osImage systemUUID",
+    ),
     // Pods: what the node side honours.
     ("Pod", "apiVersion kind metadata spec status"),
     (
         "PodSpec",
-        "activeDeadlineSeconds containers dnsConfig hostAliases hostname imagePullSecrets initContainers nodeName nodeSelector \
-        restartPolicy schedulingGates securityContext terminationGracePeriodSeconds volumes",
+        "activeDeadlineSeconds affinity containers dnsConfig hostAliases hostname imagePullSecrets initContainers nodeName nodeSelector \
+        readinessGates restartPolicy schedulingGates securityContext terminationGracePeriodSeconds tolerations topologySpreadConstraints \
+        volumes",
     ),
-    ("PodSecurityContext", "runAsGroup runAsNonRoot runAsUser"),
+    ("Toleration", "effect key operator tolerationSeconds value"),
+    // There is one node: what is only preferred, and how pods spread, is as well as it can be.
+    ("Affinity", "nodeAffinity podAffinity podAntiAffinity"),
+    (
+        "NodeAffinity",
+        "preferredDuringSchedulingIgnoredDuringExecution requiredDuringSchedulingIgnoredDuringExecution",
+    ),
+    ("PreferredSchedulingTerm", "preference weight"),
+    ("NodeSelector", "nodeSelectorTerms"),
+    ("NodeSelectorTerm", "matchExpressions matchFields"),
+    ("NodeSelectorRequirement", "key operator values"),
+    (
+        "PodAffinity",
+        "preferredDuringSchedulingIgnoredDuringExecution requiredDuringSchedulingIgnoredDuringExecution",
+    ),
+    (
+        "PodAntiAffinity",
+        "preferredDuringSchedulingIgnoredDuringExecution requiredDuringSchedulingIgnoredDuringExecution",
+    ),
+    ("WeightedPodAffinityTerm", "podAffinityTerm weight"),
+    ("PodAffinityTerm", "labelSelector namespaces topologyKey"),
+    (
+        "TopologySpreadConstraint",
+        "labelSelector matchLabelKeys maxSkew nodeAffinityPolicy nodeTaintsPolicy topologyKey whenUnsatisfiable",
+    ),
+    ("PodReadinessGate", "conditionType"),
+    (
+        "PodStatus",
+        "conditions containerStatuses hostIP hostIPs initContainerStatuses message phase podIP podIPs qosClass reason startTime",
+    ),
+    ("PodCondition", "lastProbeTime lastTransitionTime message reason status type"),
+    ("HostIP", "ip"),
+    ("PodIP", "ip"),
+    ("ContainerStatus", "containerID image imageID lastState name ready restartCount started state"),
+    ("ContainerState", "running terminated waiting"),
+    ("ContainerStateRunning", "startedAt"),
+    ("ContainerStateTerminated", "containerID exitCode finishedAt message reason startedAt"),
+    ("ContainerStateWaiting", "message reason"),
+    (
+        "PodSecurityContext",
+        "fsGroup fsGroupChangePolicy runAsGroup runAsNonRoot runAsUser supplementalGroups",
+    ),
     ("PodDNSConfig", "nameservers"),
     ("HostAlias", "hostnames ip"),
     ("LocalObjectReference", "name"),
@@ -115,7 +166,7 @@ pub(super) const SUPPORTED: &[(&str, &str)] = &[
     ),
     ("Capabilities", "add drop"),
     ("Volume", "configMap downwardAPI emptyDir name projected secret"),
-    ("VolumeMount", "mountPath name readOnly subPath"),
+    ("VolumeMount", "mountPath name readOnly subPath subPathExpr"),
     ("ConfigMapVolumeSource", "defaultMode items name optional"),
     ("SecretVolumeSource", "defaultMode items optional secretName"),
     ("EmptyDirVolumeSource", "medium sizeLimit"),
@@ -139,6 +190,11 @@ pub(super) const HARMLESS: &[(&str, &str, &str)] = &[
     ("PodSpec", "serviceAccountName", "default"),
     ("PodSpec", "dnsPolicy", "ClusterFirst"),
     ("PodSpec", "dnsPolicy", "Default"),
+    ("PodSpec", "os", r#"{"name": "linux"}"#),
+    // Every container has the runtime's filter.
+    ("PodSecurityContext", "seccompProfile", r#"{"type": "RuntimeDefault"}"#),
+    ("SecurityContext", "seccompProfile", r#"{"type": "RuntimeDefault"}"#),
+    ("SecurityContext", "procMount", "Default"),
     ("Container", "terminationMessagePath", "/dev/termination-log"),
     ("Container", "terminationMessagePolicy", "File"),
 ];

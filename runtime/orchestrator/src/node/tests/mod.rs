@@ -223,6 +223,22 @@ fn what_can_not_be_had_is_waited_for_and_the_ill_are_ended() {
 }
 
 #[test]
+fn a_gate_keeps_a_pod_from_being_ready_until_somebody_says_so() {
+    let mut pod = pod("Always");
+    pod["spec"]["readinessGates"] = json!([{"conditionType": "example.com/open"}]);
+    let mut observed = seen("a", vec![running(0)]);
+    observed.health.insert("id0".into(), Health { started: true, ready: true, unhealthy: None });
+    let status = told(&pod, &observed, 1);
+    assert_eq!((condition(&status, "ContainersReady"), condition(&status, "Ready")), ("True", "False"));
+    pod["status"] = status;
+    let said = json!({"type": "example.com/open", "status": "True"});
+    pod["status"]["conditions"].as_array_mut().unwrap().push(said.clone());
+    let status = told(&pod, &observed, 2);
+    assert_eq!(condition(&status, "Ready"), "True");
+    assert!(status["conditions"].as_array().unwrap().contains(&said), "what others say stays");
+}
+
+#[test]
 fn a_deadline_ends_a_pod() {
     let mut pod = pod("Always");
     pod["spec"]["activeDeadlineSeconds"] = 60.into();
