@@ -67,7 +67,8 @@ impl Engine {
     /// # Errors
     /// The store does not work, or an object breaks a rule that its maker should have kept.
     pub fn act(&self, action: &Action) -> Result<(), ApiError> {
-        let options = WriteOptions { manager: "vial-controller".into(), ..WriteOptions::default() };
+        let options =
+            WriteOptions { manager: "vial-controller".into(), own: true, ..WriteOptions::default() };
         let result = match action {
             Action::Create { kind, namespace, object } => {
                 let target = Target { kind, namespace, name: "", subresource: "" };

@@ -2,12 +2,9 @@
 
 use super::{Engine, Target, WriteOptions};
 use crate::decode::Decoded;
-use crate::kinds::Kind;
+use crate::kinds::{Kind, PERMANENT};
 use crate::status::{ApiError, Reason};
 use serde_json::{Value, json};
-
-/// Namespaces that clients expect.
-const NAMESPACES: [&str; 2] = ["default", "kube-system"];
 
 impl Engine {
     /// Makes what clients expect to be there, as far as it is not.
@@ -16,7 +13,7 @@ impl Engine {
     /// The store does not work.
     pub fn bootstrap(&self) -> Result<(), ApiError> {
         let kind = |plural| Kind::by_path("", "v1", plural).expect("it is in the table");
-        for name in NAMESPACES {
+        for name in PERMANENT {
             self.ensure(Target { kind: kind("namespaces"), namespace: "", name, subresource: "" })?;
             self.ensure(Target {
                 kind: kind("serviceaccounts"),

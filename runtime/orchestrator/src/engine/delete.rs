@@ -2,7 +2,7 @@
 
 use super::{Engine, Failure, Target, conflict};
 use crate::object;
-use crate::status::ApiError;
+use crate::status::{ApiError, Reason};
 use crate::store::{Key, Stored};
 use chrono::{SecondsFormat, TimeDelta};
 use serde_json::Value;
@@ -59,12 +59,38 @@ impl DeleteOptions {
                 return Err(ApiError::bad_request(message));
             }
         };
+        let dry_run = object::list(value, &["dryRun"]);
+        if let Some(other) = dry_run.iter().find(|one| *one != "All") {
+            return Err(ApiError::bad_request(format!("dryRun {other}: supported values: \"All\"")));
+        }
+        for (field, is_fine) in [
+            ("dryRun", value.get("dryRun").is_none_or(|found| found.is_array() || found.is_null())),
+            (
+                "orphanDependents",
+                value.get("orphanDependents").is_none_or(|found| found.is_boolean() || found.is_null()),
+            ),
+            (
+                "gracePeriodSeconds",
+                value.get("gracePeriodSeconds").is_none_or(|found| found.is_i64() || found.is_null()),
+            ),
+            (
+                "propagationPolicy",
+                value.get("propagationPolicy").is_none_or(|found| found.is_string() || found.is_null()),
+            ),
+        ] {
+            if !is_fine {
+                return Err(ApiError::bad_request(format!(
+                    "{field} of a DeleteOptions object can't be {}",
+                    value[field]
+                )));
+            }
+        }
         Ok(Self {
             grace_period: object::number(value, &["gracePeriodSeconds"]).map(|seconds| seconds.max(0)),
             propagation,
             uid: text(&["preconditions", "uid"]),
             resource_version: text(&["preconditions", "resourceVersion"]),
-            dry_run: !object::list(value, &["dryRun"]).is_empty(),
+            dry_run: !dry_run.is_empty(),
         })
     }
 }
@@ -102,6 +128,11 @@ impl Engine {
                 || is_other(&options.resource_version, &current.version.to_string())
             {
                 return Err(conflict(target.kind, target.name).into());
+            }
+            if let Some(why) = target.kind.strategy.undeletable(&current.object) {
+                let message = format!("{} {:?} is forbidden: {why}", target.kind.dotted(), target.name);
+                let error = ApiError::new(Reason::Forbidden, message);
+                return Err(error.about(target.kind.group, target.kind.plural, target.name).into());
             }
             self.mark(&key, &current, options)
         })

@@ -52,11 +52,19 @@ pub struct WriteOptions {
     pub manager: String,
     /// Apply takes fields over from others.
     pub force: bool,
+    /// The server itself writes.
+    pub own: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { dry_run: false, validation: FieldValidation::Warn, manager: "unknown".into(), force: false }
+        Self {
+            dry_run: false,
+            validation: FieldValidation::Warn,
+            manager: "unknown".into(),
+            force: false,
+            own: false,
+        }
     }
 }
 

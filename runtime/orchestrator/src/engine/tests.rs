@@ -277,3 +277,36 @@ async fn an_object_that_leaves_a_selector_is_deleted_for_who_watches_by_it() {
     let future = engine.store().version() + 1;
     assert_eq!(engine.watch(kind, future, ListOptions::default()).err().unwrap().reason, Reason::Expired);
 }
+
+#[test]
+fn what_is_the_servers_can_not_be_written_or_deleted() {
+    let (_folder, engine) = engine();
+    engine.bootstrap().unwrap();
+    let forged = json!({"metadata": {"name": "p", "annotations": {"vial.dev/pod": "x"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let error = create(&engine, target("Pod", "default", ""), forged.clone()).unwrap_err();
+    assert!(error.message.contains("vial.dev/pod"), "{error:?}");
+    let mut deployment = web(1);
+    deployment["spec"]["template"]["metadata"]["annotations"] = forged["metadata"]["annotations"].clone();
+    assert!(create(&engine, target("Deployment", "default", ""), deployment).is_err());
+    let mut pod = forged;
+    pod["metadata"]["annotations"] = json!({});
+    create(&engine, target("Pod", "default", ""), pod).unwrap();
+    let change = Patch::Merge(json!({"metadata": {"annotations": {"vial.dev/pod": "x"}}}));
+    assert!(engine.patch(target("Pod", "default", "p"), &change, &WriteOptions::default()).is_err());
+    let error = engine.delete(target("Namespace", "", "default"), &DeleteOptions::default()).unwrap_err();
+    assert_eq!(error.reason, Reason::Forbidden);
+}
+
+#[test]
+fn a_deletion_that_is_not_understood_deletes_nothing() {
+    for wrong in [
+        json!({"dryRun": ["all"]}),
+        json!({"dryRun": "All"}),
+        json!({"orphanDependents": "maybe"}),
+        json!({"gracePeriodSeconds": "soon"}),
+        json!({"propagationPolicy": 1}),
+    ] {
+        assert!(DeleteOptions::of(&wrong).is_err(), "{wrong}");
+    }
+    assert!(DeleteOptions::of(&json!({"dryRun": ["All"]})).unwrap().dry_run);
+}

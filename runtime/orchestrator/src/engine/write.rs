@@ -136,6 +136,15 @@ impl Engine {
         if object.get("spec").is_some() {
             *object::entry(&mut object, &["metadata", "generation"]) = 1.into();
         }
+        if let Some(name) =
+            kind.strategy.reserved().iter().find(|name| {
+                !options.own && object::at(&object, &["metadata", "annotations", name]).is_some()
+            })
+        {
+            let message =
+                format!("metadata.annotations[{name}] is written by the server only: leave it away");
+            return Err(ApiError::new(Reason::Forbidden, message));
+        }
         kind.strategy.default(&mut object);
         kind.strategy.prepare_create(&mut object);
         self.validate(kind, None, &object)?;

@@ -245,7 +245,13 @@ impl Query {
             return Err(ApiError::bad_request("fieldManager has at most 128 bytes"));
         }
         let manager = if manager.is_empty() { "unknown" } else { manager };
-        Ok(WriteOptions { dry_run, validation, manager: manager.into(), force: self.flag("force") })
+        Ok(WriteOptions {
+            dry_run,
+            validation,
+            manager: manager.into(),
+            force: self.flag("force"),
+            own: false,
+        })
     }
 }
 

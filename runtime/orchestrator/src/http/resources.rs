@@ -212,15 +212,22 @@ fn delete_options(call: &Call<'_>) -> Result<DeleteOptions, ApiError> {
     if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
         object::default(&mut value, &["gracePeriodSeconds"], seconds);
     }
-    for name in ["propagationPolicy", "orphanDependents"] {
-        match call.query.text(name) {
-            "" => {}
-            "true" => object::default(&mut value, &[name], true),
-            text => object::default(&mut value, &[name], text),
+    match call.query.text("propagationPolicy") {
+        "" => {}
+        text => object::default(&mut value, &["propagationPolicy"], text),
+    }
+    match call.query.text("orphanDependents") {
+        "" => {}
+        text => {
+            let is = text.parse::<bool>().map_err(|_| {
+                ApiError::bad_request(format!("orphanDependents {text:?}: supported values: true, false"))
+            })?;
+            object::default(&mut value, &["orphanDependents"], is);
         }
     }
-    if call.query.text("dryRun") == "All" {
-        value["dryRun"] = json!(["All"]);
+    match call.query.text("dryRun") {
+        "" => {}
+        text => value["dryRun"] = json!([text]),
     }
     DeleteOptions::of(&value)
 }
@@ -293,15 +300,48 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
         }
         _ => return Err(not_allowed()),
     };
-    let replicas = object::number(&wanted, &["spec", "replicas"]).unwrap_or(0);
-    let version = object::text(&wanted, &["metadata", "resourceVersion"]);
-    let mut change = json!({"spec": {"replicas": replicas}});
-    if !version.is_empty() {
-        change["metadata"] = json!({"resourceVersion": version});
+    let mut change = json!({"spec": {"replicas": wanted_replicas(&wanted, &current.object)?}});
+    for field in ["resourceVersion", "uid"] {
+        let text = object::text(&wanted, &["metadata", field]);
+        if !text.is_empty() {
+            change["metadata"][field] = text.into();
+        }
     }
     let options = call.query.write_options(call.agent)?;
     let written = engine.patch(own, &Patch::Merge(change), &options)?;
     Ok(reply::json(200, &scale_of(&written.object.object)))
+}
+
+/// What a `Scale` asks for. One that says nothing of it asks for none, as Kubernetes reads it.
+fn wanted_replicas(scale: &Value, current: &Value) -> Result<i64, ApiError> {
+    let said = |field: &str, expected: &str| {
+        let found = object::text(scale, &[field]);
+        match found.is_empty() || found == expected {
+            true => Ok(()),
+            false => Err(ApiError::bad_request(format!(
+                "the {field} in the data ({found}) does not match the expected {field} ({expected})"
+            ))),
+        }
+    };
+    said("kind", "Scale")?;
+    said("apiVersion", "autoscaling/v1")?;
+    let name = object::name(scale);
+    if !name.is_empty() && name != object::name(current) {
+        return Err(ApiError::bad_request(format!(
+            "the Scale is of {name:?}, and not of what it is sent to"
+        )));
+    }
+    match (scale.get("spec"), object::at(scale, &["spec", "replicas"])) {
+        (None | Some(Value::Null), _) | (Some(Value::Object(_)), None | Some(Value::Null)) => Ok(0),
+        (Some(Value::Object(_)), Some(replicas)) => replicas.as_i64().ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "a Scale's spec.replicas must be a whole number, and not {replicas}"
+            ))
+        }),
+        (Some(other), _) => {
+            Err(ApiError::bad_request(format!("a Scale's spec must be an object, and not {other}")))
+        }
+    }
 }
 
 fn scale_of(object: &Value) -> Value {
@@ -316,4 +356,29 @@ fn scale_of(object: &Value) -> Value {
         "spec": {"replicas": object::number(object, &["spec", "replicas"]).unwrap_or(0)},
         "status": {"replicas": object::number(object, &["status", "replicas"]).unwrap_or(0), "selector": selector.join(",")},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_that_is_not_understood_scales_nothing() {
+        let current = json!({"metadata": {"name": "web"}});
+        let of = |scale: Value| wanted_replicas(&scale, &current);
+        assert_eq!(
+            of(json!({"kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": 3}})).unwrap(),
+            3
+        );
+        assert_eq!(of(json!({"spec": {}})).unwrap(), 0, "left away it is zero, as in Kubernetes");
+        for wrong in [
+            json!({"spec": {"replicas": "9"}}),
+            json!({"spec": {"replicas": 2.5}}),
+            json!({"spec": "x"}),
+            json!({"kind": "Pod", "spec": {"replicas": 1}}),
+            json!({"metadata": {"name": "other"}, "spec": {"replicas": 1}}),
+        ] {
+            assert!(of(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,7 +11,8 @@ mod support;
 mod workload;
 
 pub use meta::validate_metadata;
-pub use pod::qos_class;
+pub use plain::PERMANENT;
+pub use pod::{SHOWS, qos_class};
 pub use support::newly_unsupported as unsupported;
 pub use workload::scaled;
 
@@ -77,6 +78,16 @@ pub trait Strategy: Sync + std::fmt::Debug {
         if let Some(object) = object.as_object_mut() {
             object.remove("status");
         }
+    }
+
+    /// Why it may not be deleted; none: it may.
+    fn undeletable(&self, _object: &Value) -> Option<&'static str> {
+        None
+    }
+
+    /// Annotations that only the server writes.
+    fn reserved(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Seconds that a deletion waits for whom runs it; none: it is gone at once, if it has no finalizers.

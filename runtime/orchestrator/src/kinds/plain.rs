@@ -158,6 +158,9 @@ impl Strategy for Secret {
     }
 }
 
+/// Namespaces that are always there.
+pub const PERMANENT: [&str; 2] = ["default", "kube-system"];
+
 #[derive(Debug)]
 pub(super) struct Namespace;
 
@@ -167,6 +170,10 @@ impl Strategy for Namespace {
         object["status"] = json!({"phase": "Active"});
         let name = object::name(object).to_owned();
         *object::entry(object, &["metadata", "labels", "kubernetes.io/metadata.name"]) = name.into();
+    }
+
+    fn undeletable(&self, object: &Value) -> Option<&'static str> {
+        PERMANENT.contains(&object::name(object)).then_some("this namespace may not be deleted")
     }
 }
 

@@ -15,6 +15,9 @@ pub(super) static STREAMS: [StreamPart; 4] = [
     StreamPart { name: "portforward", kind: "PodPortForwardOptions", verbs: &["create", "get"] },
 ];
 
+/// Annotation of a Pod that nobody declared: what it shows, as whoever runs it names it.
+pub const SHOWS: &str = "vial.dev/pod";
+
 #[derive(Debug)]
 pub(super) struct Pod;
 
@@ -35,6 +38,8 @@ impl Strategy for Pod {
 
     /// Almost all of a pod's specification is for good (core's `ValidatePodUpdate`).
     fn validate_update(&self, old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+        let field = format!("metadata.annotations[{SHOWS}]");
+        immutable(causes, old, new, &["metadata", "annotations", SHOWS], &field);
         let stripped = |pod: &Value| {
             let mut spec = pod["spec"].clone();
             for field in [
@@ -63,6 +68,10 @@ impl Strategy for Pod {
         if !object::text(old, &["spec", "nodeName"]).is_empty() {
             immutable(causes, old, new, &["spec", "nodeName"], "spec.nodeName");
         }
+    }
+
+    fn reserved(&self) -> &'static [&'static str] {
+        &[SHOWS]
     }
 
     fn grace_period(&self, object: &Value) -> Option<i64> {

@@ -28,6 +28,10 @@ pub(super) fn validate_selector(object: &Value, causes: &mut Vec<Cause>) {
 
 pub(super) fn validate_template(object: &Value, policies: &[&str], causes: &mut Vec<Cause>) {
     let template = object::at(object, &["spec", "template"]).unwrap_or(&Value::Null);
+    if object::at(template, &["metadata", "annotations", pod::SHOWS]).is_some() {
+        let field = format!("spec.template.metadata.annotations[{}]", pod::SHOWS);
+        causes.push(Cause::new(CauseKind::Forbidden, field, "is written by the server only"));
+    }
     pod_rules::validate_spec(template, "spec.template.spec", causes);
     one_of(causes, template, &["spec", "restartPolicy"], "spec.template.spec.restartPolicy", policies);
 }

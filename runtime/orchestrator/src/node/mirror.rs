@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Annotation of such a Pod: what it shows, as whoever runs it names it.
-pub const SHOWS: &str = "vial.dev/pod";
+pub use crate::kinds::SHOWS;
 /// Where they are shown.
 const NAMESPACE: &str = "default";
 
