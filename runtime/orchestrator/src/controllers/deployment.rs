@@ -1,13 +1,16 @@
 //! Deployments: a ReplicaSet for each template that there was, and a way from one to the next.
 
+use super::claim::claim;
 use super::rollout::{self, Numbers, Set};
 use super::{Action, Plan, Ref, Snapshot, condition, is_owned_by, kind, owner_reference, status_patch, time};
 use crate::engine::Propagation;
 use crate::kinds::scaled;
 use crate::object;
+use crate::selector::LabelSelector;
 use crate::store::Stored;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const HASH: &str = "pod-template-hash";
@@ -17,10 +20,10 @@ const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
 pub(super) fn plan(snapshot: &Snapshot, deployment: &Arc<Stored>, plan: &mut Plan) {
     let value = &deployment.object;
-    let mut sets: Vec<&Arc<Stored>> = snapshot
-        .within("replicasets", object::namespace(value))
-        .filter(|set| is_owned_by(&set.object, object::uid(value)))
-        .collect();
+    // One that does not say what it means has none.
+    let Ok(Some(selector)) = LabelSelector::of_spec(&value["spec"]["selector"]) else { return };
+    let mut sets =
+        claim(snapshot, kind("replicasets"), (kind("deployments"), deployment), &selector, "", plan);
     sets.sort_by_key(|set| (revision(&set.object), object::name(&set.object).to_owned()));
     if object::is_deleted(value) {
         return;
@@ -34,7 +37,9 @@ pub(super) fn plan(snapshot: &Snapshot, deployment: &Arc<Stored>, plan: &mut Pla
     match new {
         None if is_paused => {}
         None => {
-            create(value, &template, newest + 1, &old, &sets, plan);
+            let sets = snapshot.within("replicasets", object::namespace(value));
+            let names = sets.map(|set| object::name(&set.object).to_owned()).collect();
+            create(value, &template, newest + 1, &old, &names, plan);
             mark(deployment, newest + 1, plan);
         }
         Some(new) => {
@@ -45,7 +50,11 @@ pub(super) fn plan(snapshot: &Snapshot, deployment: &Arc<Stored>, plan: &mut Pla
         }
     }
     match (new, is_paused) {
-        (_, true) => resize(value, new.or(old.last().copied()), plan),
+        (_, true) => {
+            // The new one last, as the one that all go to if none has any.
+            let all: Vec<&Arc<Stored>> = old.iter().copied().chain(new).collect();
+            resize(value, &all, plan);
+        }
         (Some(new), false) => roll(snapshot, value, new, &old, plan),
         (None, false) => {}
     }
@@ -87,13 +96,13 @@ fn create(
     template: &Value,
     revision: i64,
     old: &[&Arc<Stored>],
-    sets: &[&Arc<Stored>],
+    names: &BTreeSet<String>,
     plan: &mut Plan,
 ) {
     let mut collisions = object::number(value, &["status", "collisionCount"]).unwrap_or(0);
     let name = |collisions| format!("{}-{}", object::name(value), hash(template, collisions));
-    // A set of the same hash and another template; one of somebody else is found out by the refusal to make it.
-    while sets.iter().any(|set| object::name(&set.object) == name(collisions)) {
+    // A set of the same hash and another template, or of somebody else.
+    while names.contains(&name(collisions)) {
         collisions += 1;
     }
     let hash = hash(template, collisions);
@@ -216,9 +225,11 @@ fn scale(set: &Arc<Stored>, replicas: i64, plan: &mut Plan) {
 }
 
 /// While it is paused a deployment rolls nowhere, but its size is still followed.
-fn resize(value: &Value, set: Option<&Arc<Stored>>, plan: &mut Plan) {
-    if let Some(set) = set {
-        scale(set, wanted(value), plan);
+fn resize(value: &Value, sets: &[&Arc<Stored>], plan: &mut Plan) {
+    let sizes: Vec<i64> = sets.iter().map(|set| wanted(&set.object)).collect();
+    let surge = if is_recreate(value) { 0 } else { numbers(value, Set::default(), &[]).max_surge };
+    for (set, size) in sets.iter().zip(rollout::hold(wanted(value), surge, &sizes)) {
+        scale(set, size, plan);
     }
 }
 
@@ -350,8 +361,10 @@ fn progress(
             false,
         );
     }
-    let Some(_) = new else {
-        return say("True", "NewReplicaSetCreated", format!("Created new replica set for \"{name}\""), false);
+    // The deadline runs without a new set too: it may never come.
+    let (reason, message) = match new {
+        Some(_) => ("ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing.")),
+        None => ("NewReplicaSetCreated", format!("Created new replica set for \"{name}\"")),
     };
     let deadline =
         object::number(value, &["spec", "progressDeadlineSeconds"]).unwrap_or(600).clamp(0, 1 << 31);
@@ -359,7 +372,7 @@ fn progress(
         .is_none_or(|old| old["reason"] == "NewReplicaSetAvailable" || old["reason"] == "DeploymentPaused");
     if moved || is_new_round {
         plan.look_again(now + TimeDelta::seconds(deadline));
-        return say("True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing."), true);
+        return say("True", reason, message, true);
     }
     let since = old.and_then(|old| time(old, &["lastUpdateTime"])).unwrap_or(now);
     let end = since + TimeDelta::seconds(deadline);
@@ -369,5 +382,5 @@ fn progress(
         return say("False", "ProgressDeadlineExceeded", message, false);
     }
     plan.look_again(end);
-    say("True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing."), false)
+    say("True", reason, message, false)
 }

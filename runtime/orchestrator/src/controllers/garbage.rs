@@ -52,14 +52,27 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
                         && owner["blockOwnerDeletion"] == true
                 })
             };
+            // Whoever has another owner that stays is let go.
+            let stays = |owner: &&Value| {
+                living
+                    .get(object::text(owner, &["uid"]))
+                    .is_some_and(|owner| !object::is_deleted(&owner.object))
+            };
             for (kind, dependent) in
                 own.iter().filter(|(_, dependent)| !object::is_deleted(&dependent.object))
             {
+                let_go.insert(object::uid(&dependent.object));
+                let rest: Vec<&Value> = owners(&dependent.object).iter().filter(stays).collect();
+                if !rest.is_empty() {
+                    let patch = json!({"metadata": {"ownerReferences": rest}});
+                    let target = Ref::to(kind, dependent);
+                    plan.actions.push(Action::Merge { target, subresource: "", patch });
+                    continue;
+                }
                 plan.actions.push(Action::Delete {
                     target: Ref::to(kind, dependent),
                     propagation: Propagation::Foreground,
                 });
-                let_go.insert(object::uid(&dependent.object));
             }
             if !own.iter().any(|(_, dependent)| holds(&dependent.object)) {
                 plan.actions.push(without(kind, stored, finalizers, FOREGROUND));

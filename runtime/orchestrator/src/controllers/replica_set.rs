@@ -19,7 +19,7 @@ pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
     let value = &set.object;
     let selector = LabelSelector::of_spec(object::at(value, &["spec", "selector"]).unwrap_or(&Value::Null));
     let Ok(Some(selector)) = selector else { return };
-    let pods = claim(snapshot, kind("replicasets"), set, &selector, "", plan);
+    let pods = claim(snapshot, kind("pods"), (kind("replicasets"), set), &selector, "", plan);
     let active: Vec<&Arc<Stored>> = pods.iter().filter(|pod| is_active(&pod.object)).copied().collect();
     if !object::is_deleted(value) {
         let wanted = object::number(value, &["spec", "replicas"]).unwrap_or(1).max(0);

@@ -57,6 +57,27 @@ pub(super) fn step(numbers: &Numbers) -> (i64, Vec<i64>) {
     (next_new, next_old)
 }
 
+/// Sizes of sets while nothing rolls: one that is alone has all; several keep what they have, unless all together are too many or too few.
+pub(super) fn hold(replicas: i64, max_surge: i64, sizes: &[i64]) -> Vec<i64> {
+    let total: i64 = sizes.iter().sum();
+    let most = if replicas == 0 { 0 } else { replicas + max_surge };
+    let aim = match sizes.iter().filter(|size| **size > 0).count() {
+        0 | 1 => replicas,
+        _ if total > most => most,
+        _ if total < replicas => replicas,
+        _ => return sizes.to_vec(),
+    };
+    // In proportion, and what that leaves over is the largest one's.
+    let mut shared: Vec<i64> =
+        sizes.iter().map(|size| if total == 0 { 0 } else { size * aim / total }).collect();
+    let left = aim - shared.iter().sum::<i64>();
+    let largest = (0..sizes.len()).max_by_key(|at| sizes[*at]);
+    if let Some(size) = largest.and_then(|at| shared.get_mut(at)) {
+        *size += left;
+    }
+    shared
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,7 +99,28 @@ mod tests {
         )
     }
 
+    #[test]
+    fn a_pause_keeps_what_there_is() {
+        assert_eq!(hold(8, 2, &[4, 6]), [4, 6]);
+        assert_eq!(hold(8, 2, &[8, 6]), [6, 4], "too many");
+        assert_eq!(hold(16, 2, &[4, 6]), [6, 10], "grown");
+        assert_eq!(hold(3, 1, &[5]), [3]);
+        assert_eq!(hold(3, 1, &[0, 5]), [0, 3]);
+        assert_eq!(hold(0, 0, &[1, 2]), [0, 0]);
+        assert_eq!(hold(3, 1, &[]), [0; 0]);
+    }
+
     proptest! {
+        #[test]
+        fn a_pause_never_has_too_many_or_too_few(replicas in 0..50i64, surge in 0..10i64, sizes in proptest::collection::vec(0..40i64, 1..5)) {
+            let held = hold(replicas, surge, &sizes);
+            let total: i64 = held.iter().sum();
+            let most = if replicas == 0 { 0 } else { replicas + surge };
+            prop_assert!((replicas..=most).contains(&total) && held.iter().all(|size| *size >= 0), "{held:?}");
+            let next = hold(replicas, surge, &held);
+            prop_assert_eq!(&hold(replicas, surge, &next), &next, "it comes to rest");
+        }
+
         #[test]
         fn a_step_never_takes_more_available_pods_than_it_may(numbers in numbers()) {
             let (new, old) = step(&numbers);

@@ -52,7 +52,7 @@ fn one(snapshot: &Snapshot, job: &Arc<Stored>, plan: &mut Plan) {
     }
     let selector = LabelSelector::of_spec(object::at(value, &["spec", "selector"]).unwrap_or(&Value::Null));
     let Ok(Some(selector)) = selector else { return };
-    let pods = claim(snapshot, kind("jobs"), job, &selector, TRACKING, plan);
+    let pods = claim(snapshot, kind("pods"), (kind("jobs"), job), &selector, TRACKING, plan);
     let tally = Tally::of(value, &pods);
     let outcome = Outcome::of(value, &tally, snapshot.now);
     if outcome == Outcome::Running

@@ -26,6 +26,9 @@ impl World for Toy {
     }
 }
 
+/// Where everything is; unlike `default` it can be deleted.
+pub(super) const NAMESPACE: &str = "test";
+
 /// Objects, controllers, and somebody who runs pods.
 pub(super) struct Cluster {
     folder: TempDir,
@@ -34,7 +37,7 @@ pub(super) struct Cluster {
 }
 
 pub(super) fn target<'a>(plural: &str, name: &'a str) -> Target<'a> {
-    Target { kind: kind(plural), namespace: "default", name, subresource: "" }
+    Target { kind: kind(plural), namespace: NAMESPACE, name, subresource: "" }
 }
 
 impl Cluster {
@@ -44,6 +47,9 @@ impl Cluster {
         let world = Arc::new(Toy(Mutex::new((0, 0))));
         let engine = Self::open(&folder, &world);
         engine.bootstrap().unwrap();
+        let namespace = Decoded { value: json!({"metadata": {"name": NAMESPACE}}), duplicates: Vec::new() };
+        let place = Target { kind: kind("namespaces"), namespace: "", name: "", subresource: "" };
+        engine.create(place, namespace, &WriteOptions::default()).unwrap();
         Self { folder, world, engine }
     }
 
@@ -74,7 +80,7 @@ impl Cluster {
     pub(super) fn all(&self, plural: &str) -> Vec<Value> {
         self.engine
             .store()
-            .list(kind(plural), "default")
+            .list(kind(plural), NAMESPACE)
             .0
             .iter()
             .map(|stored| stored.object.clone())

@@ -159,7 +159,12 @@ fn a_schedule_or_a_zone_that_there_is_not_is_refused() {
         [(json!({"schedule": "often"}), "spec.schedule"), (json!({"timeZone": "Mars/Base"}), "spec.timeZone")]
     {
         let body = Decoded { value: cron("good", more), duplicates: Vec::new() };
-        let target = Target { kind: kind("cronjobs"), namespace: "default", name: "", subresource: "" };
+        let target = Target {
+            kind: kind("cronjobs"),
+            namespace: super::cluster::NAMESPACE,
+            name: "",
+            subresource: "",
+        };
         let error = cluster.engine.create(target, body, &WriteOptions::default()).unwrap_err();
         assert_eq!(error.causes.iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>(), [field]);
     }

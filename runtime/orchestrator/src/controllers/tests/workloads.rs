@@ -1,6 +1,6 @@
 //! Deployments, ReplicaSets, namespaces, garbage.
 
-use super::cluster::{Cluster, image, target};
+use super::cluster::{Cluster, NAMESPACE, image, target};
 use crate::controllers::{condition, is_active, is_ready};
 use crate::engine::{DeleteOptions, Patch, Propagation, Target, WriteOptions};
 use crate::kinds::Kind;
@@ -204,7 +204,7 @@ fn a_namespace_takes_along_what_is_in_it() {
     let namespace = Target {
         kind: Kind::by_path("", "v1", "namespaces").unwrap(),
         namespace: "",
-        name: "default",
+        name: NAMESPACE,
         subresource: "",
     };
     cluster.engine.delete(namespace, &DeleteOptions::default()).unwrap();
@@ -232,4 +232,84 @@ fn pods_that_are_ready_stay_available_when_the_clock_is_set_back() {
     cluster.pass(-50_000);
     cluster.settle();
     assert_eq!(available(), Some(2.into()));
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_rollout_keeps_both_sets_as_they_are() {
+    let cluster = Cluster::new();
+    cluster.create("deployments", web(8, "one"));
+    cluster.settle();
+    cluster.patch("deployments", "web", new_image("bad"));
+    cluster.settle();
+    let sizes = || {
+        let sets = cluster.all("replicasets");
+        sets.iter().map(|set| object::number(set, &["spec", "replicas"]).unwrap()).collect::<Vec<_>>()
+    };
+    let before = sizes();
+    assert_eq!(before.iter().sum::<i64>(), 10, "25 % more than eight");
+    cluster.patch("deployments", "web", json!({"spec": {"paused": true}}));
+    cluster.settle();
+    assert_eq!(sizes(), before);
+    cluster.patch("deployments", "web", json!({"spec": {"replicas": 2}}));
+    cluster.settle();
+    assert_eq!(sizes().iter().sum::<i64>(), 3, "and is followed when the whole becomes another");
+}
+
+#[test]
+fn a_deployment_takes_the_set_that_an_earlier_one_left() {
+    let cluster = Cluster::new();
+    cluster.create("deployments", web(1, "one"));
+    cluster.settle();
+    let orphans = DeleteOptions { propagation: Propagation::Orphan, ..DeleteOptions::default() };
+    cluster.engine.delete(target("deployments", "web"), &orphans).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.all("replicasets").len(), 1);
+    cluster.create("deployments", web(3, "one"));
+    cluster.settle();
+    assert_eq!((cluster.all("replicasets").len(), cluster.all("pods").len()), (1, 3));
+    assert_eq!(cluster.get("deployments", "web")["status"]["availableReplicas"], 3);
+}
+
+#[test]
+fn a_name_that_somebody_else_has_is_not_waited_for() {
+    let cluster = Cluster::new();
+    cluster.create("deployments", web(1, "one"));
+    cluster.settle();
+    let name = object::name(&cluster.all("replicasets")[0]).to_owned();
+    let now = DeleteOptions::default();
+    cluster.engine.delete(target("deployments", "web"), &now).unwrap();
+    cluster.settle();
+    let mut other = web(0, "other");
+    other["metadata"]["name"] = name.as_str().into();
+    for labels in [&["spec", "selector", "matchLabels"][..], &["spec", "template", "metadata", "labels"]] {
+        *object::entry(&mut other, labels) = json!({"app": "other"});
+    }
+    cluster.create("replicasets", other);
+    cluster.create("deployments", web(2, "one"));
+    cluster.settle();
+    assert_eq!(cluster.get("deployments", "web")["status"]["availableReplicas"], 2);
+}
+
+#[test]
+fn what_has_another_owner_outlives_one_that_goes_in_the_foreground() {
+    let cluster = Cluster::new();
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    let owner = |name: &str| {
+        let made = cluster.get("configmaps", name);
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": object::uid(&made), "blockOwnerDeletion": true})
+    };
+    cluster.create("configmaps", map("one"));
+    cluster.create("configmaps", map("two"));
+    let mut shared = map("shared");
+    shared["metadata"]["ownerReferences"] = json!([owner("one"), owner("two")]);
+    cluster.create("configmaps", shared);
+    let foreground = DeleteOptions { propagation: Propagation::Foreground, ..DeleteOptions::default() };
+    cluster.engine.delete(target("configmaps", "one"), &foreground).unwrap();
+    cluster.settle();
+    let shared = cluster.get("configmaps", "shared");
+    assert_eq!(object::list(&shared, &["metadata", "ownerReferences"]).len(), 1);
+    assert!(cluster.all("configmaps").iter().all(|map| object::name(map) != "one"));
+    cluster.engine.delete(target("configmaps", "two"), &foreground).unwrap();
+    cluster.settle();
+    assert!(cluster.all("configmaps").is_empty());
 }
