@@ -64,22 +64,13 @@ pub async fn ensure(node: &Node, pod: &Stored, part: &Part<'_>) -> Result<(), Un
     }
 }
 
-/// Whether an image names somebody else than root.
+/// The user that an image names; empty: none.
 ///
 /// # Errors
-/// A sentence that says that it does not.
-pub async fn is_for_somebody(node: &Node, image: &str) -> Result<(), String> {
+/// A sentence that says why it can't be looked at.
+pub async fn user(node: &Node, image: &str) -> Result<String, String> {
     let found = images::resolve(&node.daemon, image).await.map_err(|error| error.to_string())?;
-    let user = found.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
-    let uid = user.split(':').next().unwrap_or_default();
-    match uid.parse::<u32>() {
-        Ok(0) => Err("container has runAsNonRoot and image will run as root".into()),
-        Ok(_) => Ok(()),
-        Err(_) if uid.is_empty() => Err("container has runAsNonRoot and image will run as root".into()),
-        Err(_) => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({uid}), cannot verify user is non-root"
-        )),
-    }
+    Ok(found.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default())
 }
 
 /// What the Pod's `imagePullSecrets` say of the image's registry.

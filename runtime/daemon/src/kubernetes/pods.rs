@@ -41,7 +41,8 @@ pub struct Node {
 #[derive(Default)]
 struct Work {
     busy: BTreeSet<String>,
-    stopping: HashSet<String>,
+    /// Attempts that are being stopped, and until when.
+    stopping: HashMap<String, DateTime<Utc>>,
     waiting: BTreeMap<String, Waiting>,
     health: BTreeMap<String, Health>,
     watched: HashMap<String, health::Watch>,
@@ -52,7 +53,7 @@ struct Work {
 }
 
 /// What was being done with a Pod: its containers, and the attempts that are ended.
-type Doing = (BTreeSet<String>, HashSet<String>);
+type Doing = (BTreeSet<String>, HashMap<String, DateTime<Utc>>);
 
 impl Node {
     /// On this daemon.
@@ -230,8 +231,16 @@ impl Node {
             self.engine.act(&action)?;
         }
         for step in decision.steps {
-            if !matches!(&step, Step::Stop { id, .. } if stopping.contains(id)) {
-                self.take(pod, step);
+            match &step {
+                Step::Stop { id, grace, .. } => match stopping.get(id) {
+                    None => self.take(pod, step),
+                    // Deleted again, with less time. A second more or less is nobody's wish.
+                    Some(until) if now + *grace + TimeDelta::seconds(1) < *until => {
+                        self.hurry(uid, id, *grace);
+                    }
+                    Some(_) => {}
+                },
+                _ => self.take(pod, step),
             }
         }
         Ok(decision.again)
@@ -267,7 +276,9 @@ impl Node {
         let uid = object::uid(&pod.object).to_owned();
         let (node, pod) = (self.clone(), pod.clone());
         let begun = self.with(&uid, |work| match &step {
-            Step::Stop { id, .. } => work.stopping.insert(id.clone()),
+            Step::Stop { id, grace, .. } => {
+                work.stopping.insert(id.clone(), self.engine.time() + *grace).is_none()
+            }
             Step::Start { container, .. } | Step::Forget { container, .. } => {
                 work.busy.insert(container.clone())
             }
@@ -287,10 +298,21 @@ impl Node {
                 tracing::error!(pod = object::name(&pod.object), %error, "a step failed inside");
             }
             node.with(&uid, |work| match &step {
-                Step::Stop { id, .. } => work.stopping.remove(id),
+                Step::Stop { id, .. } => work.stopping.remove(id).is_some(),
                 Step::Start { container, .. } | Step::Forget { container, .. } => work.busy.remove(container),
                 Step::StopSandbox | Step::Remove | Step::Finalize => work.busy.remove(""),
             });
+        });
+    }
+
+    /// Leaves less time to an attempt that is being stopped.
+    fn hurry(self: &Arc<Self>, uid: &str, id: &str, grace: TimeDelta) {
+        self.with_silently(uid, |work| work.stopping.insert(id.to_owned(), self.engine.time() + grace));
+        let (node, id) = (self.clone(), id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = steps::hurry(&node, &id, grace).await {
+                tracing::warn!(container = id, %error, "a container can't be stopped sooner");
+            }
         });
     }
 

@@ -97,11 +97,11 @@ async fn start(node: &Node, pod: &Stored, container: &str, attempt: (u32, u32)) 
         sandbox = prepared => sandbox?,
         _ = leaving.wait_for(|leaving| *leaving) => return Ok(()),
     };
-    let (wanted, mounts) = wanted(node, pod, part, &sandbox).await?;
+    let wanted = wanted(node, pod, part, &sandbox).await?;
     if *leaving.borrow() {
         return Ok(());
     }
-    let request = container_request(pod, part, &sandbox, attempt, (wanted, mounts));
+    let request = container_request(pod, part, &sandbox, attempt, wanted);
     let (record, live, _) = creation::create_and_start(&node.daemon, request)
         .await
         .map_err(|error| Unmet::always("CreateContainerError", "Failed", format!("Error: {error}")))?;
@@ -111,7 +111,11 @@ async fn start(node: &Node, pod: &Stored, container: &str, attempt: (u32, u32)) 
         Phase::Failed(error) => node.tell(pod, container, (true, "Failed", format!("Error: {error}"))),
         _ => {
             node.tell(pod, container, (false, "Started", format!("Started container {container}")));
-            hook(node, pod, part, &record).await;
+            // Who is told to go is not waited for.
+            tokio::select! {
+                () = hook(node, pod, part, &record) => {}
+                _ = leaving.wait_for(|leaving| *leaving) => {}
+            }
         }
     }
     Ok(())
@@ -231,7 +235,7 @@ async fn wanted(
     pod: &Stored,
     part: &Part<'_>,
     sandbox: &PodRecord,
-) -> Result<(Wanted, Vec<Mount>), Unmet> {
+) -> Result<(Wanted, Option<String>, Vec<Mount>), Unmet> {
     let store = node.engine.store();
     let namespace = object::namespace(&pod.object);
     let facts = facts::of(&node.daemon);
@@ -248,14 +252,12 @@ async fn wanted(
     let failed = |why: String| Unmet::always("CreateContainerConfigError", "Failed", format!("Error: {why}"));
     let wanted = request::container(part, &sources).map_err(failed)?;
     let (volumes, mounts) = volumes::of(part, &sources).map_err(failed)?;
-    if wanted.non_root && wanted.user.is_none() {
-        let image = object::text(part.spec, &["image"]);
-        image::is_for_somebody(node, image).await.map_err(failed)?;
-    }
+    let images = image::user(node, object::text(part.spec, &["image"])).await.map_err(failed)?;
+    let identity = wanted.identity(&images).map_err(failed)?;
     bring(node, sandbox, volumes)
         .await
         .map_err(|why| Unmet::always("ContainerCreating", "FailedMount", why))?;
-    Ok((wanted, mounts))
+    Ok((wanted, identity, mounts))
 }
 
 /// Has volumes in the guest. Again at each start: a VM that was started anew has none, and files may have changed since.
@@ -283,7 +285,7 @@ fn container_request(
     part: &Part<'_>,
     sandbox: &PodRecord,
     (number, failures): (u32, u32),
-    (wanted, mounts): (Wanted, Vec<Mount>),
+    (wanted, identity, mounts): (Wanted, Option<String>, Vec<Mount>),
 ) -> CreateContainer {
     let mut labels = labels(pod);
     for (key, text) in
@@ -299,7 +301,7 @@ fn container_request(
         entrypoint: wanted.command,
         env: wanted.env,
         workdir: wanted.workdir,
-        user: wanted.user,
+        user: identity,
         memory: wanted.memory,
         milli_cpus: wanted.milli_cpus,
         stdin: wanted.stdin,
@@ -349,6 +351,14 @@ async fn stop(
     // A hook that took all of it leaves two seconds (kubelet's `minimumGracePeriodInSeconds`).
     let left = grace.saturating_sub(begun.elapsed()).max(Duration::from_secs(2).min(grace));
     ending::stop(&node.daemon, &record, left).await
+}
+
+/// Ends an attempt that is being stopped already, in less time than it was given.
+pub async fn hurry(node: &Node, id: &str, grace: TimeDelta) -> Result<()> {
+    match record_of(node, id).await? {
+        Some(record) => ending::stop(&node.daemon, &record, grace.to_std().unwrap_or_default()).await,
+        None => Ok(()),
+    }
 }
 
 async fn forget(node: &Node, id: &str) -> Result<()> {

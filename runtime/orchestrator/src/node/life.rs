@@ -129,9 +129,8 @@ fn stop_all(pod: &Value, observed: &Observed, grace: TimeDelta, why: &str, decis
     let (sidecars, others): (Vec<_>, Vec<_>) = observed.active().partition(|(name, _)| is_sidecar(name));
     let now = if others.is_empty() { &sidecars } else { &others };
     for (name, attempt) in now {
-        // One that is just being started can be given up; one that is just being stopped is.
-        let is_free = !observed.busy.contains(*name) || attempt.state == State::Starting;
-        if is_free && !matches!(attempt.state, State::Ended(_)) {
+        // Also one that is just being started, or whose hook has not ended.
+        if !matches!(attempt.state, State::Ended(_)) {
             decision.steps.push(stop(name, attempt, grace, why));
         }
     }
@@ -208,12 +207,21 @@ fn begin(
     false
 }
 
+/// Whether it runs another image than the one that is declared now: an image is all that may change of a container.
+fn is_changed(part: &Part<'_>, attempt: &Attempt) -> bool {
+    attempt.image != object::text(part.spec, &["image"])
+}
+
 /// Whether a container that ended so is started again.
 pub(super) fn again(pod: &Value, part: &Part<'_>, end: &End, observed: &Observed) -> bool {
     let policy = object::text(pod, &["spec", "restartPolicy"]);
     match (part.role, policy) {
         // It has not been there yet, so no policy is asked.
         _ if end.is_lost_start => true,
+        // Whatever the policy: it was ended for that.
+        (Role::Main, _) if observed.newest(part.name).is_some_and(|attempt| is_changed(part, attempt)) => {
+            true
+        }
         (Role::Sidecar, _) => true,
         // What it did went with its sandbox.
         (Role::Init, _) if end.code == 0 => !is_done(observed, part.name),
@@ -265,7 +273,8 @@ fn heal(pod: &Value, observed: &Observed, all: &[Part<'_>], decision: &mut Decis
         }
         let unhealthy = observed.health.get(&attempt.id).and_then(|health| health.unhealthy.as_deref());
         let useless = (is_done && part.role == Role::Sidecar).then_some("the pod's work is done");
-        if let Some(why) = unhealthy.or(useless) {
+        let changed = is_changed(part, attempt).then_some("its image was changed");
+        if let Some(why) = unhealthy.or(useless).or(changed) {
             decision.steps.push(stop(part.name, attempt, grace, why));
         }
     }

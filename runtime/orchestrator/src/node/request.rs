@@ -23,8 +23,10 @@ pub struct Wanted {
     pub env: Vec<String>,
     /// Instead of the image's working directory.
     pub workdir: Option<String>,
-    /// `uid` or `uid:gid` instead of the image's user.
-    pub user: Option<String>,
+    /// Number of a user instead of the image's.
+    pub user: Option<i64>,
+    /// Number of a group instead of the user's own.
+    pub group: Option<i64>,
     /// Only somebody else than root.
     pub non_root: bool,
     /// Memory limit, bytes.
@@ -77,12 +79,6 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
     let own_context = part.spec.get("securityContext").unwrap_or(&Value::Null);
     let either = |field: &str| own_context.get(field).or_else(|| pod_context.get(field));
     let number = |field: &str| either(field).and_then(Value::as_i64);
-    let user = match (number("runAsUser"), number("runAsGroup")) {
-        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
-        (Some(user), None) => Some(user.to_string()),
-        (None, Some(group)) => Some(format!("0:{group}")),
-        (None, None) => None,
-    };
     let non_root = either("runAsNonRoot") == Some(&Value::Bool(true));
     if non_root && number("runAsUser") == Some(0) {
         return Err("container's runAsUser breaks non-root policy".into());
@@ -102,7 +98,8 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         args: words("args"),
         env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
         workdir: Some(object::text(part.spec, &["workingDir"]).to_owned()).filter(|path| !path.is_empty()),
-        user,
+        user: number("runAsUser"),
+        group: number("runAsGroup"),
         non_root,
         memory: memory.filter(|bytes| *bytes > 0),
         milli_cpus,
@@ -114,6 +111,34 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         stdin: part.spec["stdin"] == true,
         terminal: part.spec["tty"] == true,
     })
+}
+
+impl Wanted {
+    /// As whom it runs, as an OCI image's configuration has it; `images` is the image's own.
+    ///
+    /// # Errors
+    /// A sentence that says that it would be root, which it must not.
+    pub fn identity(&self, images: &str) -> Result<Option<String>, String> {
+        let (name, _) = images.split_once(':').unwrap_or((images, ""));
+        if self.non_root && self.user.is_none() {
+            match name.parse::<u32>() {
+                Ok(1..) => {}
+                Err(_) if !name.is_empty() => {
+                    return Err(format!(
+                        "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+                    ));
+                }
+                _ => return Err("container has runAsNonRoot and image will run as root".into()),
+            }
+        }
+        let name = if name.is_empty() { "0" } else { name };
+        Ok(match (self.user, self.group) {
+            (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+            (Some(user), None) => Some(user.to_string()),
+            (None, Some(group)) => Some(format!("{name}:{group}")),
+            (None, None) => None,
+        })
+    }
 }
 
 /// The pod's groups, the one that volumes belong to among them.
@@ -406,9 +431,23 @@ mod tests {
     fn a_context_of_the_container_goes_before_the_pods() {
         let made = wanted(json!({"name": "a", "securityContext": {"runAsUser": 5, "runAsGroup": 6, "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"], "add": ["cap_net_admin"]}}})).unwrap();
-        assert_eq!((made.user.as_deref(), made.read_only), (Some("5:6"), true));
+        assert_eq!((made.user, made.group, made.read_only), (Some(5), Some(6), true));
         assert_eq!(made.groups, [7, 8], "the pod's");
         assert_eq!((made.cap_drop, made.cap_add), (vec!["ALL".to_owned()], vec!["NET_ADMIN".to_owned()]));
+    }
+
+    #[test]
+    fn who_must_not_be_root_is_not() {
+        let with = |context: Value| wanted(json!({"name": "a", "securityContext": context})).unwrap();
+        let group = with(json!({"runAsNonRoot": true, "runAsGroup": 3000}));
+        for root in ["", "0", "0:5", "root", "app"] {
+            assert!(group.identity(root).is_err(), "{root:?}");
+        }
+        assert_eq!(group.identity("7:8"), Ok(Some("7:3000".into())));
+        assert_eq!(with(json!({"runAsGroup": 6})).identity(""), Ok(Some("0:6".into())));
+        assert_eq!(with(json!({"runAsGroup": 6})).identity("app"), Ok(Some("app:6".into())));
+        assert_eq!(with(json!({"runAsNonRoot": true, "runAsUser": 5})).identity(""), Ok(Some("5".into())));
+        assert_eq!(with(json!({})).identity("app"), Ok(None));
     }
 
     proptest! {

@@ -80,11 +80,12 @@ pub struct Around<'a> {
 pub fn status(pod: &Value, observed: &Observed, around: Around<'_>) -> Value {
     let now = stamp(around.now);
     let all = parts(pod);
-    let told = |part: &&Part<'_>| container(pod, part, &all, observed);
+    let phase = phase(pod, observed, around.now);
+    let goes_on = phase == Phase::Going && !object::is_deleted(pod);
+    let told = |part: &&Part<'_>| container(pod, part, &all, observed, goes_on);
     let (main, init): (Vec<&Part<'_>>, Vec<&Part<'_>>) = all.iter().partition(|part| part.role == Role::Main);
     let main_statuses: Vec<Value> = main.iter().map(told).collect();
     let init_statuses: Vec<Value> = init.iter().map(told).collect();
-    let phase = phase(pod, observed, around.now);
     let (word, reason, message) = match &phase {
         Phase::Over { phase, reason, message } => (phase.clone(), reason.clone(), message.clone()),
         Phase::Going => (going(observed, &main).to_owned(), String::new(), refused(pod).unwrap_or_default()),
@@ -168,7 +169,8 @@ fn container_id(id: &str) -> String {
     format!("vial://{id}")
 }
 
-fn container(pod: &Value, part: &Part<'_>, all: &[Part<'_>], observed: &Observed) -> Value {
+/// `goes_on`: the pod starts containers again.
+fn container(pod: &Value, part: &Part<'_>, all: &[Part<'_>], observed: &Observed, goes_on: bool) -> Value {
     let newest = observed.newest(part.name);
     let mut told = json!({"name": part.name, "image": part.spec["image"], "imageID": "", "restartCount": 0, "ready": false, "started": false});
     if let Some(attempt) = newest {
@@ -185,7 +187,7 @@ fn container(pod: &Value, part: &Part<'_>, all: &[Part<'_>], observed: &Observed
             told["started"] = health.started.into();
             (json!({"running": {"startedAt": stamp(*since)}}), before)
         }
-        Some((State::Ended(end), attempt)) if again(pod, part, end, observed) && !is_going_away(pod) => {
+        Some((State::Ended(end), attempt)) if goes_on && again(pod, part, end, observed) => {
             (waits_again(pod, part, attempt, observed), Some(attempt))
         }
         Some((State::Ended(end), attempt)) => {
@@ -201,10 +203,6 @@ fn container(pod: &Value, part: &Part<'_>, all: &[Part<'_>], observed: &Observed
         told["lastState"] = terminated(attempt, end);
     }
     told
-}
-
-fn is_going_away(pod: &Value) -> bool {
-    object::is_deleted(pod)
 }
 
 fn waiting(reason: &str, message: &str) -> Value {

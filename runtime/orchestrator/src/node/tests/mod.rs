@@ -239,6 +239,30 @@ fn a_gate_keeps_a_pod_from_being_ready_until_somebody_says_so() {
 }
 
 #[test]
+fn another_image_takes_the_place_of_what_runs() {
+    for policy in ["Always", "Never"] {
+        let mut pod = pod(policy);
+        pod["spec"]["containers"][0]["image"] = "y".into();
+        let mut observed = seen("a", vec![running(0)]);
+        let steps = decide(&pod, &observed, at(1)).steps;
+        assert!(matches!(&steps[..], [Step::Stop { why, .. }] if why.contains("image")), "{steps:?}");
+        observed.containers.insert("a".into(), vec![ended(0, 143, 2)]);
+        assert_eq!(decide(&pod, &observed, at(3)).steps, [start(1)], "{policy}");
+    }
+}
+
+#[test]
+fn what_is_over_waits_for_nothing() {
+    let mut pod = pod("Never");
+    pod["spec"]["initContainers"] = json!([{"name": "side", "image": "x", "restartPolicy": "Always"}]);
+    let mut observed = seen("a", vec![ended(0, 0, 5)]);
+    observed.containers.insert("side".into(), vec![ended(0, 143, 6)]);
+    let status = told(&pod, &observed, 10);
+    assert_eq!(status["phase"], "Succeeded");
+    assert_eq!(status["initContainerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+}
+
+#[test]
 fn a_deadline_ends_a_pod() {
     let mut pod = pod("Always");
     pod["spec"]["activeDeadlineSeconds"] = 60.into();
