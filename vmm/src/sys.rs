@@ -75,6 +75,16 @@ pub fn unshare_pids() -> io::Result<()> {
     unshare(libc::CLONE_NEWPID)
 }
 
+/// Goes on in a child of this process, which must have one thread and ends with status 0.
+pub fn go_on_in_a_child() -> io::Result<()> {
+    // SAFETY: there is no other thread whose locks the child would find taken.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(()),
+        _ => std::process::exit(0),
+    }
+}
+
 /// Takes over an inherited descriptor.
 ///
 /// # Safety

@@ -16,9 +16,11 @@ Usage: vial-jailer --id ID --exec-file PATH --uid N --gid N [OPTION…] [-- ARGU
   --netns PATH              network namespace to enter
   --resource-limit fsize=N, --resource-limit no-file=N
                             limits of the process (no-file=2048)
-  --daemonize               a session of its own, standard descriptors on /dev/null
-  --new-pid-ns              a PID namespace of its own; the process id goes to <name of the file>.pid in the jail
+  --daemonize               a session of its own, standard descriptors on /dev/null; the jailer ends at once
+  --new-pid-ns              a PID namespace of its own; the jailer ends at once
   -- ARGUMENT…              passed on
+
+The VMM's process id goes to <name of the file>.pid in the jail.
 ";
 
 /// What to do.

@@ -62,8 +62,8 @@ fn plain(step: &'static str) -> impl FnOnce(Errno) -> JailError {
     move |error| JailError::Step { step, source: error.into() }
 }
 
-/// Does it. Comes back only with an error, or in the parent when the VMM has a PID namespace of its own; the calling process
-/// must have one thread.
+/// Does it. Comes back only with an error, or when the VMM is a child in a PID namespace of its own; the calling process must have one
+/// thread, and ends meanwhile if the VMM is to be a daemon.
 ///
 /// # Errors
 /// The step that failed; what was made until then stays, as with Firecracker's jailer.
@@ -88,14 +88,19 @@ pub fn run(order: &Order) -> Result<(), JailError> {
     let null = OpenOptions::new().read(true).write(true).open(null).map_err(step("open", null))?;
     enter_root(&root)?;
     furnish(order)?;
+    let spent = sys::cpu_us().saturating_sub(started.1);
     if order.daemonize {
+        let child = |source| JailError::Step { step: "go on in a child", source };
+        // The leader of a group of processes, as a shell's command is one, can't make a session; the leader of a session could get a terminal.
+        sys::go_on_in_a_child().map_err(child)?;
         setsid().map_err(plain("make a session of its own"))?;
+        sys::go_on_in_a_child().map_err(child)?;
         dup2_stdin(null.as_fd()).map_err(plain("let go of the standard input"))?;
         dup2_stdout(null.as_fd()).map_err(plain("let go of the standard output"))?;
         dup2_stderr(null.as_fd()).map_err(plain("let go of the standard error"))?;
     }
     drop(null);
-    execute(order, started)
+    execute(order, started, spent)
 }
 
 /// The program's true name, once it is sure that there is a program, and a place for jails: nothing is made before.
@@ -156,11 +161,11 @@ fn furnish(order: &Order) -> Result<(), JailError> {
     place::device(root, &["dev", "net"], "tun", (10, 200), owner)
 }
 
-fn execute(order: &Order, (wall, cpu): (u64, u64)) -> Result<(), JailError> {
+fn execute(order: &Order, (wall, cpu): (u64, u64), spent: u64) -> Result<(), JailError> {
     let program = Path::new("/").join(&order.exec_name);
-    let spent = sys::cpu_us().saturating_sub(cpu);
     // A new process's CPU clock begins at zero; one that goes on as itself goes on counting.
-    let began = if order.new_pid_ns { 0 } else { cpu };
+    let new = order.new_pid_ns || order.daemonize;
+    let began = if new { 0 } else { cpu };
     let mut command = Command::new(&program);
     command.env_clear().arg("--id").arg(&order.id).args([
         "--start-time-us",
@@ -168,18 +173,24 @@ fn execute(order: &Order, (wall, cpu): (u64, u64)) -> Result<(), JailError> {
         "--start-time-cpu-us",
         &began.to_string(),
     ]);
-    if order.new_pid_ns {
+    if new {
         command.args(["--parent-cpu-time-us", &spent.to_string()]);
     }
     // Supplementary groups go with the user, as root's Command does it.
     command.args(&order.arguments).uid(order.uid).gid(order.gid);
     if !order.new_pid_ns {
+        leave_pid(order, std::process::id())?;
         return Err(step("execute", &program)(command.exec()));
     }
     sys::unshare_pids().map_err(|source| JailError::Step { step: "make a PID namespace", source })?;
     let child = command.spawn().map_err(step("execute", &program))?;
+    leave_pid(order, child.id())
+}
+
+/// Where whoever asked for the jail looks for the VMM's process, which need not be the one that was started.
+fn leave_pid(order: &Order, id: u32) -> Result<(), JailError> {
     let name = format!("{}.pid", order.exec_name);
     let path = Path::new("/").join(&name);
     let mut file = place::fresh(place::folders(Path::new("/"), &[])?.as_fd(), &name, 0o644)?;
-    write!(file, "{}", child.id()).map_err(step("write the process id to", &path))
+    write!(file, "{id}").map_err(step("write the process id to", &path))
 }

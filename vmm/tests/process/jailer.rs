@@ -5,12 +5,13 @@ use crate::http::Http;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const JAILER: &str = env!("CARGO_BIN_EXE_vial-jailer");
 
-fn root() -> bool {
+pub fn root() -> bool {
     // SAFETY: takes and writes nothing.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
@@ -19,10 +20,8 @@ fn root() -> bool {
     root
 }
 
-/// A jail's root with everything in it that a program linked to libraries needs. The VMM is linked statically when it is
-/// installed; the one of these tests is not, so its libraries are put where it looks for them.
-fn jail(vm: &Vm) -> PathBuf {
-    let jail = vm.path("vial-vmm").join("one/root");
+/// The VMM is linked statically when it is installed; the one of these tests is not, so its libraries are put where it looks for them.
+pub fn put_libraries(jail: &Path) {
     let libraries = Command::new("ldd").arg(env!("CARGO_BIN_EXE_vial-vmm")).output().unwrap();
     for word in String::from_utf8(libraries.stdout).unwrap().split_whitespace() {
         if word.starts_with('/') {
@@ -31,6 +30,12 @@ fn jail(vm: &Vm) -> PathBuf {
             std::fs::copy(word, place).unwrap();
         }
     }
+}
+
+/// A jail's root with everything in it that the VMM needs.
+fn jail(vm: &Vm) -> PathBuf {
+    let jail = vm.path("vial-vmm").join("one/root");
+    put_libraries(&jail);
     std::fs::copy(vm.path("kernel"), jail.join("kernel")).unwrap();
     jail
 }
@@ -121,6 +126,33 @@ fn a_pid_namespace_leaves_the_process_id_in_the_jail() {
     assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
     // Its end of the pipe closes with it.
     reader.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn a_daemon_has_a_session_without_a_leader_and_is_found_by_its_file() {
+    if !kvm() || !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let jail = jail(&vm);
+    // As a shell starts it: the leader of its group.
+    let mut child = jailer(&vm, &["--daemonize"]).process_group(0).spawn().unwrap();
+    let jailer = child.id();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // Nobody can wait for what is nobody's child.
+    let file = jail.join("vial-vmm.pid");
+    let id: i32 = loop {
+        if let Ok(id) = std::fs::read_to_string(&file).unwrap_or_default().parse() {
+            break id;
+        }
+        std::thread::yield_now();
+    };
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let session: i32 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().parse().unwrap();
+    assert!(session != id && session != jailer.cast_signed() && session != 0, "{stat}");
+    assert_eq!(std::fs::read_link(format!("/proc/{id}/fd/1")).unwrap(), Path::new("/dev/null"));
+    // SAFETY: a signal to the process that was just made.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0);
 }
 
 #[test]
