@@ -2,16 +2,63 @@
 //! changes: so what would block is simply pending.
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use std::cell::Cell;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 /// Bytes that are read at a time.
 const PIECE: usize = 4096;
 
+/// What stands before the last digit of a request line's version, and nowhere else in one: targets have no spaces.
+const VERSION: &[u8] = b" HTTP/1.";
+
+/// Where in a request line of an HTTP/1.0 client reading is. Firecracker answers these as others and leaves the connection open, and
+/// firecracker-rs-sdk counts on that; hyper would close it. So hyper is told that they speak HTTP/1.1, whose answers they understand.
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    // How much of VERSION came last; none beyond the line.
+    matched: Cell<Option<usize>>,
+    old: Cell<bool>,
+}
+
+impl Default for RequestLine {
+    fn default() -> Self {
+        Self { matched: Cell::new(Some(0)), old: Cell::new(false) }
+    }
+}
+
+impl RequestLine {
+    /// The next byte belongs to a new request, if the last one was of an HTTP/1.0 client. Others may have sent part of it already.
+    pub fn next(&self) {
+        if self.old.get() {
+            self.matched.set(Some(0));
+        }
+    }
+
+    fn read(&self, bytes: &mut [u8]) {
+        let Some(mut matched) = self.matched.get() else { return };
+        for byte in bytes {
+            if matched == VERSION.len() {
+                if *byte == b'0' {
+                    *byte = b'1';
+                    self.old.set(true);
+                }
+                return self.matched.set(None);
+            }
+            matched = if *byte == VERSION[matched] { matched + 1 } else { usize::from(*byte == VERSION[0]) };
+            if *byte == b'\n' {
+                return self.matched.set(None);
+            }
+        }
+        self.matched.set(Some(matched));
+    }
+}
+
 /// A stream that does not wait.
-pub(super) struct Stream(pub UnixStream);
+pub(super) struct Stream(pub UnixStream, pub Rc<RequestLine>);
 
 fn ready<T>(result: io::Result<T>, context: &Context<'_>) -> Poll<io::Result<T>> {
     match result {
@@ -32,7 +79,10 @@ impl Read for Stream {
     ) -> Poll<io::Result<()>> {
         let mut piece = [0; PIECE];
         let room = cursor.remaining().min(PIECE);
-        ready((&self.0).read(&mut piece[..room]), context).map_ok(|length| cursor.put_slice(&piece[..length]))
+        ready((&self.0).read(&mut piece[..room]), context).map_ok(|length| {
+            self.1.read(&mut piece[..length]);
+            cursor.put_slice(&piece[..length]);
+        })
     }
 }
 
@@ -49,5 +99,35 @@ impl Write for Stream {
         // Whoever is gone already needs no telling.
         let _ = self.0.shutdown(std::net::Shutdown::Write);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[&str]) -> (String, bool) {
+        let line = RequestLine::default();
+        let mut all = Vec::new();
+        for piece in pieces {
+            let mut bytes = piece.as_bytes().to_vec();
+            line.read(&mut bytes);
+            all.extend(bytes);
+        }
+        (String::from_utf8(all).unwrap(), line.old.get())
+    }
+
+    #[test]
+    fn only_the_version_of_a_request_line_is_read_differently() {
+        let old = "PUT /mmds HTTP/1.0\r\nContent-Length: 13\r\n\r\n\" HTTP/1.0\r\n\"";
+        let new = old.replacen("1.0", "1.1", 1);
+        assert_eq!(read(&[old]), (new.clone(), true));
+        for at in 1..old.len() {
+            let (first, second) = old.split_at(at);
+            assert_eq!(read(&[first, second]), (new.clone(), true));
+        }
+        assert_eq!(read(&[&new]), (new.clone(), false));
+        let strange = "GET /HTTP/1.0\r\nA: b HTTP/1.0\r\n\r\n";
+        assert_eq!(read(&[strange]), (strange.to_owned(), false));
     }
 }

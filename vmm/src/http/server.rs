@@ -2,7 +2,7 @@
 
 use super::action::{Answer, Fault, Outcome};
 use super::events::Content;
-use super::io::Stream;
+use super::io::{RequestLine, Stream};
 use super::{Deprecated, Desk, Served};
 use crate::door::Spare;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -147,16 +148,23 @@ impl Server {
 }
 
 fn serve(stream: UnixStream, desk: Desk, limit: usize) -> Connection {
+    let line = Rc::new(RequestLine::default());
+    let stream = Stream(stream, Rc::clone(&line));
     let service = service_fn(move |request| {
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(handle(request, &desk, limit).await) }
+        let (desk, line) = (desk.clone(), Rc::clone(&line));
+        async move { Ok::<_, Infallible>(handle(request, &line, &desk, limit).await) }
     });
     let serving =
-        http1::Builder::new().max_buf_size(BUFFER).half_close(true).serve_connection(Stream(stream), service);
+        http1::Builder::new().max_buf_size(BUFFER).half_close(true).serve_connection(stream, service);
     Connection { serving: Box::pin(serving), again: Arc::new(Again(AtomicBool::new(false))) }
 }
 
-async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Response<Content> {
+async fn handle(
+    request: Request<Incoming>,
+    line: &RequestLine,
+    desk: &Desk,
+    limit: usize,
+) -> Response<Content> {
     let (head, body) = request.into_parts();
     // What is announced is refused before it comes, what is not when it does.
     let announced = body.size_hint().exact();
@@ -168,6 +176,7 @@ async fn handle(request: Request<Incoming>, desk: &Desk, limit: usize) -> Respon
         Err(error) if error.is::<LengthLimitError>() => return closing(too_long(None, limit)),
         Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
     };
+    line.next();
     match desk.serve(head.method.as_str(), head.uri.path(), &body).await {
         Served::Answer(outcome, Deprecated(deprecated)) => {
             let mut response = respond(outcome);
