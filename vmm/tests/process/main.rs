@@ -20,6 +20,7 @@ mod media;
 mod observe;
 mod pci;
 mod plug;
+mod recorded;
 mod refusals;
 mod sdk;
 mod tap;

@@ -1,8 +1,9 @@
 //! What firecracker-go-sdk asks of a VMM, in its order, with its bodies and in the form in which it sends them.
 //!
-//! Read from its sources (`machine.go`, `handlers.go`, `client/models`), and not from a recording: Go programs could not be built where this was written. A `Machine`
-//! with a log, metrics, two drives, an interface and a socket device asks in the order of `defaultFcInitHandlerList`; afterwards come
-//! the calls of its methods. Its HTTP client streams bodies, so they come in chunks, and it keeps one connection.
+//! Transcribed from its sources (`machine.go`, `handlers.go`, `client/models`) and not recorded, as what `recorded` replays is: it could not
+//! be had where this was written. What it adds are bodies in chunks, since its HTTP client streams them, and another order: a `Machine`
+//! with a log, metrics, two drives, an interface and a socket device asks in the order of `defaultFcInitHandlerList`; afterwards come the
+//! calls of its methods. It keeps one connection.
 
 use crate::common::{SPIN, Vm, kvm};
 use crate::http::{Answer, Http, spawn_api};
