@@ -208,9 +208,11 @@ fn rules(thread: Thread, profile: Profile, uses: Uses) -> RulesResult {
     let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, any_of(1, commands)?);
     rules.insert(libc::SYS_prctl, any_of(0, [libc::PR_SET_VMA, libc::PR_SET_NAME])?);
-    // fstat in newer clothes, on a descriptor. That the path is empty no filter can see: the jail's empty tree has to do the rest.
-    rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
-    rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
+    if matches!(thread, Thread::Vmm | Thread::Loader) {
+        // fstat in newer clothes, on a descriptor. That the path is empty no filter can see: the jail's empty tree has to do the rest.
+        rules.insert(libc::SYS_statx, vec![with_bits(2, libc::AT_EMPTY_PATH)?]);
+        rules.insert(libc::SYS_newfstatat, vec![with_bits(3, libc::AT_EMPTY_PATH)?]);
+    }
     if let Some(calls) = ioctls::of(thread) {
         let pci = if uses.pci { ioctls::of_pci(thread) } else { &[] };
         let vhost = if uses.vhost { ioctls::of_vhost(thread) } else { &[] };
@@ -441,6 +443,23 @@ mod tests {
         for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
             for profile in [Profile::Pod, Profile::Open, Profile::Api] {
                 Filter::new(thread, profile, ALL).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_of_vms_differ_in_requests_to_drivers_only() {
+        for thread in [Thread::Vmm, Thread::Vcpu, Thread::Loader, Thread::Io, Thread::Api] {
+            for profile in [Profile::Pod, Profile::Open, Profile::Api] {
+                let others = |uses| {
+                    let mut rules = rules(thread, profile, uses).unwrap();
+                    rules.remove(&libc::SYS_ioctl);
+                    rules
+                };
+                assert_eq!(others(ALL), others(Uses::default()));
+                if matches!(thread, Thread::Loader | Thread::Io) {
+                    assert_eq!(rules(thread, profile, ALL), rules(thread, Profile::Open, Uses::default()));
+                }
             }
         }
     }

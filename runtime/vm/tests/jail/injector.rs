@@ -19,6 +19,9 @@ use std::process::Command;
 /// PTRACE_SECCOMP_GET_FILTER of linux/ptrace.h.
 const SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
 
+/// The instruction.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
 /// How to enter the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
@@ -85,7 +88,10 @@ impl Puppet {
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one such structure.
         check(unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0, &raw mut registers) })?;
-        let instruction = find_syscall(pid, &memory)?;
+        // A thread that waits in a call stands behind one; looking for another takes much longer than all the rest.
+        let (before, mut bytes) = (registers.rip - 2, [0; 2]);
+        memory.read_exact_at(&mut bytes, before)?;
+        let instruction = if bytes == SYSCALL { before } else { find_syscall(pid, &memory)? };
         // Far below what the stopped function uses, whose red zone is 128 bytes.
         let scratch = (registers.rsp - 16384) & !15;
         Ok(Self { pid, tid, children: Vec::new(), memory, instruction, registers, scratch })
@@ -212,7 +218,7 @@ fn find_syscall(pid: i32, memory: &File) -> io::Result<u64> {
         let (start, end) = (number(start)?, number(end)?);
         let mut text = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
         memory.read_exact_at(&mut text, start)?;
-        if let Some(at) = text.windows(2).position(|two| two == [0x0f, 0x05]) {
+        if let Some(at) = text.windows(2).position(|two| two == SYSCALL) {
             return Ok(start + at as u64);
         }
     }
@@ -237,6 +243,36 @@ pub fn add_mounts(folder: &Path, count: usize) -> io::Result<()> {
         check(unsafe { libc::mount(kind, place.as_ptr(), kind, 0, none.cast()) }.into())?;
     }
     Ok(())
+}
+
+/// Has `command`'s process stop when it executes its program, as a process that this thread traces.
+pub fn traced(command: &mut Command) -> &mut Command {
+    // SAFETY: the call touches no memory.
+    let prepare = || check(unsafe { libc::ptrace(libc::PTRACE_TRACEME) }).map(drop);
+    // SAFETY: between fork and exec it makes one system call.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// Lets a process that was [`traced`] go on until its main thread has put its filter on, and holds that thread there for good. It puts its own
+/// on when it has let others start, and before it tells them anything.
+pub fn hold_when_confined(pid: i32) -> io::Result<()> {
+    // The stop at exec.
+    let mut status = wait(pid)?;
+    loop {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        if text.lines().any(|line| line == "Seccomp:\t2") {
+            return Ok(());
+        }
+        let signal = match libc::WSTOPSIG(status) {
+            libc::SIGTRAP => 0,
+            other => other.cast_unsigned().into(),
+        };
+        request(libc::PTRACE_SYSCALL, pid, signal)?;
+        status = wait(pid)?;
+        if !libc::WIFSTOPPED(status) {
+            return Err(io::Error::other("the process ended before it was confined"));
+        }
+    }
 }
 
 /// Has `command`'s process get these descriptors as 3, 4, …, leave the host's namespaces, and become another user: what a careful

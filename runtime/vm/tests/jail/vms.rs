@@ -1,6 +1,6 @@
 //! VMs to try things on: the production program in the launcher's jail, the same without a jail, and a jail without filters.
 
-use crate::injector::{Puppet, careful};
+use crate::injector::{Puppet, careful, hold_when_confined, traced};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use tokio::runtime::Runtime;
 use vial_vm::{ConsoleSpec, DiskSource, DiskSpec, Launcher, Parts, Registry, Vm, VmId, VmSpec};
 
@@ -36,6 +36,13 @@ pub struct Running {
 enum End {
     Vm(Vm),
     Child(Child),
+}
+
+/// How far a process is let before it is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Running,
+    Confined,
 }
 
 impl World {
@@ -115,38 +122,79 @@ impl World {
 
     /// The production program with the open profile, as people start it: with paths, and no launcher.
     pub fn open(&self) -> Running {
-        self.by_hand(&["--no-api"])
+        self.by_hand(&["--no-api"], Until::Running)
+    }
+
+    /// The same, with its devices on a PCI bus.
+    pub fn open_pci(&self) -> Running {
+        self.by_hand(&["--no-api", "--enable-pci"], Until::Running)
     }
 
     /// The same with the HTTP API.
     pub fn api(&self) -> Running {
-        self.by_hand(&["--api-sock", "api"])
+        self.by_hand(&["--api-sock", "api"], Until::Running)
     }
 
-    fn by_hand(&self, arguments: &[&str]) -> Running {
+    /// The same, with its devices on a PCI bus.
+    pub fn api_pci(&self) -> Running {
+        self.by_hand(&["--api-sock", "api", "--enable-pci"], Until::Running)
+    }
+
+    /// One that is held while its loader waits for its work, which takes that thread less time than anybody needs to find it.
+    pub fn loading(&self) -> Running {
+        self.by_hand(&["--no-api"], Until::Confined)
+    }
+
+    /// The open profile again, with an interface that is to be vhost-net's. Few machines have the device, and its user may not open it where
+    /// it is there: then the VM does without, but its filters are those of one that has it.
+    pub fn vhost(&self) -> Running {
+        let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        vmm::sys::attach_tap(&tap, "vialjail%d", false).unwrap();
+        self.by_hand_with(&["--no-api"], Until::Running, Some(tap))
+    }
+
+    fn by_hand(&self, arguments: &[&str], until: Until) -> Running {
+        self.by_hand_with(arguments, until, None)
+    }
+
+    fn by_hand_with(&self, arguments: &[&str], until: Until, tap: Option<File>) -> Running {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("disk"), [0; 4096]).unwrap();
-        let document = json!({
+        let mut command = Command::new(&self.vmm.vmm);
+        let mut document = json!({
             "boot-source": {"kernel_image_path": self.vmm.kernel},
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 32},
             "drives": [{"drive_id": "disk", "path_on_host": "disk", "is_read_only": true, "io_threads": 1}],
             "vsock": {"guest_cid": 3, "uds_path": "vsock"},
             "vial": {"control": {"fd": 3}},
         });
+        if tap.is_some() {
+            document["network-interfaces"] =
+                json!([{"iface_id": "net", "host_dev_name": {"fd": 5}, "vhost_net": "/dev/vhost-net"}]);
+            // It says each time that it does without.
+            command.stderr(Stdio::null());
+        }
         std::fs::write(path("config"), document.to_string()).unwrap();
         let control = UnixListener::bind(path("control")).unwrap();
         let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
-        let descriptors =
-            [control.into(), kvm.into()].map(|fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap());
-        let mut command = Command::new(&self.vmm.vmm);
+        let descriptors = [control.into(), kvm.into()].into_iter().chain(tap.map(OwnedFd::from));
+        let descriptors = descriptors.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap());
         command.args(["--config-file", "config", "--kvm-fd", "4"]).args(arguments).current_dir(folder.path());
-        let child = careful(&mut command, descriptors.into(), NOBODY).spawn().unwrap();
+        careful(&mut command, descriptors.collect(), NOBODY);
+        if until == Until::Confined {
+            traced(&mut command);
+        }
+        let child = command.spawn().unwrap();
         // It holds our copies of the descriptors: with them, a VMM that could not start would never be noticed.
         drop(command);
-        wait_for(&path("control"));
-        Running { pid: child.id().try_into().unwrap(), end: End::Child(child) }
+        let pid = child.id().try_into().unwrap();
+        match until {
+            Until::Running => wait_for(&path("control")),
+            Until::Confined => hold_when_confined(pid).unwrap(),
+        }
+        Running { pid, end: End::Child(child) }
     }
 
     /// Ends it and removes what it left.
@@ -172,11 +220,22 @@ impl World {
 impl Running {
     /// Takes over its thread of this name.
     pub fn puppet(&self, thread: &str) -> Puppet {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
         let named = |path: &PathBuf| {
             std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == thread)
         };
-        let path = tasks.map(|task| task.unwrap().path()).find(named).unwrap();
+        let confined = |path: &PathBuf| {
+            let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+            thread == "probe" || status.lines().any(|line| line == "Seccomp:\t2")
+        };
+        // One that was only just started has neither its name nor its filter.
+        let path = loop {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+            let mut tasks = tasks.map(|task| task.unwrap().path());
+            match tasks.find(|path| named(path) && confined(path)) {
+                Some(path) => break path,
+                None => std::thread::yield_now(),
+            }
+        };
         let tid = path.file_name().and_then(|name| name.to_str()).unwrap().parse().unwrap();
         Puppet::new(self.pid, tid).unwrap()
     }

@@ -204,7 +204,27 @@ pub fn descriptors() -> Vec<Act> {
         row("ioctl KVM_CREATE_DEVICE", 0xc00c_aee0),
         row("ioctl KVM_GET_DIRTY_LOG", 0x4010_ae42),
         row("ioctl KVM_SET_PIT", 0x8048_ae66),
-        row("ioctl TUNSETIFF: another TAP", 0x4004_54ca),
+        Act { filter: Filter::LetsPlug, ..row("ioctl TUNSETIFF: another TAP", 0x4004_54ca) },
+        row("ioctl TUNSETPERSIST: keep a TAP", 0x4004_54cb),
+        row("ioctl TUNATTACHFILTER: a program on a TAP", 0x4010_54d5),
+        row("ioctl KVM_SET_DEVICE_ATTR", 0x4018_aee1),
+        row("ioctl KVM_X86_SET_MSR_FILTER", 0x4188_aec6),
+        Act {
+            filter: Filter::LetsRoute,
+            ..row("ioctl KVM_SET_GSI_ROUTING: where interrupts go", 0x4008_ae6a)
+        },
+        Act { filter: Filter::LetsShare, ..row("ioctl VHOST_SET_OWNER: a thread of the kernel's", 0xaf01) },
+        Act {
+            filter: Filter::LetsShare,
+            ..row("ioctl VHOST_SET_MEM_TABLE: what that thread writes to", 0x4008_af03)
+        },
+        Act {
+            filter: Filter::LetsStop,
+            ..row("ioctl VHOST_NET_SET_BACKEND: which TAP it serves", 0x4008_af30)
+        },
+        row("ioctl VHOST_SET_LOG_BASE: more that it writes to", 0x4008_af04),
+        row("ioctl VHOST_SET_VRING_ERR", 0x4008_af22),
+        row("ioctl VHOST_VSOCK_SET_GUEST_CID", 0x4008_af60),
         row("ioctl TUNSETOWNER", 0x4004_54cc),
         row("ioctl TIOCSTI: type on a terminal", 0x5412),
         row("ioctl TIOCSCTTY: take a terminal", 0x540e),

@@ -50,8 +50,16 @@ pub enum Filter {
     LetsConnect,
     /// Each but that of the API profile's main thread, whose clients give drives other files.
     LetsOpen,
-    /// No filter can tell it from what has to be allowed.
-    LetsBe,
+    /// Each but that of the API profile's main thread with a PCI bus, whose clients plug interfaces in.
+    LetsPlug,
+    /// Each but those of main and vCPUs' threads with a PCI bus, whose guests say where messages go.
+    LetsRoute,
+    /// Each but that of the main thread with vhost-net, which gets a driver's queues ready.
+    LetsShare,
+    /// Each but those of main and vCPUs' threads with vhost-net, in which a driver resets its interface.
+    LetsStop,
+    /// Each but those of main threads and the loader's, which ask how long their files are: no filter can tell it from that.
+    LetsLook,
 }
 
 /// A forbidden act.
