@@ -27,6 +27,7 @@ use event_manager::{EventManager, SubscriberOps};
 use kvm_ioctls::Kvm;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -52,6 +53,12 @@ enum StartError {
     Serve(#[from] ServeError),
     #[error("the metadata (--metadata) is not JSON")]
     Metadata(#[source] serde_json::Error),
+    #[error("the processor's template (cpu-config) in {path:?} is not JSON")]
+    Template {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("the metadata (--metadata) does not fit into --mmds-size-limit")]
     MetadataSize(#[source] StoreError),
     #[error(transparent)]
@@ -76,6 +83,7 @@ impl StartError {
             | Self::PodApi
             | Self::Observe(_)
             | Self::Metadata(_)
+            | Self::Template { .. }
             | Self::MetadataSize(_) => ExitReason::BadConfig,
             Self::Build(error) => error.reason(),
         }
@@ -292,7 +300,10 @@ fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, Sta
         ConfigSource::Fd(fd) => Ok(files::inherited("the configuration (--config-fd)", *fd)?),
         ConfigSource::Path(path) => File::open(path),
     };
-    let document = read("the configuration", file, &source.to_string())?;
+    let mut document = read("the configuration", file, &source.to_string())?;
+    if matches!(source, ConfigSource::Path(_)) {
+        document = with_template(document)?;
+    }
     let mut config = validate::parse(&document)?;
     if options.pci {
         config.vial.transport = Transport::Pci;
@@ -305,6 +316,25 @@ fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, Sta
         }
         (None, _) => Ok(config),
     }
+}
+
+/// The configuration with the processor's template in it, where it has the path of one instead, as Firecracker's has.
+fn with_template(document: Vec<u8>) -> Result<Vec<u8>, StartError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Names {
+        cpu_config: PathBuf,
+    }
+    // What is none of these, or no document at all, the parser judges.
+    let (Ok(Names { cpu_config: path }), Ok(mut whole)) =
+        (serde_json::from_slice(&document), serde_json::from_slice::<serde_json::Value>(&document))
+    else {
+        return Ok(document);
+    };
+    let template = read("the processor's template (cpu-config)", File::open(&path), &format!("{path:?}"))?;
+    whole["cpu-config"] =
+        serde_json::from_slice(&template).map_err(|source| StartError::Template { path, source })?;
+    Ok(whole.to_string().into_bytes())
 }
 
 /// A whole document.

@@ -255,7 +255,12 @@ pub async fn by_api(stage: &Stage) {
 pub async fn by_file(stage: &Stage) {
     stage.found(&[("kernel", "kernel"), ("disk", "disk")]);
     let mut resources = Resources::new(DirectProcessSpawner, TokioRuntime, VmmOwnershipModel::Shared);
-    let data = small(stage, &mut resources);
+    let mut data = small(stage, &mut resources);
+    std::fs::write(stage.at("template.json"), "{\"kvm_capabilities\": [\"!171\"]}").expect("room");
+    let template = resources
+        .create_resource(stage.at("template.json"), ResourceType::Moved(MovedResourceType::Copied))
+        .expect("resource");
+    data.cpu_template = Some(CpuTemplate::Resource(template));
     let executor =
         UnrestrictedVmmExecutor::new(VmmArguments::new(VmmApiSocket::Enabled(stage.at("api.sock"))));
     let file = stage.at("configuration.json");
@@ -263,6 +268,7 @@ pub async fn by_file(stage: &Stage) {
     let mut vm = start(stage, executor, resources, configuration).await;
     assert!(!vm.get_info().await.expect("info").is_paused);
     stage.found_text("configuration.json");
+    stage.found_text("template.json");
     stop(vm).await;
 }
 

@@ -58,6 +58,18 @@ fn cpu_templates_change_what_the_guest_sees() {
     });
     let seen = leaf(&mut vm, 0x8000_0002, 0);
     assert_eq!((seen[0], seen[2]), (0x01, 0xaa));
+    // As Firecracker has it, in a file of its own.
+    let path = vm.path("template");
+    std::fs::write(&path, vm.config["cpu-config"].to_string()).unwrap();
+    vm.config["cpu-config"] = json!(path);
+    let seen = leaf(&mut vm, 0x8000_0002, 0);
+    assert_eq!((seen[0], seen[2]), (0x01, 0xaa));
+    for (content, says) in [("{", "is not JSON"), (r#"{"leaf":1}"#, "unknown field `leaf`")] {
+        std::fs::write(&path, content).unwrap();
+        let output = vm.run();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), told.contains(says)), (Some(2), true), "{told}");
+    }
     for (field, value, says) in [
         ("cpuid_modifiers", json!([change("0x12345")]), "CPUID leaf 0x12345"),
         ("kvm_capabilities", json!(["100000"]), "capability 100000"),
