@@ -11,6 +11,8 @@ mod firecracker_rs_sdk;
 mod firepilot_sdk;
 mod stage;
 mod stand_in;
+#[path = "../../../vmm/tests/process/tiny.rs"]
+mod tiny;
 
 use stage::Stage;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! A folder with what a VM is made of, programs that tell on the SDK, and what they told.
 
+use crate::tiny;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -64,7 +65,8 @@ impl Stage {
         });
         let stage =
             Self { folder, proxies, files: Mutex::default(), texts: Mutex::default(), tap: Mutex::default() };
-        std::fs::write(stage.at("kernel"), kernel()).expect("room");
+        // `jmp` to itself.
+        std::fs::write(stage.at("kernel"), tiny::kernel(&[0xeb, 0xfe])).expect("room");
         std::fs::write(stage.at("disk"), [0; 1 << 20]).expect("room");
         stage
     }
@@ -137,30 +139,4 @@ impl Drop for Stage {
 fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status().expect("iproute2 is installed");
     assert!(status.success(), "ip {arguments:?}");
-}
-
-/// An ELF file with a PVH note and `jmp` to itself.
-fn kernel() -> Vec<u8> {
-    const ENTRY: u64 = 0x10_0000;
-    let mut file = vec![0; 0x1000];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &[2, 0, 62, 0, 1]);
-    put(24, &ENTRY.to_le_bytes());
-    put(32, &64u64.to_le_bytes());
-    put(54, &[56, 0, 2, 0]);
-    for (at, kind, offset, length) in [(64, 1, 0x1000u64, 2u64), (120, 4, 0x1002, 20)] {
-        put(at, &[kind]);
-        put(at + 8, &offset.to_le_bytes());
-        put(at + 24, &ENTRY.to_le_bytes());
-        put(at + 32, &length.to_le_bytes());
-        put(at + 40, &length.to_le_bytes());
-    }
-    file.extend([0xeb, 0xfe]);
-    for word in [4u32, 4, 18] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(b"Xen\0");
-    file.extend(u32::try_from(ENTRY).expect("below 4 GiB").to_le_bytes());
-    file
 }

@@ -24,5 +24,6 @@ mod recorded;
 mod refusals;
 mod sdk;
 mod tap;
+mod tiny;
 mod trouble;
 mod vhost_user;

@@ -3,7 +3,7 @@
 //! `tests/sdk-recorder/record` made the recordings: command line, requests and answers of SDKs that drove the real programs and were content with
 //! every answer. A replay has the same statuses, and answers of the same form. Folder and TAP have other names of the same length.
 
-use crate::common::{Process, kernel, kvm};
+use crate::common::{Process, SPIN, kernel, kvm};
 use crate::http::Http;
 use crate::jailer::{put_libraries, root};
 use crate::tap::Tap;
@@ -126,7 +126,7 @@ impl Recording {
             let path = self.folder.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             match what.as_str() {
-                "kernel" => fs::write(path, kernel(crate::common::SPIN)).unwrap(),
+                "kernel" => fs::write(path, kernel(SPIN)).unwrap(),
                 "disk" => File::create(path).unwrap().set_len(2 << 20).unwrap(),
                 "empty" => fs::write(path, "").unwrap(),
                 "fifo" => {

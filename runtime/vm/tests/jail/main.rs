@@ -18,6 +18,8 @@ mod injector;
 mod names;
 mod reach;
 mod starts;
+#[path = "../../../../vmm/tests/process/tiny.rs"]
+mod tiny;
 mod vms;
 
 use acts::{Act, Arg, Filter, Second};

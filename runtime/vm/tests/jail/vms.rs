@@ -1,6 +1,7 @@
 //! VMs to try things on: the production program in the launcher's jail, the same without a jail, and a jail without filters.
 
 use crate::injector::{Puppet, careful, hold_when_confined, traced};
+use crate::tiny;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -50,7 +51,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
         let kernel = folder.path().join("kernel");
-        std::fs::write(&kernel, hanging_kernel()).unwrap();
+        // `hlt; jmp` for ever.
+        std::fs::write(&kernel, tiny::kernel(&[0xf4, 0xeb, 0xfd])).unwrap();
         let parts = |vmm: PathBuf| Parts { vmm, kernel: kernel.clone(), initrd: kernel.clone() };
         Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
@@ -260,28 +262,4 @@ fn build_probe(folder: &Path) -> PathBuf {
         ["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "relocation-model=static", "-o"];
     assert!(Command::new(rustc).args(flags).args([&probe, &source]).status().unwrap().success());
     probe
-}
-
-/// An ELF file with a PVH note, whose code is `hlt; jmp` for ever.
-fn hanging_kernel() -> Vec<u8> {
-    const ENTRY: u32 = 0x10_0000;
-    let code = [0xf4, 0xeb, 0xfd];
-    let mut note = [4u32, 4, 18].map(u32::to_le_bytes).concat();
-    note.extend(b"Xen\0");
-    note.extend(ENTRY.to_le_bytes());
-    let mut file = vec![0; 0x1000];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &[2, 0, 62, 0, 1]);
-    put(24, &u64::from(ENTRY).to_le_bytes());
-    put(32, &64u64.to_le_bytes());
-    put(54, &[56, 0, 2, 0]);
-    for (at, kind, offset, len) in [(64, 1, 0x1000, code.len()), (120, 4, 0x1000 + code.len(), note.len())] {
-        put(at, &[kind]);
-        put(at + 8, &(offset as u64).to_le_bytes());
-        put(at + 24, &u64::from(ENTRY).to_le_bytes());
-        put(at + 32, &(len as u64).to_le_bytes());
-        put(at + 40, &(len as u64).to_le_bytes());
-    }
-    [file, code.to_vec(), note].concat()
 }
