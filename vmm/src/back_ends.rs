@@ -2,6 +2,7 @@
 
 use crate::api::config::FileSource;
 use crate::files::{FileError, inherited, name_of};
+use crate::virtio::io::connect_unix;
 use crate::virtio::vhost_user;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +13,13 @@ use std::os::unix::net::UnixStream;
 pub fn connect(what: &str, source: &FileSource) -> Result<UnixStream, FileError> {
     let connected = match source {
         FileSource::Fd { fd } => Ok(UnixStream::from(OwnedFd::from(inherited(what, *fd)?))),
-        FileSource::Path(path) => UnixStream::connect(path),
+        // Without waiting: signals are taken by the event loop, which does not run yet.
+        FileSource::Path(path) => connect_unix(path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::new(error.kind(), "it is busy: more wait for it already than it lets wait")
+            }
+            _ => error,
+        }),
     };
     let failed =
         |source_error| FileError::BackEnd { what: what.into(), name: name_of(source), source: source_error };

@@ -2,10 +2,11 @@
 
 use crate::api::config::FileSource;
 use crate::files::{FileError, inherited};
+use crate::virtio::io::connect_unix;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 /// A listening socket that does not wait.
@@ -20,7 +21,7 @@ pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileErr
 }
 
 /// Binds to `path`. A socket left behind by a process that is gone is replaced; one that somebody answers on is not, and nothing else
-/// that is there.
+/// that is there. Never waits: nothing would end it, since signals are taken by the event loop, which may not run yet.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if path.as_os_str().is_empty() {
         // Linux would make up an abstract name (unix(7)), which knows no permissions.
@@ -31,7 +32,8 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
             let message = format!("{path:?} is there and no socket, so it stays; give another path");
             Err(io::Error::new(error.kind(), message))
         }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match connect_unix(path) {
+            // A listener whose queue is full is somebody too.
             Err(answer) if answer.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path)?;
                 UnixListener::bind(path)

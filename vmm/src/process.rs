@@ -217,6 +217,8 @@ struct Host {
 
 impl Host {
     fn new(options: &Options) -> Result<Self, StartError> {
+        // It may come from a pipe: until it has come, a signal ends the process as it does any other.
+        let metadata = metadata(options)?;
         // Before any thread is made, so that all of them have these signals blocked. As PID 1 of a namespace the process would
         // not even get them otherwise.
         let signals =
@@ -233,7 +235,6 @@ impl Host {
         let hangups = Arc::clone(&observer.hangups);
         manager.add_subscriber(Box::new(Signals::new(signals, end.clone(), hangups)));
         let (commands, requests) = channel();
-        let metadata = metadata(options)?;
         Ok(Self { metadata, kvm, end, gate, manager, commands, requests, observer })
     }
 

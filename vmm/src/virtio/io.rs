@@ -264,7 +264,7 @@ pub(super) fn tap_queue(file: &impl AsFd, flag: libc::c_int) -> io::Result<()> {
 ///
 /// # Errors
 /// What socket(2) and connect(2) say; EAGAIN if the listener's queue is full; ENAMETOOLONG.
-pub(super) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the call touches no memory.
     let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use vmm::api::status::{ExitReason, Record};
@@ -133,6 +134,15 @@ impl Vm {
             other => panic!("the last record is {other:?}"),
         }
     }
+}
+
+/// A listener at `path` that nobody accepts from and whose queue is full: connecting would wait for ever.
+pub fn full_listener(path: &std::path::Path) -> (UnixListener, UnixStream) {
+    let listener = UnixListener::bind(path).unwrap();
+    // SAFETY: the call takes two numbers.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let only = UnixStream::connect(path).unwrap();
+    (listener, only)
 }
 
 /// Lets children inherit `file`; its number.

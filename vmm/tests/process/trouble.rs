@@ -1,10 +1,11 @@
 //! Hosts in trouble: files that are no files, that shrink while they are in use, disks without room, descriptors that run out, a TAP that
 //! is taken away, clients that leave in the middle.
 
+use crate::api::configure;
 use crate::breaking::code::Code;
 use crate::breaking::driver::{DATA, DISK, RING, Ring, WRITE};
 use crate::client::{Client, spawn_listening};
-use crate::common::{HANG, Process, Vm, inherit, kvm, peak_memory_kib};
+use crate::common::{HANG, Process, Vm, full_listener, inherit, kvm, peak_memory_kib};
 use crate::http::spawn_api;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -309,4 +310,32 @@ fn a_tap_that_is_taken_away_leaves_the_vm_running_without_it() {
     // Some are the guest's, which sends its frames.
     assert!(spent < 80, "it goes round and round: {spent}");
     stops(process, &mut client);
+}
+
+#[test]
+fn a_start_never_waits_for_a_listener_that_nobody_serves() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let full = vm.path("full");
+    let _listener = full_listener(&full);
+    let (mut process, mut http) = spawn_api(&vm, &[]);
+    configure(&vm, &mut http);
+    let start = json!({"action_type": "InstanceStart"}).to_string();
+    http.ok("PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": full}));
+    let why = http.refused("PUT", "/actions", &start);
+    assert!(why.contains("Address already in use"), "{why}");
+    http.ok("PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": vm.path("vsock")}));
+    http.ok("PUT", "/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": full}));
+    let why = http.refused("PUT", "/actions", &start);
+    assert!(why.contains("it is busy"), "{why}");
+    // SAFETY: the call touches no memory, and the process was not waited for.
+    assert_eq!(unsafe { libc::kill(process.0.id().cast_signed(), libc::SIGTERM) }, 0);
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+
+    let output = Command::new(env!("CARGO_BIN_EXE_vial-vmm")).arg("--api-sock").arg(&full).output().unwrap();
+    assert_eq!(output.status.code(), Some(ExitReason::BadConfig.code()));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("Address already in use"), "{message}");
 }
