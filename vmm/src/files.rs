@@ -258,7 +258,7 @@ fn open_kvm() -> Result<File, FileError> {
 }
 
 impl Files {
-    /// Opens all of it.
+    /// Opens all of it; back ends are [`Self::connect`]ed to when nothing else can go wrong, since many end with their first connection.
     pub fn open(config: &VmConfig) -> Result<Self, FileError> {
         let (kernel, initrd) = boot(&config.boot_source)?;
         Ok(Self {
@@ -266,10 +266,7 @@ impl Files {
             initrd,
             memory: memory(config)?,
             drives: config.drives.iter().map(drive).collect::<Result<_, _>>()?,
-            back_ends: config
-                .back_ends()
-                .map(|(what, at)| back_ends::connect(&what, at))
-                .collect::<Result<_, _>>()?,
+            back_ends: Vec::new(),
             pmem: config.pmem.iter().map(pmem).collect::<Result<_, _>>()?,
             hotplug: config.memory_hotplug.map(|extra| hotplug(config, extra)).transpose()?,
             taps: config.network_interfaces.iter().map(taps).collect::<Result<_, _>>()?,
@@ -291,6 +288,13 @@ impl Files {
                 .map(|source| listener("the control socket", source))
                 .transpose()?,
         })
+    }
+
+    /// Connects to the vhost-user back ends.
+    pub fn connect(&mut self, config: &VmConfig) -> Result<(), FileError> {
+        let connected = config.back_ends().map(|(what, at)| back_ends::connect(&what, at));
+        self.back_ends = connected.collect::<Result<_, _>>()?;
+        Ok(())
     }
 }
 

@@ -133,7 +133,8 @@ fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending
     let api = options.api.as_ref().map(|socket| serve(socket, options, &mut host, feed)).transpose()?;
     match (api, config) {
         (api, Some(config)) => {
-            let files = Files::open(&config)?;
+            let mut files = Files::open(&config)?;
+            files.connect(&config)?;
             let running = host.start(&config, files, options, status)?;
             Ok(running.run(api.map(|(front, service)| After { front, service })))
         }

@@ -78,10 +78,10 @@ fn open(draft: &Draft, kvm: &Kvm) -> Result<(VmConfig, Files, Option<File>), Fau
     let mut config = draft.config()?;
     config.vial.profile = Profile::Api;
     let failed = |error: BuildError| Fault::bad(format!("Start microvm error: {}", chain(&error)));
-    // Before a back end is connected to, which may end with its first connection.
     trial::processor(&config, kvm).map_err(failed)?;
-    let files = Files::open(&config).map_err(|error| failed(error.into()))?;
+    let mut files = Files::open(&config).map_err(|error| failed(error.into()))?;
     trial::files(&config, &files).map_err(failed)?;
     let status = files::status(&config).map_err(|error| failed(error.into()))?;
+    files.connect(&config).map_err(|error| failed(error.into()))?;
     Ok((config, files, status))
 }

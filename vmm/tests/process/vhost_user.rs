@@ -217,6 +217,34 @@ fn clients_of_the_api_name_sockets() {
 }
 
 #[test]
+fn a_start_that_is_refused_has_not_connected_to_a_back_end() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (_process, mut api) = spawn_api(&vm, &[]);
+    let listener = UnixListener::bind(vm.path("disk")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    api.ok("PUT", "/boot-source", &json!({"kernel_image_path": vm.path("kernel")}));
+    api.ok("PUT", "/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": vm.path("disk")}));
+    let start = json!({"action_type": "InstanceStart"}).to_string();
+    for (what, path, body) in [
+        ("vsock", "/vsock", json!({"guest_cid": 3, "uds_path": vm.path("none/v")})),
+        ("status", "/vial", json!({"status": vm.path("none/status")})),
+    ] {
+        api.ok("PUT", path, &body);
+        let why = api.refused("PUT", "/actions", &start);
+        assert!(why.contains("No such file"), "{what}: {why}");
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{what}");
+        api.ok("PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": vm.path("vsock")}));
+    }
+    api.ok("PUT", "/vial", &json!({}));
+    listener.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || BackEnd::new(listener.accept().unwrap().0, Manners::good(8)).run());
+    api.ok("PUT", "/actions", &serde_json::from_str(&start).unwrap());
+}
+
+#[test]
 fn a_list_does_not_wait_for_a_reset() {
     if !kvm() {
         return;
