@@ -5,6 +5,7 @@ use crate::api::config::{
 };
 use crate::api::control::Plugged;
 use crate::back_ends;
+use crate::line_writer::complain;
 use crate::listen::listener;
 use crate::memory::{self, Backing, MemoryError, Recipe};
 use crate::mmds::SharedStore;
@@ -368,7 +369,7 @@ fn serial(config: &crate::api::config::Serial) -> Result<SerialFiles, FileError>
         })?,
     };
     let input = optional("the serial port's input", config.input.as_ref(), &read_only())?;
-    Ok(SerialFiles { input, output })
+    Ok(SerialFiles { input, output, shared: config.serial_out_path.is_none() })
 }
 
 /// Kernel and initrd.
@@ -418,10 +419,10 @@ fn vhost(net: &NetworkInterface) -> Result<Option<File>, FileError> {
     match (open("vhost-net", source, read_only().write(true)), source) {
         (Err(error), FileSource::Path(_)) => {
             let why = crate::chain(&error);
-            eprintln!(
-                "vial-vmm: interface {:?} does without vhost-net: {why} (modprobe vhost_net)",
+            complain(&format!(
+                "interface {:?} does without vhost-net: {why} (modprobe vhost_net)",
                 net.iface_id
-            );
+            ));
             Ok(None)
         }
         (opened, _) => opened.map(Some),

@@ -4,6 +4,7 @@ use crate::api::config::{Drive, IoEngine, VmConfig};
 use crate::api::status::ExitReason;
 use crate::end::EndSignal;
 use crate::files::Files;
+use crate::line_writer::complain;
 use crate::virtio::block::{QUEUE_SIZE, Ring};
 use crate::virtio::{Subscriber, WorkerLoop};
 use event_manager::EventManager;
@@ -31,7 +32,7 @@ impl Rings {
         });
         let rings = Self(rings.collect());
         if let Some(error) = refused {
-            eprintln!("vial-vmm: drives are served without io_uring: {error} (see kernel.io_uring_disabled)");
+            complain(&format!("drives are served without io_uring: {error} (see kernel.io_uring_disabled)"));
         }
         rings
     }

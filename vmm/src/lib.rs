@@ -34,6 +34,8 @@ pub mod http;
 pub mod io_threads;
 pub mod jailer;
 pub mod kernel;
+#[allow(unsafe_code)]
+mod last_words;
 mod line_writer;
 mod listen;
 pub mod log;

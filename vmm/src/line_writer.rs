@@ -1,12 +1,23 @@
 //! Lines for a file or pipe that may have no room: whole ones, or none at all.
 
+use crate::sys;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+
+/// Bytes that go at once to what others have too and is therefore not made non-blocking: a terminal that says that it has room has room
+/// for about this much.
+const TERMINAL_PIECE: usize = 256;
+/// The same for pipes (PIPE_BUF of pipe(7)) and sockets.
+const PIPE_PIECE: usize = 4096;
 
 /// Where lines go. It never waits, if the file does not block.
 #[derive(Debug)]
 pub struct LineWriter {
     file: File,
+    // Of a file that may block: so much at once, after a look whether there is room.
+    piece: Option<usize>,
     // The end of a line that was begun when there was room for a part: a pipe takes more than PIPE_BUF bytes in pieces (pipe(7)), a
     // disk gets full in the middle.
     rest: Vec<u8>,
@@ -15,7 +26,23 @@ pub struct LineWriter {
 impl LineWriter {
     /// Nothing is written yet.
     pub fn new(file: File) -> Self {
-        Self { file, rest: Vec::new() }
+        Self { file, piece: None, rest: Vec::new() }
+    }
+
+    /// To a file that others write to as well, such as the standard output: it can't be made non-blocking, which they would have to live
+    /// with too. Each piece waits for nobody as long as none of them takes the room between the look and the write.
+    ///
+    /// # Errors
+    /// What kind of file it is can't be found out.
+    pub fn shared(file: File) -> io::Result<Self> {
+        let kind = file.metadata()?.file_type();
+        let piece = match () {
+            // Nobody reads it away, so nobody is waited for.
+            () if kind.is_file() => None,
+            () if kind.is_char_device() => Some(TERMINAL_PIECE),
+            () => Some(PIPE_PIECE),
+        };
+        Ok(Self { file, piece, rest: Vec::new() })
     }
 
     /// Writes a line, in one call if it can: lines of several processes in one file then stay whole. What there is no room for of a line
@@ -24,12 +51,12 @@ impl LineWriter {
     /// # Errors
     /// Nothing of it was written, and nothing will be.
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        let (done, error) = push(&mut self.file, &self.rest);
+        let (done, error) = push(&mut self.file, &self.rest, self.piece);
         self.rest.drain(..done);
         if let Some(error) = error {
             return Err(error);
         }
-        match push(&mut self.file, line) {
+        match push(&mut self.file, line, self.piece) {
             (0, Some(error)) => Err(error),
             (done, _) => {
                 self.rest.extend_from_slice(&line[done..]);
@@ -39,11 +66,22 @@ impl LineWriter {
     }
 }
 
-/// Writes as much as there is room for: how much, and why not more.
-fn push(to: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
+/// Writes a line to the standard error, or as much of it as that takes without waiting: whoever does not read it must not hold up what
+/// there is to be said about.
+pub fn complain(message: &str) {
+    let line = format!("vial-vmm: {}\n", message.replace('\n', "\\n"));
+    let _ = push(&mut io::stderr(), line.as_bytes(), Some(TERMINAL_PIECE));
+}
+
+/// Writes as much as there is room for, in pieces if they are asked for: how much, and why not more.
+fn push(to: &mut (impl Write + AsFd), bytes: &[u8], piece: Option<usize>) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < bytes.len() {
-        match to.write(&bytes[done..]) {
+        if piece.is_some() && !sys::has_room(to) {
+            return (done, Some(io::ErrorKind::WouldBlock.into()));
+        }
+        let end = piece.map_or(bytes.len(), |piece| bytes.len().min(done + piece));
+        match to.write(&bytes[done..end]) {
             Ok(0) => return (done, Some(io::ErrorKind::WriteZero.into())),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -62,12 +100,20 @@ mod tests {
     #[test]
     fn a_pipe_that_is_full_gets_whole_lines_all_the_same() {
         let (reader, writer) = std::io::pipe().unwrap();
-        for end in [&OwnedFd::from(reader.try_clone().unwrap()), &OwnedFd::from(writer.try_clone().unwrap())]
-        {
-            crate::sys::set_nonblocking(end).unwrap();
-        }
-        let (mut reader, mut lines) =
-            (File::from(OwnedFd::from(reader)), LineWriter::new(OwnedFd::from(writer).into()));
+        crate::sys::set_nonblocking(&reader).unwrap();
+        crate::sys::set_nonblocking(&writer).unwrap();
+        gets_whole_lines(reader, LineWriter::new(OwnedFd::from(writer).into()));
+    }
+
+    #[test]
+    fn a_pipe_that_would_block_does_too() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        crate::sys::set_nonblocking(&reader).unwrap();
+        gets_whole_lines(reader, LineWriter::shared(OwnedFd::from(writer).into()).unwrap());
+    }
+
+    fn gets_whole_lines(reader: std::io::PipeReader, mut lines: LineWriter) {
+        let mut reader = File::from(OwnedFd::from(reader));
         let line = |number: u32| format!("{number} {}\n", "x".repeat(5000));
         let (mut expected, mut text, mut lost) = (String::new(), Vec::new(), 0);
         // A pipe has 64 KiB, and a line more than PIPE_BUF.

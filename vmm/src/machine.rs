@@ -18,6 +18,7 @@ use crate::generation::Generation;
 use crate::handles::{HandleError, Handles};
 use crate::io_threads::{IoThreads, Rings};
 use crate::kernel::{Loader, Source};
+use crate::line_writer::complain;
 use crate::log;
 use crate::memory::{self, Space};
 use crate::platform;
@@ -372,7 +373,7 @@ fn losses(status: &Status) -> LossSink {
     let status = status.clone();
     LossSink::new(move |device, why| {
         log!(Error, "The device {device} is lost: {why}");
-        eprintln!("vial-vmm: {device} is lost: {why}; the VM goes on without it");
+        complain(&format!("{device} is lost: {why}; the VM goes on without it"));
         status.device_lost(device, why);
     })
 }

@@ -12,6 +12,8 @@ use crate::http::after::After;
 use crate::http::before::Service;
 use crate::http::waiting::{self, Start, Waited};
 use crate::http::{Answer, Draft, Fault, Front, ServeError};
+use crate::last_words;
+use crate::line_writer::complain;
 use crate::listen::listener;
 use crate::log;
 use crate::machine::{self, BuildError, Machine, Parts};
@@ -99,15 +101,18 @@ pub fn run(options: &Options) -> i32 {
     let started = sys::monotonic_us();
     sys::share_arena();
     sys::ignore_file_size_signal();
+    last_words::install();
     let mut status = Status::default();
     let ending = match run_vm(options, started, &mut status) {
         Ok(ending) => ending,
-        Err(error) => {
-            eprintln!("vial-vmm: error: {}", chain(&error));
-            Ending { reason: error.reason(), detail: chain(&error) }
-        }
+        Err(error) => Ending { reason: error.reason(), detail: chain(&error) },
     };
-    log!(Info, "The VM has ended: {:?} {}", ending.reason, ending.detail);
+    if ending.reason.is_wanted() {
+        log!(Info, "The VM has ended: {:?} {}", ending.reason, ending.detail);
+    } else {
+        complain(&ending.reason.in_words(&ending.detail));
+        log!(Error, "The VM has ended: {:?} {}", ending.reason, ending.detail);
+    }
     // The record first, the end of the process second: whoever sees the end finds the record.
     status.exit(ending.reason, &ending.detail);
     ending.reason.code()

@@ -82,7 +82,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type RulesResult = Result<Rules, seccompiler::BackendError>;
 
 /// What every thread needs: memory (without PROT_EXEC, below), locks, signals, time, the end.
-const COMMON: [i64; 20] = [
+const COMMON: [i64; 21] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -105,10 +105,12 @@ const COMMON: [i64; 20] = [
     // A panic's message goes out through it, and its abort asks who it is.
     libc::SYS_writev,
     libc::SYS_rt_sigaction,
+    // Whether a pipe has room: every thread may have something to log or to say on the standard error, and waits for no reader.
+    libc::SYS_poll,
 ];
 
 /// What the event loop and the devices in it need.
-const VMM: [i64; 31] = [
+const VMM: [i64; 30] = [
     // Rings are made before the filters, and each is restricted to reads, writes and syncs (virtio/block/ring.rs).
     libc::SYS_io_uring_enter,
     libc::SYS_epoll_create1,
@@ -135,7 +137,6 @@ const VMM: [i64; 31] = [
     libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
-    libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_dup,
     // Only ever of descriptors: `rules` allows no path.

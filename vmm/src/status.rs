@@ -2,7 +2,8 @@
 
 use crate::api::status::{Event, ExitReason, Record, Step};
 use crate::feed::Feed;
-use crate::sys::monotonic_us;
+use crate::last_words;
+use crate::sys::{self, monotonic_us};
 use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +22,15 @@ struct Inner {
 impl Status {
     /// Records go to `file`.
     pub fn new(file: Option<File>) -> Self {
+        last_words::record_at(file.as_ref());
         Self(Arc::new(Mutex::new(Inner { file, feed: None, ended: false })))
     }
 
     /// From now on records go to `file`: clients of the API name it when the process lives already.
     pub fn redirect(&self, file: Option<File>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).file = file;
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last_words::record_at(file.as_ref());
+        inner.file = file;
     }
 
     /// Tells `feed` too, and more than the file gets.
@@ -78,6 +82,10 @@ impl Status {
         if inner.ended {
             return;
         }
+        if last {
+            // There is only one.
+            last_words::record_at(None);
+        }
         inner.ended = last;
         let line = line(record);
         if let Some(feed) = &inner.feed {
@@ -103,7 +111,10 @@ impl Status {
                 drop(inner);
                 status.exit(ExitReason::InternalError, &format!("the VMM panicked: {info}"));
             }
-            default(info);
+            // A full pipe would keep the process from ending.
+            if sys::has_room(&std::io::stderr()) {
+                default(info);
+            }
         }));
     }
 }

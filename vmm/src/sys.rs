@@ -169,6 +169,13 @@ pub fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a write to `file` takes something, or fails, at once: what is full would wait.
+pub fn has_room(file: &impl AsFd) -> bool {
+    let mut poll = libc::pollfd { fd: file.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the kernel reads and writes this one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
 /// What came in one read of a socket.
 #[derive(Debug)]
 pub struct Received {

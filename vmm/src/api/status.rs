@@ -111,6 +111,25 @@ pub enum ExitReason {
 }
 
 impl ExitReason {
+    /// Whether guest or user wanted the VM to end. All others are told on the standard error too.
+    pub fn is_wanted(self) -> bool {
+        matches!(self, Self::GuestShutdown | Self::GuestReboot | Self::Stopped)
+    }
+
+    /// What the process says of an end with this reason and `detail` on its standard error, if nobody wanted it.
+    pub fn in_words(self, detail: &str) -> String {
+        let what = match self {
+            Self::GuestShutdown => "the guest has powered off",
+            Self::GuestReboot => "the guest has reset",
+            Self::GuestPanic => "the guest's kernel has panicked",
+            Self::GuestCrash => "the guest has crashed",
+            Self::GuestFault => "the guest has broken a device's rules",
+            Self::Stopped => "the VM was stopped",
+            Self::BadConfig | Self::InternalError => "error",
+        };
+        if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
+    }
+
     /// The VMM process's exit code.
     pub fn code(self) -> i32 {
         match self {

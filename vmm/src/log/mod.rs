@@ -1,14 +1,15 @@
-//! The log: lines for people, in Firecracker's form. Off until somebody configures it, and then never waited for.
+//! The log: lines for people, in Firecracker's form. Off until somebody configures it, and then its reader is never waited for.
 
 mod budget;
 mod line;
 
 use crate::api::config::{LogLevel, Logger};
 use crate::line_writer::LineWriter;
+use crate::sys;
 use budget::Budget;
 use line::Line;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -63,15 +64,19 @@ pub fn name(id: &str) {
 }
 
 /// Takes over settings; absent ones stay. The first that come switch the log on, at Info, to the standard output unless they name a
-/// file.
+/// file. To be called before system calls are filtered.
 ///
 /// # Errors
 /// The file can't be opened; nothing has changed then.
 pub fn configure(logger: &Logger) -> io::Result<()> {
     let file = logger.log_path.as_deref().map(open).transpose()?;
     let mut target = lock();
-    if let Some(file) = file {
-        target.file = Some(LineWriter::new(file));
+    match file {
+        Some(file) => target.file = Some(LineWriter::new(file)),
+        None if target.file.is_none() => {
+            target.file = Some(LineWriter::shared(sys::standard_output()?)?);
+        }
+        None => {}
     }
     target.show_level = logger.show_level.unwrap_or(target.show_level);
     target.show_origin = logger.show_log_origin.unwrap_or(target.show_origin);
@@ -136,11 +141,8 @@ fn emit(target: &mut Target, level: LogLevel, origin: Origin, message: &dyn std:
         message: &message.to_string(),
     };
     let line = line.to_string();
-    let written = match &mut target.file {
-        Some(file) => file.write(line.as_bytes()),
-        None => io::stdout().write_all(line.as_bytes()),
-    };
-    if written.is_err() {
+    // None: nobody has configured it.
+    if target.file.as_mut().is_some_and(|file| file.write(line.as_bytes()).is_err()) {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -172,6 +172,8 @@ pub struct SerialFiles {
     pub input: Option<File>,
     /// Where it writes.
     pub output: File,
+    /// Whether others write there too.
+    pub shared: bool,
 }
 
 /// Makes a port whose interrupts go to `line`, and whose output may have so many bytes.
@@ -183,10 +185,11 @@ pub fn new(
     limit: Option<TokenBucket>,
     line: Arc<EventFd>,
 ) -> io::Result<(SerialPort, SerialWorker, SerialControl)> {
-    let SerialFiles { input, output } = files;
+    let SerialFiles { input, output, shared } = files;
     let limit = limit.map(|bytes| RateLimiter { bandwidth: Some(bytes), ops: None });
     let kick = Kick(Arc::new(EventFd::new(EFD_NONBLOCK)?));
-    let buffer = Arc::new(Mutex::new(OutputBuffer::new(Some(Arc::new(Output::new(output)?)))));
+    let output = if shared { Output::shared(output) } else { Output::new(output) };
+    let buffer = Arc::new(Mutex::new(OutputBuffer::new(Some(Arc::new(output?)))));
     let transmitter = Transmitter {
         buffer: Arc::clone(&buffer),
         kick: kick.clone(),

@@ -19,7 +19,7 @@ impl World {
     fn limited(input: Option<File>, limit: Option<TokenBucket>) -> Self {
         let output = tempfile::tempfile().unwrap();
         let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-        let files = SerialFiles { input, output: output.try_clone().unwrap() };
+        let files = SerialFiles { input, output: output.try_clone().unwrap(), shared: false };
         let (port, worker, control) = new(files, limit, Arc::clone(&line)).unwrap();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
         manager.add_subscriber(Box::new(worker));

@@ -86,7 +86,8 @@ impl Vm {
         self.folder.path().join(name)
     }
 
-    fn command(&self) -> Command {
+    /// What starts it, with its standard error in a pipe.
+    pub fn command(&self) -> Command {
         std::fs::write(self.path("config"), self.config.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_vial-vmm"));
         command.args(["--no-api", "--config-file"]).arg(self.path("config")).stderr(Stdio::piped());
@@ -143,6 +144,18 @@ pub fn full_listener(path: &std::path::Path) -> (UnixListener, UnixStream) {
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
     let only = UnixStream::connect(path).unwrap();
     (listener, only)
+}
+
+/// Asks a process to end.
+pub fn terminate(process: &Process) {
+    // SAFETY: the call touches no memory, and the process was not waited for.
+    assert_eq!(unsafe { libc::kill(process.0.id().cast_signed(), libc::SIGTERM) }, 0);
+}
+
+/// The flags of an open file.
+pub fn flags(file: &impl AsRawFd) -> libc::c_int {
+    // SAFETY: F_GETFL takes no pointer.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) }
 }
 
 /// Lets children inherit `file`; its number.

@@ -112,3 +112,30 @@ fn devices_of_every_kind_can_be_given() {
     vm.config["vial"]["console"] = serde_json::json!({"output": vm.path("console")});
     assert_eq!(vm.end(), ExitReason::GuestShutdown);
 }
+
+#[test]
+fn an_end_that_nobody_wanted_is_told_on_the_standard_error_and_as_an_error_in_the_log() {
+    if !kvm() {
+        return;
+    }
+    for (code, says) in [
+        (out(0x505, 1), Some("vial-vmm: the guest's kernel has panicked\n")),
+        // A sleep state that it was never offered.
+        (out(0x600, 0x24), Some("vial-vmm: the guest has broken a device's rules: ")),
+        (out(0x600, 0x34), None),
+        (out(0x602, 1), None),
+    ] {
+        let vm = Vm::new(&[&code, HANG].concat());
+        let log = vm.path("log").to_str().unwrap().to_owned();
+        let output = vm.run_with(&["--log-path".into(), log, "--level".into(), "Error".into()]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let logged = std::fs::read_to_string(vm.path("log")).unwrap();
+        match says {
+            Some(says) => {
+                assert!(said.starts_with(says) && said.lines().count() == 1, "{said}");
+                assert!(logged.contains("The VM has ended: Guest"), "{logged}");
+            }
+            None => assert_eq!((said.as_str(), logged.as_str()), ("", "")),
+        }
+    }
+}

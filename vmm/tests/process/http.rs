@@ -88,9 +88,18 @@ impl Http {
 
 /// Starts a VMM without configuration, with an API on a socket that is listened on already: connecting needs no wait.
 pub fn spawn_api(vm: &Vm, arguments: &[&str]) -> (Process, Http) {
+    spawn_api_to(vm, arguments, Stdio::inherit())
+}
+
+/// The same with another standard output.
+pub fn spawn_api_to(vm: &Vm, arguments: &[&str], output: Stdio) -> (Process, Http) {
     let listener = UnixListener::bind(vm.path("api")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vial-vmm"));
-    command.args(["--api-fd", &inherit(&listener).to_string()]).args(arguments).stderr(Stdio::piped());
+    command
+        .args(["--api-fd", &inherit(&listener).to_string()])
+        .args(arguments)
+        .stdout(output)
+        .stderr(Stdio::piped());
     let child = Process(command.spawn().unwrap());
     drop(listener);
     (child, Http::connect(&vm.path("api")))

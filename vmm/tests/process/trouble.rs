@@ -5,10 +5,14 @@ use crate::api::configure;
 use crate::breaking::code::Code;
 use crate::breaking::driver::{DATA, DISK, RING, Ring, WRITE};
 use crate::client::{Client, spawn_listening};
-use crate::common::{HANG, Process, Vm, full_listener, inherit, kvm, peak_memory_kib};
-use crate::http::spawn_api;
+use crate::common::{
+    HANG, Process, SPIN, Vm, flags, full_listener, inherit, kvm, out, peak_memory_kib, terminate,
+};
+use crate::http::{spawn_api, spawn_api_to};
 use serde_json::json;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
@@ -330,12 +334,93 @@ fn a_start_never_waits_for_a_listener_that_nobody_serves() {
     http.ok("PUT", "/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": full}));
     let why = http.refused("PUT", "/actions", &start);
     assert!(why.contains("it is busy"), "{why}");
-    // SAFETY: the call touches no memory, and the process was not waited for.
-    assert_eq!(unsafe { libc::kill(process.0.id().cast_signed(), libc::SIGTERM) }, 0);
+    terminate(&process);
     assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
 
     let output = Command::new(env!("CARGO_BIN_EXE_vial-vmm")).arg("--api-sock").arg(&full).output().unwrap();
     assert_eq!(output.status.code(), Some(ExitReason::BadConfig.code()));
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("Address already in use"), "{message}");
+}
+
+#[test]
+fn a_standard_output_that_nobody_reads_holds_nothing_up() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let output = writer.try_clone().unwrap().into();
+    let (mut process, mut http) = spawn_api_to(&vm, &["--level", "Debug"], output);
+    // More than a pipe holds.
+    for _ in 0..1000 {
+        http.get("/");
+    }
+    let text = http.ask("GET", "/vial/metrics", "").body;
+    let lost =
+        text.lines().find(|line| line.contains("_missed_log_count") && !line.starts_with('#')).unwrap();
+    assert!(!lost.ends_with(" 0"), "{lost}");
+    // The serial port writes there too.
+    configure(&vm, &mut http);
+    http.ok("PUT", "/serial", &json!({}));
+    http.ok("PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    assert_eq!(flags(&writer) & libc::O_NONBLOCK, 0, "whoever shares the pipe would not expect it");
+    terminate(&process);
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let whole = |line: &str| line.contains(" [anonymous-instance:");
+    assert!(text.lines().count() > 100 && text.lines().all(whole), "{text}");
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_does_not_keep_a_vm_from_ending() {
+    if !kvm() {
+        return;
+    }
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    vmm::sys::set_nonblocking(&writer).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    // SAFETY: the command takes a number.
+    let result =
+        unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, flags(&writer) & !libc::O_NONBLOCK) };
+    assert_eq!(result, 0);
+    let vm = Vm::new(&[&out(0x505, 1), HANG].concat());
+    let mut process = Process(vm.command().stderr(writer).spawn().unwrap());
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::GuestPanic.code()));
+}
+
+#[test]
+fn guest_memory_that_is_cut_off_ends_the_vm_with_a_record() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("memory");
+    let file = File::create(&path).unwrap();
+    file.set_len(32 << 20).unwrap();
+    vm.config["machine-config"]["memory_backing"] = json!({"private_file": path});
+    let (mut process, mut client) = spawn_listening(&mut vm);
+    // The guest would find its end too, and KVM tells of that in another way.
+    assert_eq!(client.ask("pause")["state"], "paused");
+    file.set_len(0).unwrap();
+    assert_eq!(client.ask_while_it_lives("new_generation"), None);
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::InternalError.code()));
+    let (reason, detail) = vm.reason();
+    assert!(reason == ExitReason::InternalError && detail.contains("SIGBUS"), "{detail}");
+    let mut said = String::new();
+    process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("SIGBUS") && said.lines().count() == 1, "{said}");
+
+    // The guest finds it, which KVM tells in its own words.
+    let mut vm = Vm::new(SPIN);
+    file.set_len(32 << 20).unwrap();
+    vm.config["machine-config"]["memory_backing"] = json!({"private_file": path});
+    let (mut process, mut client) = spawn_listening(&mut vm);
+    assert_eq!(client.ask("info")["state"], "running");
+    file.set_len(0).unwrap();
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::InternalError.code()));
+    assert_eq!(vm.reason().0, ExitReason::InternalError);
 }

@@ -263,7 +263,10 @@ fn report(vm: &Vm, exit: &VmExit) -> i32 {
         tell(&format!("VM {}: {exit}{}", vm.id(), if failed { SEE_DOCTOR } else { "" }));
         let log = log_tail(vm).unwrap_or_default();
         // The process says its reason on standard error too, for those who run it without us.
-        let said = format!("vial-vmm: error: {}", exit.detail);
+        let said = match exit.reason {
+            EndReason::Exit(reason) => format!("vial-vmm: {}", reason.in_words(&exit.detail)),
+            EndReason::Killed => String::new(),
+        };
         if !log.trim().is_empty() && log.trim() != said {
             remark(&format!("{}\n", crate::output::plain(log.trim_end())));
         }

@@ -41,7 +41,7 @@ enum OutputKind {
     Always,
     /// Pipes and sockets, which are this process's own.
     NonBlocking,
-    /// Terminals.
+    /// Terminals, and whatever the standard output is.
     Polled,
 }
 
@@ -56,6 +56,12 @@ impl Output {
             io::set_nonblocking(&file)?;
             OutputKind::NonBlocking
         };
+        Ok(Self { file, kind })
+    }
+
+    /// To a file that others have too, and who would not expect it to become non-blocking.
+    pub(crate) fn shared(file: File) -> std::io::Result<Self> {
+        let kind = if can_be_watched(&file)? { OutputKind::Polled } else { OutputKind::Always };
         Ok(Self { file, kind })
     }
 }
