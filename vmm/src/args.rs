@@ -92,6 +92,18 @@ pub struct Options {
     pub started: Started,
 }
 
+impl Options {
+    /// Inherited descriptors that are taken over later; no number comes twice.
+    pub fn descriptors(&self) -> Vec<(&'static str, RawFd)> {
+        let api = match self.api {
+            Some(FileSource::Fd { fd }) => Some(fd),
+            _ => None,
+        };
+        let all = [("--kvm-fd", self.kvm_fd), ("--api-fd", api)];
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd?))).collect()
+    }
+}
+
 /// What the parent says of the start, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Started {

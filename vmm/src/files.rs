@@ -10,7 +10,6 @@ use crate::listen::listener;
 use crate::memory::{self, Backing, MemoryError, Recipe};
 use crate::mmds::SharedStore;
 use crate::serial::SerialFiles;
-use crate::virtio::io::tap_flags;
 use crate::{sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
@@ -44,6 +43,14 @@ pub enum FileError {
         /// Path or descriptor.
         name: String,
     },
+    /// The same, or a block device.
+    #[error("{what} must be a regular file, and {name} is not; copy it into one")]
+    NotRegular {
+        /// What it is for.
+        what: String,
+        /// Path or descriptor.
+        name: String,
+    },
     /// A descriptor is not open.
     #[error(
         "descriptor {fd} for {what} is not open in this process; whoever starts it has to let it be inherited"
@@ -58,8 +65,10 @@ pub enum FileError {
         source: io::Error,
     },
     /// A descriptor has two meanings.
-    #[error("descriptor {fd} is given as --kvm-fd and for {what}; each needs its own")]
+    #[error("descriptor {fd} is given as {argument} and for {what}; each needs its own")]
     Twice {
+        /// Which argument names it.
+        argument: &'static str,
         /// What else it is for.
         what: String,
         /// Its number.
@@ -170,15 +179,25 @@ pub fn inherited(what: &str, fd: RawFd) -> Result<File, FileError> {
     unsafe { sys::take_descriptor(fd) }.map_err(|source| FileError::NotOpen { what: what.into(), fd, source })
 }
 
-/// Makes sure that every descriptor of the configuration was inherited. To be called before this process opens anything of
-/// its own that stays open: a wrong number must not find one of those.
-pub fn check_inherited(config: &VmConfig, kvm: Option<RawFd>) -> Result<(), FileError> {
-    for (what, source) in validate::sources(config) {
+/// Makes sure that every descriptor of arguments and configuration was inherited. To be called before this process opens anything of
+/// its own that stays open: a wrong number must not find one of those. No two `arguments` are the same number (args.rs).
+pub fn check_inherited(
+    config: Option<&VmConfig>,
+    arguments: &[(&'static str, RawFd)],
+) -> Result<(), FileError> {
+    let check = |what: String, fd| match sys::check_open(fd) {
+        Ok(()) => Ok(()),
+        Err(source) => Err(FileError::NotOpen { what, fd, source }),
+    };
+    for (argument, fd) in arguments {
+        check((*argument).to_owned(), *fd)?;
+    }
+    for (what, source) in config.map(validate::sources).unwrap_or_default() {
         let FileSource::Fd { fd } = source else { continue };
-        if kvm == Some(fd) {
-            return Err(FileError::Twice { what, fd });
+        if let Some((argument, _)) = arguments.iter().find(|(_, other)| *other == fd) {
+            return Err(FileError::Twice { argument, what, fd });
         }
-        sys::check_open(fd).map_err(|source| FileError::NotOpen { what, fd, source })?;
+        check(what, fd)?;
     }
     Ok(())
 }
@@ -354,7 +373,7 @@ pub fn pmem(config: &crate::api::config::Pmem) -> Result<File, FileError> {
 pub fn plugged(device: &Plugged) -> Result<Vec<File>, FileError> {
     match device {
         Plugged::Drive(settings) => drive(settings),
-        Plugged::Interface(settings) => taps(settings).and_then(|taps| none_is_new(settings, taps)),
+        Plugged::Interface(settings) => there_is_tap(settings).and_then(|()| taps(settings)),
         Plugged::Pmem(settings) => pmem(settings).map(|file| vec![file]),
     }
 }
@@ -372,10 +391,19 @@ fn serial(config: &crate::api::config::Serial) -> Result<SerialFiles, FileError>
     Ok(SerialFiles { input, output, shared: config.serial_out_path.is_none() })
 }
 
-/// Kernel and initrd.
+/// Kernel and initrd: they have a length, which ends what is loaded.
 pub fn boot(boot: &BootSource) -> Result<(File, Option<File>), FileError> {
-    let kernel = open_data("the kernel", &boot.kernel_image_path, &read_only())?;
-    let initrd = boot.initrd_path.as_ref().map(|source| open_data("the initrd", source, &read_only()));
+    let regular = |what: &str, source: &FileSource| {
+        let file = open(what, source, &read_only())?;
+        let usable = file.metadata().is_ok_and(|data| data.is_file());
+        if usable {
+            Ok(file)
+        } else {
+            Err(FileError::NotRegular { what: what.into(), name: name_of(source) })
+        }
+    };
+    let kernel = regular("the kernel", &boot.kernel_image_path)?;
+    let initrd = boot.initrd_path.as_ref().map(|source| regular("the initrd", source));
     Ok((kernel, initrd.transpose()?))
 }
 
@@ -396,21 +424,18 @@ pub fn taps(net: &NetworkInterface) -> Result<Vec<File>, FileError> {
     (0..net.queue_pairs).map(|_| tap(&name.to_string_lossy(), net.queue_pairs > 1)).collect()
 }
 
-/// Refuses a TAP that naming it has made, which goes away again with `taps`: nothing is connected to it. One that was there is persistent
-/// (`ip tuntap add`); one that is not and is free to be attached to has just been made. Asking for its flags is a request that the filters
-/// let through; asking for an interface by its name would need a socket.
-fn none_is_new(net: &NetworkInterface, taps: Vec<File>) -> Result<Vec<File>, FileError> {
-    let FileSource::Path(name) = &net.host_dev_name else { return Ok(taps) };
-    let is_new = |tap: &File| tap_flags(tap).map(|flags| flags & libc::IFF_PERSIST == 0);
-    let any: io::Result<Vec<bool>> = taps.iter().map(is_new).collect();
-    let name = || name.to_string_lossy().into_owned();
-    match any {
-        Ok(new) if new.contains(&true) => {
-            Err(FileError::Tap { name: name(), source: io::Error::from_raw_os_error(libc::ENODEV) })
-        }
-        Ok(_) => Ok(taps),
-        Err(source) => Err(FileError::Tap { name: name(), source }),
+/// Whether the TAP is there. Attaching to one that is not would make it, with nothing connected to it, and letting go of it again would take
+/// it away.
+///
+/// # Errors
+/// It is not.
+pub fn there_is_tap(net: &NetworkInterface) -> Result<(), FileError> {
+    let FileSource::Path(path) = &net.host_dev_name else { return Ok(()) };
+    let name = path.to_string_lossy();
+    if sys::interface_exists(&name) {
+        return Ok(());
     }
+    Err(FileError::Tap { name: name.into_owned(), source: io::Error::from_raw_os_error(libc::ENODEV) })
 }
 
 /// vhost-net, if it is asked for and there.

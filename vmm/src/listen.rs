@@ -2,6 +2,7 @@
 
 use crate::api::config::FileSource;
 use crate::files::{FileError, inherited};
+use crate::sys;
 use crate::virtio::io::connect_unix;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,14 @@ use std::path::Path;
 pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
     let failed = |source| FileError::Listen { what: what.into(), source };
     let listener = match source {
-        FileSource::Fd { fd } => UnixListener::from(OwnedFd::from(inherited(what, *fd)?)),
+        FileSource::Fd { fd } => {
+            let socket = OwnedFd::from(inherited(what, *fd)?);
+            if !sys::listens(&socket) {
+                let message = format!("descriptor {fd} is no Unix socket that listens; give one that does");
+                return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, message)));
+            }
+            UnixListener::from(socket)
+        }
         FileSource::Path(path) => bind(path).map_err(failed)?,
     };
     listener.set_nonblocking(true).map_err(failed)?;

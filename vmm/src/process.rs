@@ -120,7 +120,7 @@ pub fn run(options: &Options) -> i32 {
 
 fn run_vm(options: &Options, started: u64, status: &mut Status) -> Result<Ending, StartError> {
     let config = options.config.as_ref().map(|source| read_config(source, options)).transpose()?;
-    let inherited = config.as_ref().map_or(Ok(()), |config| files::check_inherited(config, options.kvm_fd));
+    let inherited = files::check_inherited(config.as_ref(), &options.descriptors());
     *status = Status::new(config.as_ref().map_or(Ok(None), files::status)?);
     status.record_panics();
     let feed = Feed::default();

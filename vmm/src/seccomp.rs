@@ -219,8 +219,9 @@ fn rules(thread: Thread, profile: Profile, uses: Uses) -> RulesResult {
         let vhost = if uses.vhost { ioctls::of_vhost(thread) } else { &[] };
         let vhost = vhost.iter().map(|call| call.cast_signed());
         // A client plugs an interface in, and names its TAP.
-        let tap = (thread == Thread::Vmm && profile == Profile::Api && uses.pci).then_some(ioctls::TUNSETIFF);
-        let all = calls.iter().chain(pci).copied().chain(vhost).chain(tap);
+        let plugs = thread == Thread::Vmm && profile == Profile::Api && uses.pci;
+        let tap = if plugs { &ioctls::NAMED_TAP[..] } else { &[] };
+        let all = calls.iter().chain(pci).chain(tap).copied().chain(vhost);
         rules.insert(libc::SYS_ioctl, any_of(1, all)?);
     }
     if thread == Thread::Vmm && profile == Profile::Api {
@@ -287,8 +288,8 @@ mod ioctls {
     const TUNGETIFF: i32 = 0x8004_54d2_u32.cast_signed();
     const TUNSETOFFLOAD: i32 = 0x4004_54d0;
     const TUNSETVNETHDRSZ: i32 = 0x4004_54d8;
-    /// Which TAP a descriptor of /dev/net/tun is for.
-    pub(super) const TUNSETIFF: i32 = 0x4004_54ca;
+    /// SIOCGIFINDEX: whether a TAP is there, and TUNSETIFF: that a descriptor of /dev/net/tun is for it.
+    pub(super) const NAMED_TAP: [i32; 2] = [0x8933, 0x4004_54ca];
     /// Queues of a TAP, taken up and let go of as the driver wants.
     const TUNSETQUEUE: i32 = 0x4004_54d9;
 

@@ -2,11 +2,11 @@
 //!
 //! One of the crate's few modules with `unsafe`; everything that it offers is safe to call.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 /// CLOCK_MONOTONIC in microseconds: comparable between processes of one host.
 pub fn monotonic_us() -> u64 {
@@ -128,10 +128,28 @@ pub fn signal_descriptor(signals: &[c_int]) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Whether this network namespace has an interface of that name.
+/// Whether this network namespace has an interface of that name. By a socket and a request that the filters let through where interfaces
+/// can be plugged in.
 pub fn interface_exists(name: &str) -> bool {
-    // SAFETY: the name ends in NUL and outlives the call.
-    CString::new(name).is_ok_and(|name| unsafe { libc::if_nametoindex(name.as_ptr()) } != 0)
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if !put_name(&mut request, name) {
+        return false;
+    }
+    let Ok(socket) = UnixDatagram::unbound() else { return false };
+    // SAFETY: `request` is a valid ifreq for the time of the call.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request) == 0 }
+}
+
+/// Whether `name` can be an interface's, and is now in `request`.
+fn put_name(request: &mut libc::ifreq, name: &str) -> bool {
+    if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
+        return false;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    true
 }
 
 /// TUNSETIFF of linux/if_tun.h.
@@ -141,11 +159,8 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 pub fn attach_tap(tun: &File, name: &str, multi_queue: bool) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
+    if !put_name(&mut request, name) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface names have 1 to 15 bytes"));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
     }
     let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues;
@@ -174,6 +189,19 @@ pub fn has_room(file: &impl AsFd) -> bool {
     let mut poll = libc::pollfd { fd: file.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: the kernel reads and writes this one pollfd.
     unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
+/// Whether `file` is a Unix socket that listens.
+pub fn listens(file: &impl AsFd) -> bool {
+    let option = |name| {
+        let (mut value, mut len): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: the kernel writes at most `len` bytes into `value`, and how many into `len`.
+        let result =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut len) };
+        (result == 0).then_some(value)
+    };
+    option(libc::SO_DOMAIN) == Some(libc::AF_UNIX) && option(libc::SO_ACCEPTCONN) == Some(1)
 }
 
 /// What came in one read of a socket.

@@ -92,7 +92,9 @@ fn probe(document: &Configure) -> Result<(), Fault> {
         Configure::Drive(drive) => {
             files::drive(drive).map_err(BuildError::from).and_then(|files| trial::drive(drive, &files))
         }
-        Configure::Network(net) => trial::tap(net).and_then(|()| Ok(files::taps(net).map(drop)?)),
+        Configure::Network(net) => {
+            files::there_is_tap(net).and_then(|()| files::taps(net).map(drop)).map_err(BuildError::from)
+        }
         _ => Ok(()),
     }
     .map_err(|error| Fault::bad(format!("{} error: {}", kind(document), crate::chain(&error))))

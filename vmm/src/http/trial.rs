@@ -1,16 +1,14 @@
 //! What a start would fail on, tried before its threads are made and confined: until then a client can mend his documents and start again.
 
-use crate::api::config::{Drive, FileSource, NetworkInterface, Pmem, VmConfig};
+use crate::api::config::{Drive, Pmem, VmConfig};
 use crate::arch;
 use crate::build_error::BuildError;
 use crate::devices::MakeError;
-use crate::files::{FileError, Files};
+use crate::files::Files;
 use crate::memory::PmemMapping;
-use crate::sys;
 use crate::virtio::block;
 use kvm_ioctls::Kvm;
 use std::fs::File;
-use std::io;
 
 /// Whether these files make this drive.
 ///
@@ -30,21 +28,6 @@ pub fn drive(drive: &Drive, files: &[File]) -> Result<(), BuildError> {
 pub fn pmem(settings: &Pmem, file: &File) -> Result<(), BuildError> {
     let failed = |source| BuildError::Pmem { id: settings.id.clone(), source };
     PmemMapping::len_of(file).map(drop).map_err(failed)
-}
-
-/// Whether the TAP is there. Attaching to one that is not would make it, and letting go of it again would take away what is set up for it
-/// until the start.
-///
-/// # Errors
-/// It is not.
-pub fn tap(interface: &NetworkInterface) -> Result<(), BuildError> {
-    let FileSource::Path(path) = &interface.host_dev_name else { return Ok(()) };
-    let name = path.to_string_lossy();
-    if sys::interface_exists(&name) {
-        return Ok(());
-    }
-    let source = io::Error::from_raw_os_error(libc::ENODEV);
-    Err(FileError::Tap { name: name.into_owned(), source }.into())
 }
 
 /// Whether these files can be the drives and the memory of these documents.

@@ -79,6 +79,11 @@ fn open(draft: &Draft, kvm: &Kvm) -> Result<(VmConfig, Files, Option<File>), Fau
     config.vial.profile = Profile::Api;
     let failed = |error: BuildError| Fault::bad(format!("Start microvm error: {}", chain(&error)));
     trial::processor(&config, kvm).map_err(failed)?;
+    config
+        .network_interfaces
+        .iter()
+        .try_for_each(files::there_is_tap)
+        .map_err(|error| failed(error.into()))?;
     let mut files = Files::open(&config).map_err(|error| failed(error.into()))?;
     trial::files(&config, &files).map_err(failed)?;
     let status = files::status(&config).map_err(|error| failed(error.into()))?;

@@ -2,6 +2,7 @@
 
 use crate::common::{HANG, Vm, kvm};
 use serde_json::{Value, json};
+use std::os::unix::fs::FileTypeExt;
 use std::process::Command;
 use vmm::api::status::ExitReason;
 
@@ -68,6 +69,57 @@ fn a_wrong_number_never_finds_a_file_of_the_vmm_itself() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("descriptor 3 for vial.control is not open"), "{message}");
     assert_eq!(vm.reason().0, ExitReason::BadConfig);
+}
+
+#[test]
+fn neither_do_wrong_numbers_of_arguments() {
+    let run = |line: &str| {
+        let output = Command::new("sh").args(["-c", line, env!("CARGO_BIN_EXE_vial-vmm")]).output().unwrap();
+        assert_eq!(output.status.code(), Some(ExitReason::BadConfig.code()));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for argument in ["--api-fd", "--kvm-fd"] {
+        let message = run(&format!("exec \"$0\" {argument} 3 3<&-"));
+        assert!(message.contains(&format!("descriptor 3 for {argument} is not open")), "{message}");
+    }
+    if !kvm() {
+        return;
+    }
+    let message = run("exec \"$0\" --api-fd 3 3</dev/null");
+    assert!(message.contains("descriptor 3 is no Unix socket that listens"), "{message}");
+    let mut vm = Vm::new(HANG);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let fd = crate::common::inherit(&null);
+    set(&mut vm, "/vial/control", json!({"fd": fd}));
+    std::fs::write(vm.path("config"), vm.config.to_string()).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vial-vmm"))
+        .args(["--api-fd", &fd.to_string(), "--config-file"])
+        .arg(vm.path("config"))
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("given as --api-fd and for vial.control"), "{message}");
+}
+
+#[test]
+fn a_kernel_has_a_length_which_a_block_device_has_not() {
+    let is_block = |path: &std::path::PathBuf| {
+        std::fs::File::open(path).is_ok_and(|file| file.metadata().unwrap().file_type().is_block_device())
+    };
+    let mut devices = std::fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().path());
+    let Some(device) = devices.find(is_block) else {
+        return eprintln!("skipped: no block device can be opened here");
+    };
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (_process, mut http) = crate::http::spawn_api(&vm, &[]);
+    let why = http.refused("PUT", "/boot-source", &json!({"kernel_image_path": device}).to_string());
+    assert!(why.contains("the kernel must be a regular file"), "{why}");
+    let both = json!({"kernel_image_path": vm.path("kernel"), "initrd_path": device}).to_string();
+    let why = http.refused("PUT", "/boot-source", &both);
+    assert!(why.contains("the initrd must be a regular file"), "{why}");
 }
 
 #[test]
