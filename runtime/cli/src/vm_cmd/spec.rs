@@ -10,7 +10,7 @@ use vial_vm::{DiskSource, DiskSpec, FsSpec, Limits, NetSpec, Parts, TapSource, V
 /// `vial vm run`
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Kernel, an uncompressed ELF [default: the one that came with Vial]
+    /// Kernel, a vmlinux (ELF) or a bzImage [default: the one that came with Vial]
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system

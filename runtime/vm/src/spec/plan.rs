@@ -158,6 +158,7 @@ pub fn plan(spec: &VmSpec) -> Result<Plan, Error> {
             // What a container has synced survives the host's power.
             cache_type: CacheType::Writeback,
             io_engine: None,
+            // docs/devices.md says why no more, here and for interfaces.
             num_queues: 1,
             io_threads: 0,
             direct: false,
