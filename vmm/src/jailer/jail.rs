@@ -49,6 +49,12 @@ pub enum JailError {
         /// What it has to be.
         kind: &'static str,
     },
+    /// The program needs an interpreter or a dynamic linker, and the jail is empty.
+    #[error(
+        "could not execute {0:?}: what it needs besides itself (a dynamic linker, the interpreter of a script) is not in the jail; \
+         give a static program"
+    )]
+    Dynamic(PathBuf),
     /// No cgroup v2.
     #[error("--cgroup and --parent-cgroup need the unified hierarchy, and none is mounted")]
     NoCgroups,
@@ -178,12 +184,17 @@ fn execute(order: &Order, (wall, cpu): (u64, u64), spent: u64) -> Result<(), Jai
     }
     // Supplementary groups go with the user, as root's Command does it.
     command.args(&order.arguments).uid(order.uid).gid(order.gid);
+    let failed = |source: io::Error| match source.kind() {
+        // It was copied there, so what lacks is the one that loads its libraries (execve(2)).
+        io::ErrorKind::NotFound if program.exists() => JailError::Dynamic(program.clone()),
+        _ => step("execute", &program)(source),
+    };
     if !order.new_pid_ns {
         leave_pid(order, std::process::id())?;
-        return Err(step("execute", &program)(command.exec()));
+        return Err(failed(command.exec()));
     }
     sys::unshare_pids().map_err(|source| JailError::Step { step: "make a PID namespace", source })?;
-    let child = command.spawn().map_err(step("execute", &program))?;
+    let child = command.spawn().map_err(failed)?;
     leave_pid(order, child.id())
 }
 

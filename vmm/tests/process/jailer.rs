@@ -224,3 +224,16 @@ fn a_jail_that_is_used_again_can_not_lead_the_jailer_astray() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("links are not followed"), "{message}");
 }
+
+#[test]
+fn a_program_that_needs_a_linker_is_told_so() {
+    if !root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(JAILER);
+    command.args(["--id", "one", "--exec-file", "/bin/sh", "--uid", "12345", "--gid", "12346"]);
+    let output = command.arg("--chroot-base-dir").arg(folder.path()).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("give a static program"), "{message}");
+}
