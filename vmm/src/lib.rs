@@ -63,8 +63,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        // Many say their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_chain_says_nothing_twice() {
+        #[derive(Debug, thiserror::Error)]
+        enum Layer {
+            #[error("could not do it")]
+            Outer(#[source] Box<Layer>),
+            #[error("the reason: {0}")]
+            Repeats(#[source] std::io::Error),
+        }
+        let cause = std::io::Error::from_raw_os_error(libc::EINVAL);
+        let error = Layer::Outer(Box::new(Layer::Repeats(cause)));
+        assert_eq!(super::chain(&error), "could not do it: the reason: Invalid argument (os error 22)");
+    }
 }

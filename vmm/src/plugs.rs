@@ -60,7 +60,9 @@ impl fmt::Display for Name {
 #[derive(Debug, thiserror::Error)]
 pub enum PlugError {
     /// virtio-mmio.
-    #[error("devices come and go on a PCI bus only: start the VM with vial.transport \"pci\"")]
+    #[error(
+        "devices come and go on a PCI bus only: start the VM with --enable-pci, or vial.transport \"pci\""
+    )]
     NoBus,
     /// All slots are taken.
     #[error("all 31 slots of the PCI bus are taken: unplug a device first")]

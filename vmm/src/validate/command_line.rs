@@ -3,12 +3,19 @@
 use super::ConfigError;
 use crate::api::config::VmConfig;
 use crate::arch::layout;
+use linux_loader::cmdline;
 use linux_loader::loader::Cmdline;
 
 /// The kernel command line: `boot_args`, and the root device if a drive is one. It goes before `--`, behind which the
 /// kernel passes everything to init.
 pub fn command_line(config: &VmConfig) -> Result<String, ConfigError> {
-    let failed = |error: linux_loader::cmdline::Error| ConfigError::CommandLine(error.to_string());
+    let failed = |error: cmdline::Error| match error {
+        cmdline::Error::InvalidCapacity | cmdline::Error::TooLarge => ConfigError::CommandLine(format!(
+            "with what root devices add it is longer than the {} bytes that the kernel reads; shorten it",
+            layout::CMDLINE_MAX - 1
+        )),
+        other => ConfigError::CommandLine(other.to_string()),
+    };
     let args = config.boot_source.boot_args.as_deref().unwrap_or("").trim();
     let mut line = match args {
         "" => Cmdline::new(layout::CMDLINE_MAX),

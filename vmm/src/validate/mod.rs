@@ -79,12 +79,19 @@ pub enum ConfigError {
     #[error("balloon.amount_mib is {0}; give at most machine-config.mem_size_mib")]
     Balloon(u32),
     /// Hot-pluggable memory in impossible pieces.
-    #[error(
-        "memory-hotplug makes no sense: give slot_size_mib and block_size_mib as powers of two of at least 128 and 2, the slot not smaller than the block, and total_size_mib as a multiple of the slot, up to {MAX_MEMORY_MIB}"
-    )]
-    Hotplug,
+    #[error("memory-hotplug.{field} is {value}; give {range}")]
+    Hotplug {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+        /// What it may say.
+        range: String,
+    },
     /// A name is empty, too long or unprintable.
-    #[error("{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters")]
+    #[error(
+        "{field} {name:?} is not a name; give 1 to {MAX_NAME} printable ASCII characters without a space"
+    )]
     Name {
         /// Which field.
         field: &'static str,
@@ -243,9 +250,7 @@ pub fn check(config: &VmConfig) -> Result<(), ConfigError> {
         "serial.rate_limiter",
         serial.map(|bytes| RateLimiter { bandwidth: Some(bytes), ops: None }).as_ref(),
     )?;
-    if config.memory_hotplug.is_some_and(|memory| !is_pluggable(&memory)) {
-        return Err(ConfigError::Hotplug);
-    }
+    config.memory_hotplug.as_ref().map_or(Ok(()), check_hotplug)?;
     check_names("drive_id", config.drives.iter().map(|drive| &drive.drive_id))?;
     if let Some(id) = config.drives.iter().filter_map(|drive| drive.partuuid.as_ref()).find(|id| !is_name(id))
     {
@@ -359,10 +364,24 @@ fn check_machine(machine: &MachineConfig) -> Result<(), ConfigError> {
     }
 }
 
-fn is_pluggable(memory: &MemoryHotplug) -> bool {
+fn check_hotplug(memory: &MemoryHotplug) -> Result<(), ConfigError> {
     let MemoryHotplug { total_size_mib: total, block_size_mib: block, slot_size_mib: slot } = *memory;
-    let sizes = block >= 2 && slot >= 128 && block.is_power_of_two() && slot.is_power_of_two();
-    sizes && block <= slot && (slot..=MAX_MEMORY_MIB).contains(&total) && total.is_multiple_of(slot)
+    let refuse = |field, value, range| Err(ConfigError::Hotplug { field, value, range });
+    match () {
+        () if block < 2 || !block.is_power_of_two() => {
+            refuse("block_size_mib", block, "a power of two, 2 or more".into())
+        }
+        () if slot < block.max(128) || !slot.is_power_of_two() => refuse(
+            "slot_size_mib",
+            slot,
+            format!("a power of two, {} or more (block_size_mib is {block})", block.max(128)),
+        ),
+        () if !(slot..=MAX_MEMORY_MIB).contains(&total) || !total.is_multiple_of(slot) => {
+            let range = format!("a multiple of slot_size_mib ({slot}), up to {MAX_MEMORY_MIB}");
+            refuse("total_size_mib", total, range)
+        }
+        () => Ok(()),
+    }
 }
 
 /// A kernel is mapped over pages that can be exchanged one by one.

@@ -77,6 +77,19 @@ fn each_mistake_has_its_own_message() {
         ),
         ("boot-source", json!({"kernel_image_path": "/k", "boot_args": "é"}), "printable ASCII"),
         ("boot-source", json!({"kernel_image_path": "/k", "boot_args": "a\nb"}), "printable ASCII"),
+        (
+            "boot-source",
+            json!({"kernel_image_path": "/k", "boot_args": "x".repeat(2048)}),
+            "the 2047 bytes that",
+        ),
+        (
+            "boot-source",
+            json!({"kernel_image_path": "/k", "boot_args": "x".repeat(3000)}),
+            "the 2047 bytes that",
+        ),
+        ("memory-hotplug", json!({"total_size_mib": 1024, "block_size_mib": 3}), "block_size_mib is 3"),
+        ("memory-hotplug", json!({"total_size_mib": 1024, "slot_size_mib": 64}), "slot_size_mib is 64"),
+        ("memory-hotplug", json!({"total_size_mib": 1000}), "total_size_mib is 1000; give a multiple"),
         ("vsock", json!({"guest_cid": 3, "uds_path": ""}), "vsock.uds_path is empty"),
     ] {
         let message = message(field, value);

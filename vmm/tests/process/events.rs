@@ -123,7 +123,7 @@ fn without_a_bus_nothing_comes_and_streams_are_few() {
     start(&vm, &mut http);
     let late = http.refused("PUT", "/drives/second", &drive(&vm, "second").to_string());
     assert!(late.contains("not supported after starting"), "{late}");
-    assert!(http.refused("DELETE", "/drives/first", "").contains("on a PCI bus only"));
+    assert!(http.refused("DELETE", "/drives/first", "").contains("--enable-pci"));
     http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
     for mut stream in streams {
         stream.until("exit");
