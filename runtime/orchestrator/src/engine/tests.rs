@@ -310,3 +310,38 @@ fn a_deletion_that_is_not_understood_deletes_nothing() {
     }
     assert!(DeleteOptions::of(&json!({"dryRun": ["All"]})).unwrap().dry_run);
 }
+
+#[test]
+fn a_pod_that_makes_no_sense_is_refused_where_it_makes_none() {
+    let (_folder, engine) = engine();
+    engine.bootstrap().unwrap();
+    for (field, spec) in [
+        ("hostname", json!({"hostname": "Bad_Host"})),
+        ("nodeName", json!({"nodeName": "Bad Name"})),
+        ("nodeSelector", json!({"nodeSelector": {"a b": "x"}})),
+        ("hostAliases[0].ip", json!({"hostAliases": [{"ip": "nonsense"}]})),
+        (
+            "ports[0].name",
+            json!({"containers": [{"name": "c", "image": "x", "ports": [{"containerPort": 1, "name": "Bad_Name"}]}]}),
+        ),
+        (
+            "runAsUser",
+            json!({"containers": [{"name": "c", "image": "x", "securityContext": {"runAsUser": -1}}]}),
+        ),
+        ("tolerations[0].operator", json!({"tolerations": [{"key": "k", "operator": "Maybe"}]})),
+        ("fsGroup", json!({"securityContext": {"fsGroup": -1}})),
+    ] {
+        let mut pod =
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+        json_patch::merge(&mut pod["spec"], &spec);
+        let error = create(&engine, target("Pod", "default", ""), pod).unwrap_err();
+        assert!(error.causes.iter().any(|cause| cause.field.ends_with(field)), "{field}: {error:?}");
+    }
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"activeDeadlineSeconds": 9, "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "c", "image": "x"}]}});
+    create(&engine, target("Pod", "default", ""), pod).unwrap();
+    for change in [json!({"spec": {"tolerations": []}}), json!({"spec": {"activeDeadlineSeconds": 10}})] {
+        let change = Patch::Merge(change);
+        assert!(engine.patch(target("Pod", "default", "p"), &change, &WriteOptions::default()).is_err());
+    }
+}

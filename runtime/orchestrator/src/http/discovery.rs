@@ -94,7 +94,11 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
         }
     }
     for (_, _, plural, kind, namespaced) in readable(group, version) {
-        list.push(json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": READ_VERBS}));
+        let mut entry = json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": READ_VERBS});
+        if plural == "services" {
+            entry["shortNames"] = json!(["svc"]);
+        }
+        list.push(entry);
     }
     if list.is_empty() {
         return None;
@@ -134,8 +138,12 @@ fn readable(group: &str, version: &str) -> impl Iterator<Item = Readable> {
 }
 
 fn aggregated_readable((group, version, plural, kind, namespaced): Readable) -> Value {
-    json!({"resource": plural, "responseKind": {"group": group, "version": version, "kind": kind},
-        "scope": if namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "", "verbs": READ_VERBS})
+    let mut entry = json!({"resource": plural, "responseKind": {"group": group, "version": version, "kind": kind},
+        "scope": if namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "", "verbs": READ_VERBS});
+    if plural == "services" {
+        entry["shortNames"] = json!(["svc"]);
+    }
+    entry
 }
 
 fn review(kind: &str) -> Value {

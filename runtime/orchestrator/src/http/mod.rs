@@ -1,5 +1,6 @@
 //! The API server: Kubernetes' REST API over TLS, for clients that have a certificate.
 
+mod absent;
 mod accept;
 mod discovery;
 pub mod metrics;
@@ -8,7 +9,6 @@ mod openapi_v2;
 mod reply;
 mod request;
 mod resources;
-mod services;
 pub mod streams;
 mod watch;
 
@@ -106,6 +106,11 @@ impl Server {
                 format!("Unauthorized: {hint}use the client certificate that `vial kubeconfig` writes");
             return reply::error(&ApiError::new(Reason::Unauthorized, message));
         }
+        // There is one user: whoever asks to be another would be told of rights that are not that one's.
+        if request.headers().keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            let message = "impersonation is not supported: there is one user, who may do everything";
+            return reply::error(&ApiError::new(Reason::Forbidden, message));
+        }
         let route = match Route::parse(request.uri().path()) {
             Ok(Route::Objects(objects)) if objects.is_stream() => {
                 return self.streams.answer(&self.engine, &objects, request).await;
@@ -161,7 +166,7 @@ impl Server {
                 reply::bytes(200, kind, discovery::aggregated(core, form).to_string())
             })
         };
-        if !matches!(route, Route::Objects(_) | Route::Review(_) | Route::Services(_))
+        if !matches!(route, Route::Objects(_) | Route::Review(_) | Route::Absent(..))
             && !matches!(*call.method, Method::GET | Method::HEAD)
         {
             return Err(ApiError::new(Reason::MethodNotAllowed, "this can only be read"));
@@ -199,8 +204,8 @@ impl Server {
                 reply::json(200, &openapi::document(group, version).ok_or_else(none)?)
             }
             Route::Review(kind) => review(kind, call)?,
-            Route::Services(name) => {
-                services::answer(name, call.method, call.query.flag("watch"), call.accept)?
+            Route::Absent(absent, name) => {
+                absent.answer(name, call.method, call.query.flag("watch"), call.accept)?
             }
             // Answered before.
             Route::Metrics(_) => return Err(none()),

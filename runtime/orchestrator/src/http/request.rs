@@ -1,6 +1,7 @@
 //! What a request is about, from its path and its parameters: pure functions.
 
-use super::{metrics, services};
+use super::absent::{self, Absent};
+use super::metrics;
 use crate::engine::{FieldValidation, ListOptions, WriteOptions};
 use crate::kinds::Kind;
 use crate::selector::{FieldSelector, LabelSelector};
@@ -34,8 +35,8 @@ pub(super) enum Route {
     OpenApi(String, String),
     /// Objects of a kind.
     Objects(Objects),
-    /// Services, or one of a name: there are none.
-    Services(String),
+    /// What there is none of, or one of a name.
+    Absent(Absent, String),
     /// `/apis/metrics.k8s.io/v1beta1/{nodes|pods}`
     Metrics(metrics::Path),
     /// `…/selfsubjectaccessreviews` and the like: a question, answered at once.
@@ -80,6 +81,9 @@ impl Route {
             .collect::<Option<_>>()
             .ok_or_else(none)?;
         let steps: Vec<&str> = decoded.iter().map(String::as_str).collect();
+        if let Some((absent, name)) = absent::parse(&steps) {
+            return Ok(Self::Absent(absent, name.into()));
+        }
         Ok(match &steps[..] {
             [] => Self::Paths,
             ["version"] => Self::Version,
@@ -99,9 +103,6 @@ impl Route {
             }
             ["apis", "metrics.k8s.io", "v1beta1", rest @ ..] => {
                 Self::Metrics(metrics::Path::parse(rest).ok_or_else(none)?)
-            }
-            ["api", "v1", rest @ ..] if services::parse(rest).is_some() => {
-                Self::Services(services::parse(rest).unwrap_or_default().into())
             }
             ["api", version, rest @ ..] => Self::Objects(objects("", version, rest).ok_or_else(none)?),
             ["apis", group, version, rest @ ..] => {

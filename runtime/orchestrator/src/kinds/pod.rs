@@ -65,6 +65,16 @@ impl Strategy for Pod {
                  `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations), `spec.terminationGracePeriodSeconds`";
             causes.push(Cause::new(CauseKind::Forbidden, "spec", message));
         }
+        let kept = object::list(new, &["spec", "tolerations"]);
+        if object::list(old, &["spec", "tolerations"]).iter().any(|one| !kept.contains(one)) {
+            let message = "existing tolerations may not be changed or taken away";
+            causes.push(Cause::new(CauseKind::Forbidden, "spec.tolerations", message));
+        }
+        let deadline = |pod: &Value| object::number(pod, &["spec", "activeDeadlineSeconds"]);
+        if deadline(old).is_some_and(|old| deadline(new).is_none_or(|new| new > old)) {
+            let message = "must be less than or equal to previous value";
+            causes.push(Cause::new(CauseKind::Invalid, "spec.activeDeadlineSeconds", message));
+        }
         if !object::text(old, &["spec", "nodeName"]).is_empty() {
             immutable(causes, old, new, &["spec", "nodeName"], "spec.nodeName");
         }

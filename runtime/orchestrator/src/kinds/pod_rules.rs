@@ -44,6 +44,7 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
         1..=i64::from(i32::MAX),
     );
     validate_groups(spec, prefix, causes);
+    validate_names(spec, prefix, causes);
     placement_rules::validate(spec, prefix, causes);
     let volumes = validate_volumes(spec, prefix, causes);
     let mut names = BTreeSet::new();
@@ -64,6 +65,31 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
                 causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
             }
             validate_container(container, &place, &volumes, list == "initContainers", causes);
+        }
+    }
+}
+
+fn validate_names(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
+    let hostname = object::text(spec, &["hostname"]);
+    if !hostname.is_empty() {
+        dns_label(causes, hostname, &format!("{prefix}.hostname"));
+    }
+    let node = object::text(spec, &["nodeName"]);
+    if !node.is_empty() && !object::is_dns_subdomain(node) {
+        let message = format!("{node:?}: must be the name of a node");
+        causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.nodeName"), message));
+    }
+    for (key, value) in object::texts(object::object(spec, &["nodeSelector"])) {
+        if !object::is_qualified_name(key) || !object::is_label_value(value) {
+            let message = format!("{key:?}: {value:?}: must be a label's key and value");
+            causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.nodeSelector"), message));
+        }
+    }
+    for (index, alias) in object::list(spec, &["hostAliases"]).iter().take(MAX_ITEMS).enumerate() {
+        let ip = object::text(alias, &["ip"]);
+        if ip.parse::<std::net::IpAddr>().is_err() {
+            let message = format!("{ip:?}: must be a valid IP address");
+            causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.hostAliases[{index}].ip"), message));
         }
     }
 }
@@ -160,6 +186,15 @@ fn validate_container(
             ));
         }
     }
+    for field in ["runAsUser", "runAsGroup"] {
+        in_range(
+            causes,
+            container,
+            &["securityContext", field],
+            &format!("{place}.securityContext.{field}"),
+            0..=i64::from(i32::MAX),
+        );
+    }
     validate_ports(container, place, causes);
     validate_environment(container, place, causes);
     validate_mounts(container, place, volumes, causes);
@@ -203,6 +238,7 @@ fn validate_handler(handler: &Value, place: &str, wanted: usize, causes: &mut Ve
     } else if count > wanted {
         causes.push(Cause::new(CauseKind::Forbidden, place, "may not specify more than 1 handler type"));
     }
+    in_range(causes, handler, &["sleep", "seconds"], &format!("{place}.sleep.seconds"), 0..=i64::MAX);
     if handler.get("exec").is_some() {
         required(causes, handler, &["exec", "command"], &format!("{place}.exec.command"));
     }
@@ -225,6 +261,14 @@ fn validate_ports(container: &Value, place: &str, causes: &mut Vec<Cause>) {
         let name = object::text(port, &["name"]);
         if !name.is_empty() && !names.insert(name) {
             causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
+        }
+        // RFC 6335, section 5.1.
+        let is_name =
+            name.len() <= 15 && object::is_dns_label(name) && name.bytes().any(|c| c.is_ascii_lowercase());
+        if !name.is_empty() && !is_name {
+            let message =
+                format!("{name:?}: a port's name has at most 15 of a-z, 0-9 and '-', a letter among them");
+            causes.push(Cause::new(CauseKind::Invalid, format!("{place}.name"), message));
         }
     }
 }

@@ -93,6 +93,15 @@ impl Strategy for Deployment {
                 ));
             }
         }
+        let is_zero =
+            |field: &str| rolling.is_some_and(|rolling| scaled(&rolling[field], 100, true) == Some(0));
+        if is_zero("maxSurge") && is_zero("maxUnavailable") {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                "spec.strategy.rollingUpdate.maxUnavailable",
+                "may not be 0 when `maxSurge` is 0",
+            ));
+        }
         validate_selector(object, causes);
         validate_template(object, &["Always"], causes);
     }
