@@ -1,6 +1,7 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
 use crate::api::config::{CacheType, Drive, NetworkInterface, Pmem, VmConfig};
+use crate::door::Ceiling;
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
 use crate::memory::{PmemMapping, Slots};
@@ -130,6 +131,8 @@ pub struct Prepared {
     pub rings: Rings,
     /// For drives.
     pub threads: IoThreads,
+    /// For the socket device.
+    pub ceiling: Ceiling,
 }
 
 /// The metadata service on an interface, if it is to be there.
@@ -167,7 +170,7 @@ pub fn make(
         });
     }
     for (settings, mapping) in config.pmem.iter().zip(prepared.pmem.drain(..)) {
-        devices.push(make_pmem(settings, mapping));
+        devices.push(make_pmem(settings, mapping)?);
     }
     let tap_files = files.taps.drain(..).zip(files.vhosts.drain(..));
     for (interface, (taps, vhost)) in config.network_interfaces.iter().zip(tap_files) {
@@ -179,7 +182,8 @@ pub fn make(
             GuestConnections::Ports(ports) => vsock::GuestConnect::Ports(ports),
             GuestConnections::Prefix(path) => vsock::GuestConnect::PathPrefix(path),
         };
-        let settings = vsock::VsockConfig { cid: vsock.guest_cid, listener: files.listener, guest_connect };
+        let (cid, listener, ceiling) = (vsock.guest_cid, files.listener, prepared.ceiling);
+        let settings = vsock::VsockConfig { cid, listener, ceiling, guest_connect };
         let device = vsock::Vsock::new(settings)
             .map_err(|source| MakeError::Io { what: "the socket device".into(), source })?;
         let handle = Handle::Vsock(device.metrics());
@@ -199,7 +203,8 @@ pub fn make(
         devices.push(Made { device: Box::new(device), handle });
     }
     if let Some(entropy) = &config.entropy {
-        let device = rng::Rng::new(entropy.rate_limiter.as_ref());
+        let device = rng::Rng::new(entropy.rate_limiter.as_ref())
+            .map_err(|source| MakeError::Io { what: "the entropy device".into(), source })?;
         let handle = Handle::Entropy(device.counts());
         devices.push(Made { device: Box::new(device), handle });
     }
@@ -218,10 +223,14 @@ pub fn make(
 }
 
 /// Persistent memory, which is in the machine already.
-pub fn make_pmem(settings: &Pmem, mapping: PmemMapping) -> Made {
-    let device = pmem::Pmem::new(&settings.id, mapping, settings.rate_limiter.as_ref());
+///
+/// # Errors
+/// Its limiter can't be made.
+pub fn make_pmem(settings: &Pmem, mapping: PmemMapping) -> Result<Made, MakeError> {
+    let device = pmem::Pmem::new(&settings.id, mapping, settings.rate_limiter.as_ref())
+        .map_err(|source| MakeError::Io { what: format!("pmem {:?}", settings.id), source })?;
     let handle = Handle::Pmem(device.control());
-    Made { device: Box::new(device), handle }
+    Ok(Made { device: Box::new(device), handle })
 }
 
 /// An interface of VM `vm`.

@@ -18,6 +18,7 @@ use crate::virtio::vhost_user::{BackEndControl, LinkError};
 use crate::virtio::vsock::VsockMetrics;
 use crate::virtio::{Signals, net};
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 /// Why a device was not changed.
@@ -74,6 +75,9 @@ pub enum HandleError {
     /// The back end does not answer.
     #[error("drive {0:?} is lost")]
     Lost(String, #[source] LinkError),
+    /// A limiter's timers.
+    #[error("the rate limiter can't be made")]
+    Limiter(#[from] io::Error),
     /// The drive does not take it.
     #[error(transparent)]
     Medium(#[from] BlockConfigError),
@@ -264,7 +268,7 @@ impl Handles {
             return Err(HandleError::Descriptors { drive: id.to_owned(), said, came: files.len() });
         }
         if let Some(limiter) = limiter {
-            tray.limit().update(limiter);
+            tray.limit().update(limiter)?;
         }
         if !files.is_empty() {
             tray.replace(files, interrupt)?;
@@ -283,7 +287,7 @@ impl Handles {
         let pmem = found.ok_or_else(|| HandleError::NoPmem(id.to_owned()))?;
         validate::rate_limiter("rate_limiter", limiter)?;
         if let Some(limiter) = limiter {
-            pmem.limit().update(limiter);
+            pmem.limit().update(limiter)?;
         }
         Ok(())
     }
@@ -291,7 +295,8 @@ impl Handles {
     /// Changes the buckets that either limiter has.
     ///
     /// # Errors
-    /// There is no such interface, or a limiter can't be; nothing has changed then.
+    /// There is no such interface, or a limiter can't be; nothing has changed then. One whose timers can't be had is as it was, and so is the
+    /// second.
     pub fn limit_interface(
         &self,
         id: &str,
@@ -307,7 +312,7 @@ impl Handles {
         validate::rate_limiter("tx_rate_limiter", transmit)?;
         for (throttle, limiter) in [(&limits.receive, receive), (&limits.transmit, transmit)] {
             if let Some(limiter) = limiter {
-                throttle.update(limiter);
+                throttle.update(limiter)?;
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ mod cards;
 mod changes;
 pub mod control;
 pub mod devices;
-mod door;
+pub mod door;
 pub mod end;
 pub mod event_loop;
 pub mod feed;

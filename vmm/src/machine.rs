@@ -12,6 +12,7 @@ use crate::build_error::{kvm_step, resource};
 use crate::cards::{Card, Seen, lock};
 use crate::control::ReplyTo;
 use crate::devices::{self, Made, Prepared};
+use crate::door::Ceiling;
 use crate::end::EndSignal;
 use crate::files::Files;
 use crate::generation::Generation;
@@ -157,7 +158,7 @@ impl Machine {
                 plugs.check_free(&name)?;
                 let [file] =
                     <[File; 1]>::try_from(files).expect("the document was checked: it names one file");
-                (devices::make_pmem(settings, self.space.put(file, settings.read_only)?), name)
+                (devices::make_pmem(settings, self.space.put(file, settings.read_only)?)?, name)
             }
         };
         plugs.plug(made, name.clone(), &mut self.transports, &mut self.handles)?;
@@ -235,7 +236,7 @@ pub struct Parts {
 pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let Parts { kvm, mut files, id, workers, end, gate, status, boot_timer } = parts;
     let timer = boot_timer.then(BootTimer::start);
-    let rings = Rings::make(config, &files);
+    let (rings, ceiling) = (Rings::make(config, &files), Ceiling::of_process());
     let (loader, threads, io_threads) = confine(config, &end)?;
 
     let size = config.machine_config.mem_size_mib << 20;
@@ -254,7 +255,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     let space = Space::new(Arc::clone(&vm), &memory, arch::physical_bits(&cpuid));
     let pmem = address_space::map_pmem(config, &space, files.pmem.drain(..))?;
     let (memory, hotplug) = address_space::hotplug(config, &vm, memory, files.hotplug.as_ref(), &space)?;
-    let mut prepared = Prepared { rings, threads: io_threads, pmem, hotplug };
+    let mut prepared = Prepared { rings, threads: io_threads, ceiling, pmem, hotplug };
     let mut handles = Handles::default();
     let surroundings = surroundings(&memory, workers, &end, &handles);
     let mut backplane = Backplane::new(Arc::clone(&vm), surroundings, config.vial.transport)?;

@@ -102,6 +102,7 @@ pub fn run(options: &Options) -> i32 {
     sys::share_arena();
     sys::ignore_file_size_signal();
     last_words::install();
+    sys::raise_descriptor_limit();
     let mut status = Status::default();
     let ending = match run_vm(options, started, &mut status) {
         Ok(ending) => ending,

@@ -2,6 +2,7 @@
 //!
 //! One of the crate's few modules with `unsafe`; everything that it offers is safe to call.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
@@ -38,6 +39,13 @@ pub fn share_arena() {
 pub fn ignore_file_size_signal() {
     // SAFETY: no handler is set, so nothing runs in its place.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Lets this process have as many descriptors as it may: the lower limit that shells give is for programs that use `select`.
+pub fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Whoever does not let it leaves the process with what it has.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Bytes that nobody can guess.

@@ -13,6 +13,7 @@ use virtio_bindings::virtio_mmio as reg;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::bus::BusDevice;
+use vmm::door::Ceiling;
 use vmm::virtio::block::{Block, BlockConfig};
 use vmm::virtio::console::Console;
 use vmm::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
@@ -249,7 +250,8 @@ pub fn vsock(bytes: &[u8]) {
     let listener = UnixListener::bind_addr(&address).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let guest_connect = GuestConnect::Ports([(5, theirs)].into());
-    let device = Vsock::new(VsockConfig { cid: 3, listener, guest_connect }).unwrap();
+    let device =
+        Vsock::new(VsockConfig { cid: 3, listener, ceiling: Ceiling::of_process(), guest_connect }).unwrap();
     let mut peers = vec![ours];
     peers[0].set_nonblocking(true).unwrap();
     Guest::new(Box::new(device)).play(bytes, |what, bytes| {

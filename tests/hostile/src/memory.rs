@@ -54,11 +54,11 @@ pub fn persistent(bytes: &[u8]) {
     let mapping = PmemMapping::new(START, file.try_clone().unwrap(), first & 1 == 1).unwrap();
     let ops = TokenBucket { size: 2, one_time_burst: None, refill_time: 1 };
     let limit = RateLimiter { bandwidth: None, ops: Some(ops) };
-    let device = Pmem::new("fuzzed", mapping, (first & 2 == 2).then_some(&limit));
+    let device = Pmem::new("fuzzed", mapping, (first & 2 == 2).then_some(&limit)).unwrap();
     let control = device.control();
     Guest::with(Box::new(device), 0).play(bytes.get(1..).unwrap_or_default(), |what, _| match what % 4 {
         0 => control.take_out(),
-        1 => control.limit().update(&limit),
+        1 => control.limit().update(&limit).unwrap(),
         _ => {}
     });
     assert_eq!(file.metadata().unwrap().len(), 64 << 10);

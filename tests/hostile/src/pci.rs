@@ -64,7 +64,7 @@ pub fn bus(mut bytes: &[u8]) {
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     let (root, wiring) = (Root::new(WINDOW..WINDOW + WINDOW_SIZE), Arc::new(Nowhere::default()));
     let devices: [Box<dyn VirtioDevice>; 2] = [
-        Box::new(Rng::new(None)),
+        Box::new(Rng::new(None).unwrap()),
         Box::new(Console::new(None, Some(tempfile::tempfile().unwrap())).unwrap()),
     ];
     for (slot, device) in (1u8..).zip(devices) {

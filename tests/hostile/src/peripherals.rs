@@ -40,7 +40,7 @@ pub fn net(bytes: &[u8]) {
 
 /// Random numbers for any buffers.
 pub fn entropy(bytes: &[u8]) {
-    Guest::with(Box::new(Rng::new(None)), 0).play(bytes, |_, _| {});
+    Guest::with(Box::new(Rng::new(None).unwrap()), 0).play(bytes, |_, _| {});
 }
 
 /// A balloon with all extras, or without, and a host that changes its mind.

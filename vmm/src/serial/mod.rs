@@ -193,7 +193,7 @@ pub fn new(
     let transmitter = Transmitter {
         buffer: Arc::clone(&buffer),
         kick: kick.clone(),
-        limit: Throttle::new(limit.as_ref()),
+        limit: Throttle::new(limit.as_ref(), 0)?,
         dropped: Arc::default(),
     };
     let line = Line(line);

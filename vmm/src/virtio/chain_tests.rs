@@ -7,7 +7,7 @@ const TABLE: u64 = 0x1000;
 const INDIRECT_TABLE: u64 = 0x2000;
 
 fn guest() -> Guest {
-    Guest::cold(Box::new(super::rng::Rng::new(None)))
+    Guest::cold(Box::new(super::rng::Rng::new(None).unwrap()))
 }
 
 fn load(guest: &Guest, head: u16) -> Result<Chain, RingError> {

@@ -3,6 +3,7 @@
 //! The kernel reads or writes the ranges while the guest may change them too. That is no data race of Rust's: no reference
 //! to the memory exists, only ranges that [`VolatileSlice`] vouches for.
 
+use crate::door::Ceiling;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -265,12 +266,23 @@ pub(super) fn tap_queue(file: &impl AsFd, flag: libc::c_int) -> io::Result<()> {
 /// # Errors
 /// What socket(2) and connect(2) say; EAGAIN if the listener's queue is full; ENAMETOOLONG.
 pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    connect_unix_below(path, Ceiling::below(u64::MAX))
+}
+
+/// The same for whom a guest asks, as far as descriptors may be used up for it.
+///
+/// # Errors
+/// As [`connect_unix`]; EMFILE beyond `ceiling`.
+pub(super) fn connect_unix_below(path: &Path, ceiling: Ceiling) -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the call touches no memory.
     let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
     check(fd as isize)?;
     // SAFETY: the descriptor was just made and is nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if !ceiling.admits(&socket) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     // SAFETY: sockaddr_un is plain data for which zeroes are valid.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;

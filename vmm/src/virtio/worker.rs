@@ -238,13 +238,17 @@ impl<W: Worker> WorkerSlot<W> {
         Ok(())
     }
 
-    /// Waits until nothing is under way that began before this call.
+    /// Waits until nothing is under way that began before this call, and has a paused worker settle too.
     pub(super) fn settle(&self) {
-        let state = self.lock();
-        if let State::Running { shared, guard, .. } = &*state
-            && let Some(worker) = shared.lock().as_mut()
-            && let Err(error) = worker.settle(true)
-        {
+        let (result, guard) = match &mut *self.lock() {
+            State::Idle => return,
+            State::Paused { worker, guard, .. } => (worker.settle(true), guard.clone()),
+            State::Running { shared, guard, .. } => match shared.lock().as_mut() {
+                Some(worker) => (worker.settle(true), guard.clone()),
+                None => return,
+            },
+        };
+        if let Err(error) = result {
             guard.broken(&error);
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::api::configure;
 use crate::breaking::code::Code;
-use crate::breaking::driver::{DATA, DISK, RING, Ring, WRITE};
+use crate::breaking::driver::{DATA, DISK, RING, Ring, SOCKETS, WRITE};
 use crate::client::{Client, spawn_listening};
 use crate::common::{
     HANG, Process, SPIN, Vm, flags, full_listener, inherit, kvm, out, peak_memory_kib, terminate,
@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use vmm::api::status::ExitReason;
 
@@ -27,6 +28,17 @@ fn ticks(process: &Process) -> u64 {
 
 fn descriptors(process: &Process) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", process.0.id())).unwrap().count()
+}
+
+/// From now on it may use so many of the numbers that it does not use.
+fn leave_descriptors(process: &Process, count: usize) {
+    let used = |number: &u64| std::fs::exists(format!("/proc/{}/fd/{number}", process.0.id())).unwrap();
+    let most = (0..).filter(|number| !used(number)).nth(count).unwrap();
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    let pid = process.0.id().cast_signed();
+    // SAFETY: the call reads one rlimit, and the old one is not asked for.
+    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
 }
 
 /// Stops it by request; it must have kept its peace, and its size.
@@ -221,14 +233,7 @@ fn clients_of_the_api_beyond_the_last_descriptor_are_turned_away_and_nothing_spi
     let vm = Vm::new(HANG);
     let (process, mut http) = spawn_api(&vm, &[]);
     assert_eq!(http.get("/")["state"], "Not started");
-    // From now on it may use no number that it does not use.
-    let used = |number: &u64| std::fs::exists(format!("/proc/{}/fd/{number}", process.0.id())).unwrap();
-    let free = (0..).find(|number| !used(number)).unwrap();
-    let limit = libc::rlimit { rlim_cur: free, rlim_max: free };
-    let pid = process.0.id().cast_signed();
-    // SAFETY: the call reads one rlimit, and the old one is not asked for.
-    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
-    assert_eq!(set, 0);
+    leave_descriptors(&process, 0);
     // The next one is turned away: it reads an end.
     let mut next = UnixStream::connect(vm.path("api")).unwrap();
     assert!(!matches!(next.read(&mut [0; 1]), Ok(1..)));
@@ -236,6 +241,79 @@ fn clients_of_the_api_beyond_the_last_descriptor_are_turned_away_and_nothing_spi
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(ticks(&process) - before < 5, "it goes round and round");
     assert_eq!(http.get("/")["state"], "Not started");
+}
+
+#[test]
+fn a_guest_that_connects_without_end_leaves_descriptors_to_the_api() {
+    if !kvm() {
+        return;
+    }
+    // A request for port 5000 from port after port; then a sign of life on the serial port.
+    let mut code = Code::default();
+    code.w64(DATA, 3).w64(DATA + 8, 2).w32(DATA + 16, 1).w32(DATA + 20, 5000);
+    code.w32(DATA + 24, 0).w32(DATA + 28, 1 << 16 | 1).w64(DATA + 32, 0).w32(DATA + 40, 0);
+    code.set_up(SOCKETS, 1, RING).descriptor(RING, 0, DATA.into(), 44, 0, 0);
+    code.w64(RING.available() + 4, 0).w64(RING.available() + 12, 0);
+    code.times(200, |code| {
+        code.increment(DATA + 16).increment(RING.available() + 2).kick(SOCKETS, 1);
+        code.wait_for_copy(RING.used_index(), RING.available() + 2);
+    });
+    code.out(0x3f8, b'!').hang();
+    let mut vm = Vm::new(code.bytes());
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    vm.config["drives"] = json!([{"drive_id": "disk", "path_on_host": vm.path("disk")}]);
+    vm.config["vsock"] = json!({"guest_cid": 3, "uds_path": vm.path("vsock")});
+    vm.config["serial"] = json!({});
+    let ready = UnixListener::bind(vm.path("ready")).unwrap();
+    vm.config["vial"]["control"] = json!({"fd": inherit(&ready)});
+    std::fs::write(vm.path("config"), vm.config.to_string()).unwrap();
+    let port = UnixListener::bind(vm.path("vsock_5000")).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 128 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_vial-vmm")]);
+    command.args(["--no-api", "--config-file"]).arg(vm.path("config"));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    process.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    port.accept().unwrap();
+    // Half of them are for others; so all that may connect are served.
+    let mut clients: Vec<_> = (0..16).map(|_| Client::connect(&vm.path("ready"))).collect();
+    assert!(clients.iter_mut().all(|client| client.ask("info")["state"] == "running"));
+    let limit = json!({"action": "update_drive", "drive_id": "disk",
+        "rate_limiter": {"ops": {"size": 1, "refill_time": 1000}}});
+    assert_eq!(clients[0].ask_with(&limit, &[])["state"], "running");
+    assert_eq!(clients[0].ask("pause")["state"], "paused");
+    stops(process, &mut clients[0]);
+}
+
+#[test]
+fn a_limit_that_the_host_has_no_timers_for_is_refused() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    let ops = json!({"ops": {"size": 1, "refill_time": 1000}});
+    let limited = |limiter| json!({"action": "update_drive", "drive_id": "free", "rate_limiter": limiter});
+    vm.config["drives"] = json!([
+        {"drive_id": "bound", "path_on_host": vm.path("disk"), "is_read_only": true, "rate_limiter": ops},
+        {"drive_id": "free", "path_on_host": vm.path("disk"), "is_read_only": true, "num_queues": 4},
+    ]);
+    let (process, mut client) = spawn_listening(&mut vm);
+    assert_eq!(client.ask("info")["state"], "running");
+    // That of the first drive is there already, whether it will be needed or not.
+    let timers = || {
+        let links = std::fs::read_dir(format!("/proc/{}/fd", process.0.id())).unwrap();
+        let is_timer = |link: &PathBuf| link.to_str() == Some("anon_inode:[timerfd]");
+        links.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).filter(is_timer).count()
+    };
+    let before = timers();
+    assert_eq!(before, 1);
+    // Enough to answer with, too few for four queues.
+    leave_descriptors(&process, 3);
+    let answer = client.ask_with(&limited(&ops), &[]);
+    assert!(answer["fault_message"].as_str().unwrap().contains("limiter can't be made"), "{answer}");
+    assert_eq!((timers(), client.ask("info")["state"].as_str()), (before, Some("running")));
+    stops(process, &mut client);
 }
 
 #[test]

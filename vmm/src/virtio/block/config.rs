@@ -156,6 +156,14 @@ pub enum BlockConfigError {
         /// What the file needs.
         new: u32,
     },
+    /// A limit needs timers.
+    #[error("the rate limiter of drive {id} can't be made: {source}")]
+    Timers {
+        /// Which drive.
+        id: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Its size can't be found out.
     #[error("the size of file {index} of drive {id} is unknown: {source}")]
     Io {

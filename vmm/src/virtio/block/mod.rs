@@ -114,6 +114,10 @@ impl Block {
         let len = text.len().min(SERIAL_LEN);
         serial[..len].copy_from_slice(&text[..len]);
         let queues = config.queues.max(1);
+        let throttle = match Throttle::new(config.limit.as_ref(), queues.into()) {
+            Ok(throttle) => throttle,
+            Err(source) => return Err(BlockConfigError::Timers { id, source }),
+        };
         let mut rings = config.rings.into_iter();
         let lanes = (0..queues).map(|_| Lane {
             worker: WorkerSlot::new(),
@@ -128,7 +132,7 @@ impl Block {
             direct,
             block,
             serial,
-            throttle: Throttle::new(config.limit.as_ref()),
+            throttle,
             metrics: Arc::default(),
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             lanes: lanes.collect(),
@@ -181,8 +185,8 @@ impl Block {
             metrics: Arc::clone(&self.metrics),
         };
         let queues = std::mem::take(&mut context.queues);
-        for ((index, queue), lane) in (0u32..).zip(queues).zip(&mut self.lanes) {
-            let workers = self.loops.get(index as usize % self.loops.len().max(1));
+        for ((index, queue), lane) in (0..).zip(queues).zip(&mut self.lanes) {
+            let workers = self.loops.get(index % self.loops.len().max(1));
             let context = ActivateContext {
                 memory: context.memory.clone(),
                 queues: Vec::new(),

@@ -412,7 +412,7 @@ fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
     let status = guest.room(1, true);
     guest.send(0, &[header, data, status]);
     assert_eq!((guest.used(0), throttle.throttled()), (None, 1));
-    throttle.update(&limit(512, 1));
+    throttle.update(&limit(512, 1)).unwrap();
     guest.run_until(|guest| guest.used(0).is_some());
     assert_eq!(guest.bytes(data, 512), pattern(4096, 1)[3 * 512..4 * 512]);
 }

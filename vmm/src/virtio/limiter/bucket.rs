@@ -64,12 +64,6 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub(super) fn new(config: &RateLimiter, now: u64) -> Self {
-        let mut limiter = Self::default();
-        limiter.update(config, now);
-        limiter
-    }
-
     /// Replaces the buckets that `config` has; those that it leaves out stay as they are.
     pub(super) fn update(&mut self, config: &RateLimiter, now: u64) {
         if let Some(bucket) = &config.bandwidth {
@@ -116,6 +110,12 @@ mod tests {
     }
 
     impl Limiter {
+        fn new(config: &RateLimiter, now: u64) -> Self {
+            let mut limiter = Self::default();
+            limiter.update(config, now);
+            limiter
+        }
+
         fn admit(&mut self, bytes: u64, now: u64) -> Result<(), u64> {
             let wait = self.wait(bytes, now);
             if wait > 0 {

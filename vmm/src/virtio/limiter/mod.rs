@@ -1,8 +1,9 @@
 //! Rate limiters of devices: what passes, and who waits until when.
 //!
 //! A [`Throttle`] belongs to a device, may serve several workers, and can be changed from outside while they run. Each worker has a
-//! [`Meter`] on it, with a timer of its own that fires when there is enough again, to the nanosecond; where nothing is limited
-//! there is no timer, and asking costs one load.
+//! [`Meter`] on it, with a timer of its own that fires when there is enough again, to the nanosecond; where nothing has ever been limited
+//! there is no timer, and asking costs one load. Timers are made with the limit: one that had to be made when it is needed might
+//! not be had then, and a guest can use up descriptors.
 
 mod bucket;
 
@@ -10,7 +11,7 @@ use super::worker::{Interest, Source};
 use crate::api::config::RateLimiter;
 use bucket::Limiter;
 use event_manager::EventSet;
-use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,32 +22,25 @@ pub struct Throttle {
     limits: AtomicBool,
     throttled: AtomicU64,
     start: Instant,
+    workers: usize,
     state: Mutex<State>,
 }
 
 struct State {
     limiter: Limiter,
-    // By the index of their worker. They stay open as long as the device lives: a number that the event loop knows never means
-    // another file.
-    timers: BTreeMap<u32, Arc<Timer>>,
-}
-
-impl State {
-    /// The timer of a worker, made when it is first wanted.
-    fn timer(&mut self, worker: u32) -> Option<Arc<Timer>> {
-        if let Some(timer) = self.timers.get(&worker) {
-            return Some(Arc::clone(timer));
-        }
-        let timer = Arc::new(Timer(Mutex::new(TimerFd::new().ok()?)));
-        self.timers.insert(worker, Arc::clone(&timer));
-        Some(timer)
-    }
+    // One for each worker from the first limit on. They stay open as long as the device lives: a number that the event loop knows never
+    // means another file.
+    timers: Vec<Arc<Timer>>,
 }
 
 /// A worker's alarm.
 struct Timer(Mutex<TimerFd>);
 
 impl Timer {
+    fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self(Mutex::new(TimerFd::new().map_err(io::Error::from)?))))
+    }
+
     /// Makes the descriptor readable after `wait`.
     fn set(&self, wait: Duration) {
         // 0 would disarm it. A descriptor of a timer always takes a time.
@@ -59,23 +53,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Throttle {
-    /// Without a configuration it limits nothing, until it is changed.
-    pub fn new(config: Option<&RateLimiter>) -> Arc<Self> {
-        let limiter = config.map_or_else(Limiter::default, |config| Limiter::new(config, 0));
-        Arc::new(Self {
-            limits: AtomicBool::new(limiter.limits()),
+    /// Limits nothing, until it is changed; for so many workers.
+    pub fn unlimited(workers: usize) -> Self {
+        Self {
+            limits: AtomicBool::new(false),
             throttled: AtomicU64::new(0),
             start: Instant::now(),
-            state: Mutex::new(State { limiter, timers: BTreeMap::new() }),
-        })
+            workers,
+            state: Mutex::new(State { limiter: Limiter::default(), timers: Vec::new() }),
+        }
+    }
+
+    /// For so many workers; without a configuration it limits nothing, until it is changed.
+    ///
+    /// # Errors
+    /// Descriptors have run out.
+    pub fn new(config: Option<&RateLimiter>, workers: usize) -> io::Result<Arc<Self>> {
+        let throttle = Self::unlimited(workers);
+        config.map_or(Ok(()), |config| throttle.update(config))?;
+        Ok(Arc::new(throttle))
     }
 
     /// Replaces the buckets that `config` has by full new ones; those that it leaves out stay as they are. Who waits asks again.
-    pub fn update(&self, config: &RateLimiter) {
+    ///
+    /// # Errors
+    /// Descriptors have run out. All is as it was then.
+    pub fn update(&self, config: &RateLimiter) -> io::Result<()> {
         let mut state = lock(&self.state);
-        state.limiter.update(config, self.now());
-        self.limits.store(state.limiter.limits(), Ordering::Relaxed);
-        state.timers.values().for_each(|timer| timer.set(Duration::ZERO));
+        let mut limiter = state.limiter.clone();
+        limiter.update(config, self.now());
+        if limiter.limits() && state.timers.is_empty() {
+            state.timers = (0..self.workers).map(|_| Timer::new()).collect::<io::Result<_>>()?;
+        }
+        self.limits.store(limiter.limits(), Ordering::Relaxed);
+        state.limiter = limiter;
+        state.timers.iter().for_each(|timer| timer.set(Duration::ZERO));
+        Ok(())
     }
 
     /// How often a worker had to wait.
@@ -109,15 +122,15 @@ impl Throttle {
 /// One worker's way to a throttle.
 pub(super) struct Meter {
     throttle: Arc<Throttle>,
-    worker: u32,
+    worker: usize,
     token: u32,
     timer: Option<Arc<Timer>>,
     waiting: bool,
 }
 
 impl Meter {
-    /// `worker` is the worker's number among those of this throttle, `token` what it is called with when it may try again.
-    pub(super) fn new(throttle: Arc<Throttle>, worker: u32, token: u32) -> Self {
+    /// `worker` is the worker's number among those of this throttle, from 0, `token` what it is called with when it may try again.
+    pub(super) fn new(throttle: Arc<Throttle>, worker: usize, token: u32) -> Self {
         Self { throttle, worker, token, timer: None, waiting: false }
     }
 
@@ -144,10 +157,10 @@ impl Meter {
         let timer = match &self.timer {
             Some(timer) => timer,
             None => {
-                // No descriptors left: then it passes, since waiting for nothing would be for ever.
-                let Some(timer) = state.timer(self.worker) else { return true };
+                // There is a limit, and there was one when it was set.
+                let timer = &state.timers[self.worker];
                 interest.watch(&*lock(&timer.0), self.token, EventSet::IN);
-                self.timer.insert(timer)
+                self.timer.insert(Arc::clone(timer))
             }
         };
         // Under the lock of the state: a change comes before, and was looked at, or after, and fires the timer.
@@ -180,7 +193,7 @@ impl Meter {
         }
     }
 
-    /// The timer, if there is one yet.
+    /// The timer, if it has ever waited.
     pub(super) fn source(&self) -> Option<Source> {
         self.timer.as_ref().map(|timer| Source::readable(&*lock(&timer.0), self.token))
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_mmio as reg;
 
 fn rng() -> Box<dyn VirtioDevice> {
-    Box::new(Rng::new(None))
+    Box::new(Rng::new(None).unwrap())
 }
 
 #[test]

@@ -157,9 +157,10 @@ impl Net {
         if taps.is_empty() {
             return Err(TapError::None);
         }
+        let throttle = |limit| Throttle::new(limit, taps.len()).map_err(TapError::Timers);
         let limits = Limits {
-            receive: Throttle::new(config.receive_limit.as_ref()),
-            transmit: Throttle::new(config.transmit_limit.as_ref()),
+            receive: throttle(config.receive_limit.as_ref())?,
+            transmit: throttle(config.transmit_limit.as_ref())?,
             metrics: Arc::default(),
             limitable: config.vhost.is_none(),
         };
@@ -175,8 +176,8 @@ impl Net {
     #[cfg(feature = "stand-in")]
     pub fn standing_in(file: File, mac: [u8; 6]) -> Self {
         let limits = Limits {
-            receive: Throttle::new(None),
-            transmit: Throttle::new(None),
+            receive: Arc::new(Throttle::unlimited(1)),
+            transmit: Arc::new(Throttle::unlimited(1)),
             metrics: Arc::default(),
             limitable: true,
         };
@@ -251,7 +252,7 @@ impl Net {
                     }
                     None => {
                         let queues = (receive, transmit);
-                        PairWorker::Own(NetWorker::new(context, queues, tap, common, limits, index as u16))
+                        PairWorker::Own(NetWorker::new(context, queues, tap, common, limits, index))
                     }
                 })
             })?;

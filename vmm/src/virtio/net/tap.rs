@@ -62,6 +62,9 @@ pub enum TapError {
     /// Not /dev/vhost-net.
     #[error("vhost_net can't be used: {0}; leave it out to let this process move the frames")]
     Vhost(io::Error),
+    /// A limit needs timers.
+    #[error("a rate limiter can't be made: {0}")]
+    Timers(io::Error),
     /// It refuses a setting.
     #[error("the TAP refuses {what}: {source}")]
     Setting {

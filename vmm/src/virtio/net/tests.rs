@@ -28,8 +28,8 @@ pub(super) fn wire() -> (File, File) {
 
 pub(super) fn unlimited() -> Limits {
     Limits {
-        receive: Throttle::new(None),
-        transmit: Throttle::new(None),
+        receive: Arc::new(Throttle::unlimited(1)),
+        transmit: Arc::new(Throttle::unlimited(1)),
         metrics: Arc::default(),
         limitable: true,
     }
@@ -202,8 +202,8 @@ fn bytes(size: u64, refill_time: u64) -> RateLimiter {
 #[test]
 fn limited_frames_wait_and_a_change_lets_them_pass() {
     let limits = unlimited();
-    limits.receive.update(&bytes(150, HOUR_MS));
-    limits.transmit.update(&ops(2, HOUR_MS));
+    limits.receive.update(&bytes(150, HOUR_MS)).unwrap();
+    limits.transmit.update(&ops(2, HOUR_MS)).unwrap();
     let (ours, mut wire) = wire();
     let net = Net::with_taps(vec![Tap::pretend(ours)], MAC, None, limits.clone());
     let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);
@@ -228,8 +228,8 @@ fn limited_frames_wait_and_a_change_lets_them_pass() {
     guest.transport.core_mut().resume().unwrap();
     guest.run();
     assert_eq!((guest.used(0), guest.used(1)), (None, None));
-    limits.receive.update(&bytes(0, 0));
-    limits.transmit.update(&ops(0, 0));
+    limits.receive.update(&bytes(0, 0)).unwrap();
+    limits.transmit.update(&ops(0, 0)).unwrap();
     guest.run_until(|guest| guest.used(1).is_some());
     guest.run_until(|guest| guest.used(1).is_some());
     for buffer in &buffers[2..] {
@@ -241,7 +241,7 @@ fn limited_frames_wait_and_a_change_lets_them_pass() {
 #[test]
 fn who_waits_is_called_when_there_is_enough_again() {
     let limits = unlimited();
-    limits.transmit.update(&ops(1, 1));
+    limits.transmit.update(&ops(1, 1)).unwrap();
     let (ours, _wire) = wire();
     let net = Net::with_taps(vec![Tap::pretend(ours)], MAC, None, limits);
     let mut guest = Guest::ready(Box::new(net), VERSION_1 | EVENT_IDX);

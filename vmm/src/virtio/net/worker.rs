@@ -59,9 +59,9 @@ impl NetWorker {
         tap: Arc<Tap>,
         common: Common,
         limits: &Limits,
-        index: u16,
+        index: usize,
     ) -> Self {
-        let meter = |throttle, token| Meter::new(Arc::clone(throttle), index.into(), token);
+        let meter = |throttle, token| Meter::new(Arc::clone(throttle), index, token);
         let mut worker = Self {
             receive,
             transmit,
@@ -78,7 +78,7 @@ impl NetWorker {
             receive_meter: meter(&limits.receive, RECEIVE_TIMER),
             transmit_meter: meter(&limits.transmit, TRANSMIT_TIMER),
             common,
-            index,
+            index: index as u16,
         };
         // What is gone would be ready for ever, and so would a queue that the TAP does not serve.
         worker.watching = worker.is_active();

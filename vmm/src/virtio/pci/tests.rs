@@ -8,7 +8,7 @@ use crate::virtio::testing::{capability, read};
 use proptest::prelude::*;
 
 fn rng() -> Box<dyn VirtioDevice> {
-    Box::new(Rng::new(None))
+    Box::new(Rng::new(None).unwrap())
 }
 
 fn config<const N: usize>(guest: &mut PciGuest, register: u16) -> [u8; N] {

@@ -46,14 +46,17 @@ pub struct Pmem {
 
 impl Pmem {
     /// Shows the guest what is mapped, and flushes as often as `limit` lets it.
-    pub fn new(id: &str, mapping: PmemMapping, limit: Option<&RateLimiter>) -> Self {
+    ///
+    /// # Errors
+    /// Descriptors have run out.
+    pub fn new(id: &str, mapping: PmemMapping, limit: Option<&RateLimiter>) -> std::io::Result<Self> {
         let control = PmemControl {
             id: id.to_owned(),
             mapping: Arc::new(mapping),
-            throttle: Throttle::new(limit),
+            throttle: Throttle::new(limit, 1)?,
             metrics: Arc::default(),
         };
-        Self { name: format!("pmem {id}"), control, worker: WorkerSlot::new() }
+        Ok(Self { name: format!("pmem {id}"), control, worker: WorkerSlot::new() })
     }
 
     /// What changes it from outside.

@@ -21,7 +21,7 @@ fn mapping(len: u64, read_only: bool) -> (PmemMapping, File) {
 }
 
 fn guest() -> Guest {
-    Guest::ready(Box::new(Pmem::new("p", mapping(5 << 20, false).0, None)), VERSION_1)
+    Guest::ready(Box::new(Pmem::new("p", mapping(5 << 20, false).0, None).unwrap()), VERSION_1)
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn flushes_are_answered_and_nothing_else_is_known() {
 fn a_limit_counts_batches_and_the_length_of_the_file() {
     let bucket = TokenBucket { size: 6 << 20, one_time_burst: None, refill_time: 4_000_000_000 };
     let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
-    let device = Pmem::new("p", mapping(5 << 20, false).0, Some(&limit));
+    let device = Pmem::new("p", mapping(5 << 20, false).0, Some(&limit)).unwrap();
     let control = device.control();
     let mut guest = Guest::ready(Box::new(device), VERSION_1);
     let offer = |guest: &mut Guest| {
@@ -63,7 +63,7 @@ fn a_limit_counts_batches_and_the_length_of_the_file() {
     guest.kick(0);
     guest.run();
     assert_eq!(guest.used(0), None);
-    control.limit().update(&limit);
+    control.limit().update(&limit).unwrap();
     guest.run();
     assert_eq!(guest.used(0).unwrap().1, 4);
     let figures = control.figures().into_iter().map(|(_, count)| count).collect::<Vec<_>>();
@@ -72,7 +72,7 @@ fn a_limit_counts_batches_and_the_length_of_the_file() {
 
 #[test]
 fn a_flush_is_good_for_what_waited_and_for_nothing_later() {
-    let device = Pmem::new("p", mapping(1 << 20, false).0, None);
+    let device = Pmem::new("p", mapping(1 << 20, false).0, None).unwrap();
     let control = device.control();
     let mut guest = Guest::ready(Box::new(device), VERSION_1);
     for _ in 0..2 {
@@ -94,7 +94,7 @@ fn a_request_that_comes_after_a_flush_is_not_answered_by_it() {
     // In memory, where a flush costs nothing.
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     file.set_len(1 << 20).unwrap();
-    let device = Pmem::new("p", PmemMapping::new(START, file, false).unwrap(), None);
+    let device = Pmem::new("p", PmemMapping::new(START, file, false).unwrap(), None).unwrap();
     let control = device.control();
     let mut guest = Guest::ready(Box::new(device), VERSION_1);
     let (request, response) = (guest.data(&[0; 4]), guest.room(4, true));
@@ -140,7 +140,7 @@ fn what_is_taken_out_still_flushes_and_is_mapped_no_more() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines().filter(|line| line.split_whitespace().nth(4) == Some(&inode)).count()
     };
-    let device = Pmem::new("p", mapping, None);
+    let device = Pmem::new("p", mapping, None).unwrap();
     assert_eq!(maps(), 1);
     device.control().take_out();
     device.control().take_out();
@@ -154,7 +154,7 @@ fn what_is_taken_out_still_flushes_and_is_mapped_no_more() {
 
 #[test]
 fn it_goes_on_in_another_process() {
-    let mut guest = guest().migrate(Box::new(Pmem::new("p", mapping(5 << 20, false).0, None)));
+    let mut guest = guest().migrate(Box::new(Pmem::new("p", mapping(5 << 20, false).0, None).unwrap()));
     let (request, response) = (guest.data(&[0; 4]), guest.room(4, true));
     guest.send(0, &[request, response]);
     assert_eq!(guest.bytes(response, 4), DONE.to_le_bytes());
@@ -174,7 +174,7 @@ struct Flushes(Vec<crate::virtio::testing::Buffer>);
 
 impl Subject for Flushes {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
-        Box::new(Pmem::new("p", mapping(1 << 20, true).0, None))
+        Box::new(Pmem::new("p", mapping(1 << 20, true).0, None).unwrap())
     }
 
     fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {

@@ -71,8 +71,12 @@ pub struct Rng {
 
 impl Rng {
     /// Gives as much as `limit` lets it.
-    pub fn new(limit: Option<&RateLimiter>) -> Self {
-        Self { throttle: Throttle::new(limit), metrics: Arc::default(), worker: WorkerSlot::new() }
+    ///
+    /// # Errors
+    /// Descriptors have run out.
+    pub fn new(limit: Option<&RateLimiter>) -> std::io::Result<Self> {
+        let throttle = Throttle::new(limit, 1)?;
+        Ok(Self { throttle, metrics: Arc::default(), worker: WorkerSlot::new() })
     }
 
     /// What it has done so far.

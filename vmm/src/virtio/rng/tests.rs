@@ -7,7 +7,7 @@ use crate::virtio::testing::{GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION
 use proptest::prelude::*;
 
 fn guest() -> Guest {
-    Guest::ready(Box::new(Rng::new(None)), VERSION_1 | INDIRECT)
+    Guest::ready(Box::new(Rng::new(None).unwrap()), VERSION_1 | INDIRECT)
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn bytes_are_random_and_no_more_than_asked_for() {
 fn a_limit_holds_requests_back_until_there_is_enough_again() {
     let bucket = TokenBucket { size: 64, one_time_burst: None, refill_time: 4_000_000_000 };
     let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
-    let rng = Rng::new(Some(&limit));
+    let rng = Rng::new(Some(&limit)).unwrap();
     let (throttle, counts) = (rng.throttle.clone(), rng.counts());
     let mut guest = Guest::ready(Box::new(rng), VERSION_1);
     for _ in 0..3 {
@@ -39,7 +39,7 @@ fn a_limit_holds_requests_back_until_there_is_enough_again() {
     guest.kick(0);
     guest.run();
     assert_eq!(guest.used(0), None);
-    throttle.update(&limit);
+    throttle.update(&limit).unwrap();
     guest.run();
     assert_eq!(guest.used(0).unwrap().1, 32);
     let figure = |name| counts.figures().into_iter().find(|(other, _)| *other == name).unwrap().1;
@@ -110,7 +110,7 @@ struct Randomness;
 
 impl Subject for Randomness {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
-        Box::new(Rng::new(None))
+        Box::new(Rng::new(None).unwrap())
     }
 
     fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, _number: u32) -> (usize, u16) {

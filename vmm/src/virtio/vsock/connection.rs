@@ -306,11 +306,21 @@ impl Connection {
         self.writable |= writable | hung_up;
         if hung_up {
             if self.stage == Stage::Asking {
-                return if self.pending.request { Fate::Drop } else { Fate::Reset };
+                return self.unanswered();
             }
             self.host_stopped_reading();
         }
         self.drain(metrics)
+    }
+
+    /// The guest has had its time to answer.
+    pub fn unanswered(&self) -> Fate {
+        match self.stage {
+            Stage::Open => Fate::Keep,
+            // It has not heard of it.
+            Stage::Asking if self.pending.request => Fate::Drop,
+            Stage::Asking => Fate::Reset,
+        }
     }
 
     /// Whether a lingering connection has delivered everything, or can't any more.

@@ -2,7 +2,7 @@
 //!
 //! A host program connects to one socket and says `CONNECT <port>\n`; when the guest has accepted it reads `OK <host port>\n`,
 //! and from there on the socket is the connection. A guest's connection goes to a socket that was handed in for its port, or
-//! to a path that ends in it.
+//! to a path that ends in it. A guest that answers a host program in neither way within two seconds is not waited for any longer.
 
 mod connection;
 mod handshake;
@@ -28,18 +28,20 @@ mod worker;
 use super::io::set_nonblocking;
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
+use crate::door::Ceiling;
 pub use connection::BUFFER;
 pub use metrics::VsockMetrics;
 pub use muxer::MAX_CONNECTIONS;
-use muxer::{LISTENER, Muxer};
+use muxer::{Host, LISTENER, Muxer, TIMER};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
 use worker::VsockWorker;
 
 /// Receive, transmit, event.
@@ -52,6 +54,8 @@ pub struct VsockConfig {
     pub cid: u32,
     /// Where host programs connect.
     pub listener: UnixListener,
+    /// How many there may be.
+    pub ceiling: Ceiling,
     /// Where the guest's connections go.
     pub guest_connect: GuestConnect,
 }
@@ -70,6 +74,8 @@ pub struct Vsock {
     cid: u64,
     epoll: Arc<Epoll>,
     listener: Arc<UnixListener>,
+    ceiling: Ceiling,
+    timer: Arc<Mutex<TimerFd>>,
     // With the worker while there is one.
     guest_connect: Option<GuestConnect>,
     // The driver still believes in connections of another process.
@@ -82,16 +88,21 @@ impl Vsock {
     /// A device for these sockets, which are made non-blocking.
     ///
     /// # Errors
-    /// The listener can't be watched.
+    /// The listener can't be watched, or there is no timer.
     pub fn new(config: VsockConfig) -> io::Result<Self> {
-        let VsockConfig { cid, listener, guest_connect } = config;
+        let VsockConfig { cid, listener, ceiling, guest_connect } = config;
         set_nonblocking(&listener)?;
         let epoll = Epoll::new()?;
-        epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), EpollEvent::new(EventSet::IN, LISTENER))?;
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        for (fd, token) in [(listener.as_raw_fd(), LISTENER), (timer.as_raw_fd(), TIMER)] {
+            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))?;
+        }
         Ok(Self {
             cid: cid.into(),
             epoll: Arc::new(epoll),
             listener: Arc::new(listener),
+            ceiling,
+            timer: Arc::new(Mutex::new(timer)),
             guest_connect: Some(guest_connect),
             forget_connections: false,
             metrics: Arc::default(),
@@ -130,8 +141,14 @@ impl VirtioDevice for Vsock {
         let Some(connect) = self.guest_connect.take() else {
             return Err(DeviceError::AlreadyActive(self.name().to_owned()));
         };
-        let (epoll, listener) = (Arc::clone(&self.epoll), Arc::clone(&self.listener));
-        let muxer = Muxer::new(self.cid, Arc::clone(&epoll), listener, connect, self.metrics());
+        let epoll = Arc::clone(&self.epoll);
+        let host = Host {
+            epoll: Arc::clone(&epoll),
+            listener: Arc::clone(&self.listener),
+            ceiling: self.ceiling,
+            timer: Arc::clone(&self.timer),
+        };
+        let muxer = Muxer::new(self.cid, host, connect, self.metrics());
         let forget = std::mem::take(&mut self.forget_connections);
         self.worker.start("vsock", context, |context| Ok(VsockWorker::new(context, epoll, muxer, forget)))
     }

@@ -5,17 +5,19 @@ use super::connection::{BUFFER, Connection, Fate, Key, SMALL_BUFFER};
 use super::handshake::{Handshake, Progress};
 use super::metrics::VsockMetrics;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
-use crate::door::Spare;
-use crate::virtio::io::{connect_unix, set_nonblocking};
+use crate::door::{Ceiling, Spare};
+use crate::virtio::io::{connect_unix_below, set_nonblocking};
 use crate::virtio::{Chain, GuestMemory, RingError};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
 
-/// Connections and handshakes at a time.
+/// Connections and handshakes at a time, in a process that may have so many descriptors: [`Ceiling`].
 pub const MAX_CONNECTIONS: usize = 4096;
 /// Of these so many have a buffer of the full size; those that come when there are more get a small one. So host programs that don't read
 /// cost 120 MiB at most.
@@ -31,12 +33,27 @@ const MAX_ACCEPTS: usize = 32;
 pub const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The listener among the epoll set's numbers.
 pub const LISTENER: u64 = 0;
+/// The timer among them.
+pub const TIMER: u64 = 1;
+/// How long a guest has to answer a host program; Firecracker's number.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// What a guest's connections have of the host.
+pub struct Host {
+    /// Watches `listener` as [`LISTENER`] and `timer` as [`TIMER`] already.
+    pub epoll: Arc<Epoll>,
+    /// Where host programs connect.
+    pub listener: Arc<UnixListener>,
+    /// How many there may be.
+    pub ceiling: Ceiling,
+    /// For guests that don't answer.
+    pub timer: Arc<Mutex<TimerFd>>,
+}
 
 /// All connections of a guest.
 pub struct Muxer {
     guest_cid: u64,
-    epoll: Arc<Epoll>,
-    listener: Arc<UnixListener>,
+    host: Host,
     spare: Spare,
     connect: GuestConnect,
     // Sockets by the number that they have in the epoll set; a number is never used again.
@@ -44,6 +61,8 @@ pub struct Muxer {
     by_key: HashMap<Key, u64>,
     // Oldest first; some may have become something else since.
     handshakes: VecDeque<u64>,
+    // Connections that the guest was asked for, and until when it may answer; oldest first, and some may have been answered since.
+    asked: VecDeque<(Instant, u64)>,
     next_id: u64,
     next_host_port: u32,
     // Those that have something to say, in the order in which they may; some may be gone since.
@@ -60,24 +79,18 @@ enum Socket {
 }
 
 impl Muxer {
-    /// `epoll` watches `listener` as [`LISTENER`] already.
-    pub fn new(
-        guest_cid: u64,
-        epoll: Arc<Epoll>,
-        listener: Arc<UnixListener>,
-        connect: GuestConnect,
-        metrics: Arc<VsockMetrics>,
-    ) -> Self {
+    /// For the sockets of `host`.
+    pub fn new(guest_cid: u64, host: Host, connect: GuestConnect, metrics: Arc<VsockMetrics>) -> Self {
         Self {
             guest_cid,
-            epoll,
-            listener,
+            host,
             spare: Spare::default(),
             connect,
             sockets: HashMap::new(),
             by_key: HashMap::new(),
             handshakes: VecDeque::new(),
-            next_id: LISTENER + 1,
+            asked: VecDeque::new(),
+            next_id: TIMER + 1,
             next_host_port: FIRST_HOST_PORT,
             turns: VecDeque::new(),
             resets: VecDeque::new(),
@@ -146,7 +159,8 @@ impl Muxer {
     }
 
     fn accept_guest(&mut self, key: Key, header: &Header) {
-        let stream = if self.sockets.len() < MAX_CONNECTIONS { self.connect.open(key.host) } else { None };
+        let room = self.sockets.len() < MAX_CONNECTIONS;
+        let stream = if room { self.connect.open(key.host, self.host.ceiling) } else { None };
         let Some(stream) = stream else { return self.refuse(key, header) };
         let connection = Connection::accepted(key, self.guest_cid, stream, self.buffer(), header);
         self.add_connection(connection);
@@ -166,17 +180,18 @@ impl Muxer {
     /// lack of credit keeps nobody awake.
     fn watch(&self, stream: &UnixStream, id: u64) -> bool {
         let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(events, id)).is_ok()
+        self.host.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(events, id)).is_ok()
     }
 
     /// News of the sockets; at most one round of the epoll set.
     pub fn socket_events(&mut self) {
         let mut events = [EpollEvent::default(); 64];
         // Interrupted or broken: the set stays readable, so the loop calls again.
-        let count = self.epoll.wait(0, &mut events).unwrap_or(0);
+        let count = self.host.epoll.wait(0, &mut events).unwrap_or(0);
         for event in &events[..count] {
             match event.data() {
                 LISTENER => self.accept_host(),
+                TIMER => self.give_up(Instant::now()),
                 id => self.socket_event(id, event.event_set()),
             }
         }
@@ -185,10 +200,11 @@ impl Muxer {
     fn accept_host(&mut self) {
         for _ in 0..MAX_ACCEPTS {
             // Nobody there, or no descriptors left: the listener stays readable if someone waits.
-            let Some(stream) = self.spare.accept(&self.listener) else { return };
+            let Some(stream) = self.spare.accept(&self.host.listener) else { return };
             self.make_room_for_handshake();
             // Too many: closing says so.
-            if self.sockets.len() >= MAX_CONNECTIONS || set_nonblocking(&stream).is_err() {
+            let room = self.sockets.len() < MAX_CONNECTIONS && self.host.ceiling.admits(&stream);
+            if !room || set_nonblocking(&stream).is_err() {
                 continue;
             }
             let id = self.next_id;
@@ -245,6 +261,45 @@ impl Muxer {
         let key = Key { guest, host: self.free_host_port(guest) };
         let connection = Connection::asking(key, self.guest_cid, handshake.into_stream(), self.buffer());
         self.begin(id, connection);
+        let sockets = &self.sockets;
+        if self.asked.len() > 2 * sockets.len() + MAX_HANDSHAKES {
+            self.asked.retain(|(_, id)| sockets.contains_key(id));
+        }
+        self.asked.push_back((Instant::now() + ANSWER_TIME, id));
+        if self.asked.len() == 1 {
+            self.set_timer(ANSWER_TIME);
+        }
+    }
+
+    fn set_timer(&self, wait: Duration) {
+        let mut timer = self.host.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        // 0 would disarm it. A descriptor of a timer always takes a time.
+        let _ = timer.reset(wait.max(Duration::from_nanos(1)), None);
+    }
+
+    /// Ends connections whose time to be answered is over: host programs read an end.
+    fn give_up(&mut self, now: Instant) {
+        // What has fired is readable until it is set again, or off.
+        let _ = self.host.timer.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        while let Some((until, id)) = self.asked.front().copied() {
+            if until > now {
+                return self.set_timer(until - now);
+            }
+            self.asked.pop_front();
+            if let Some(Socket::Connection(connection)) = self.sockets.get(&id) {
+                let fate = connection.unanswered();
+                self.settle(id, fate);
+            }
+        }
+    }
+
+    /// A guest that could not run could not answer either: its time begins anew.
+    pub fn go_on(&mut self) {
+        if !self.asked.is_empty() {
+            let until = Instant::now() + ANSWER_TIME;
+            self.asked.iter_mut().for_each(|(time, _)| *time = until);
+            self.set_timer(ANSWER_TIME);
+        }
     }
 
     /// One more connection, whose socket is watched as `id`.
@@ -358,7 +413,7 @@ impl Muxer {
 
 impl GuestConnect {
     /// A socket for a connection of the guest to a port of the host, if there is one.
-    fn open(&mut self, port: u32) -> Option<UnixStream> {
+    fn open(&mut self, port: u32, ceiling: Ceiling) -> Option<UnixStream> {
         match self {
             Self::Ports(ports) => {
                 let stream = ports.remove(&port)?;
@@ -368,7 +423,7 @@ impl GuestConnect {
             Self::PathPrefix(prefix) => {
                 let mut path = prefix.as_os_str().to_owned();
                 path.push(format!("_{port}"));
-                connect_unix(&PathBuf::from(path)).ok()
+                connect_unix_below(&PathBuf::from(path), ceiling).ok()
             }
         }
     }
@@ -378,11 +433,11 @@ impl GuestConnect {
 mod tests {
     use super::*;
     use crate::virtio::testing;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use vm_memory::{Bytes, GuestAddress};
 
     /// A muxer whose guest takes nothing, and the folder of its sockets.
-    fn muxer() -> (Muxer, tempfile::TempDir) {
+    fn muxer(ceiling: Ceiling) -> (Muxer, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let listener = UnixListener::bind(&path).unwrap();
@@ -391,7 +446,9 @@ mod tests {
         let event = EpollEvent::new(EventSet::IN, LISTENER);
         epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), event).unwrap();
         let connect = GuestConnect::PathPrefix(path);
-        (Muxer::new(3, Arc::new(epoll), Arc::new(listener), connect, Arc::default()), folder)
+        let timer = Arc::new(Mutex::new(TimerFd::new().unwrap()));
+        let host = Host { epoll: Arc::new(epoll), listener: Arc::new(listener), ceiling, timer };
+        (Muxer::new(3, host, connect, Arc::default()), folder)
     }
 
     fn say(muxer: &mut Muxer, memory: &GuestMemory, operation: Operation) {
@@ -413,7 +470,7 @@ mod tests {
 
     #[test]
     fn connections_that_come_and_go_unheard_leave_nothing() {
-        let (mut muxer, folder) = muxer();
+        let (mut muxer, folder) = muxer(Ceiling::of_process());
         let memory = testing::memory();
         let port = UnixListener::bind(folder.path().join("v_80")).unwrap();
         for _ in 0..3000 {
@@ -430,5 +487,54 @@ mod tests {
         }
         assert_eq!((muxer.sockets.len(), muxer.by_key.len(), muxer.resets.len()), (0, 0, 0));
         assert!(muxer.turns.len() <= MAX_HANDSHAKES + 2, "{}", muxer.turns.len());
+    }
+
+    #[test]
+    fn connections_leave_descriptors_to_others() {
+        // All below the ceiling are taken: here it is the floor.
+        let (mut muxer, folder) = muxer(Ceiling::below(0));
+        let memory = testing::memory();
+        let port = UnixListener::bind(folder.path().join("v_80")).unwrap();
+        port.set_nonblocking(true).unwrap();
+        say(&mut muxer, &memory, Operation::Request);
+        assert_eq!((muxer.sockets.len(), muxer.resets.len()), (0, 1));
+        // The host program is not even bothered.
+        assert_eq!(port.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let mut host = UnixStream::connect(folder.path().join("v")).unwrap();
+        muxer.socket_events();
+        assert_eq!((host.read(&mut [0]).unwrap(), muxer.sockets.len()), (0, 0));
+    }
+
+    /// A host program that has asked for port 9.
+    fn ask(muxer: &mut Muxer, folder: &tempfile::TempDir) -> UnixStream {
+        let mut host = UnixStream::connect(folder.path().join("v")).unwrap();
+        host.write_all(b"CONNECT 9\n").unwrap();
+        // Let in, then heard.
+        muxer.socket_events();
+        muxer.socket_events();
+        host.set_nonblocking(true).unwrap();
+        host
+    }
+
+    #[test]
+    fn a_guest_that_does_not_answer_is_not_waited_for() {
+        let (mut muxer, folder) = muxer(Ceiling::of_process());
+        let before = Instant::now();
+        let mut first = ask(&mut muxer, &folder);
+        let asked = Instant::now();
+        let mut second = ask(&mut muxer, &folder);
+        muxer.give_up(before + ANSWER_TIME);
+        assert_eq!((muxer.sockets.len(), muxer.asked.len()), (2, 2));
+        assert_eq!(first.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        muxer.give_up(asked + ANSWER_TIME);
+        assert_eq!((first.read(&mut [0]).unwrap(), muxer.sockets.len(), muxer.asked.len()), (0, 1, 1));
+        // The guest has not heard of it.
+        assert!(muxer.resets.is_empty());
+        // As much again after a pause.
+        muxer.go_on();
+        muxer.give_up(asked + ANSWER_TIME);
+        assert_eq!(second.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        muxer.give_up(Instant::now() + ANSWER_TIME);
+        assert_eq!((second.read(&mut [0]).unwrap(), muxer.by_key.len(), muxer.asked.len()), (0, 0, 0));
     }
 }

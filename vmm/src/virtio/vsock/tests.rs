@@ -38,7 +38,12 @@ impl Pair {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let listener = UnixListener::bind(&path).unwrap();
-        let config = VsockConfig { cid: CID as u32, listener, guest_connect: connect(path) };
+        let config = VsockConfig {
+            cid: CID as u32,
+            listener,
+            ceiling: Ceiling::of_process(),
+            guest_connect: connect(path),
+        };
         let device = Vsock::new(config).unwrap();
         let metrics = device.metrics();
         let guest = Guest::ready(Box::new(device), VERSION_1 | EVENT_IDX);
@@ -400,7 +405,12 @@ fn a_restored_guest_forgets_its_connections() {
     assert_eq!(pair.guest.used(2), None);
     let path = pair.folder.path().join("other");
     let listener = UnixListener::bind(&path).unwrap();
-    let config = VsockConfig { cid: 9, listener, guest_connect: GuestConnect::PathPrefix(path) };
+    let config = VsockConfig {
+        cid: 9,
+        listener,
+        ceiling: Ceiling::of_process(),
+        guest_connect: GuestConnect::PathPrefix(path),
+    };
     let mut guest = pair.guest.migrate(Box::new(Vsock::new(config).unwrap()));
     assert_eq!(guest.used(2).map(|(_, len)| len), Some(4));
     assert_eq!(guest.config(0), 9u64.to_le_bytes());
@@ -471,7 +481,12 @@ impl Subject for Strays {
         self.1 += 1;
         let path = self.0.path().join(self.1.to_string());
         let listener = UnixListener::bind(&path).unwrap();
-        let config = VsockConfig { cid: CID as u32, listener, guest_connect: GuestConnect::PathPrefix(path) };
+        let config = VsockConfig {
+            cid: CID as u32,
+            listener,
+            ceiling: Ceiling::of_process(),
+            guest_connect: GuestConnect::PathPrefix(path),
+        };
         Box::new(Vsock::new(config).unwrap())
     }
 

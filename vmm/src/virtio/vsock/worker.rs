@@ -129,6 +129,11 @@ impl Worker for VsockWorker {
         ]
     }
 
+    fn enter(&mut self) -> Result<(), RingError> {
+        self.muxer.go_on();
+        Ok(())
+    }
+
     fn process(&mut self, token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         match token {
             RECEIVE => {
