@@ -66,9 +66,9 @@ impl Flights {
         registered || self.under_way() == 0 && self.follow(disk)
     }
 
-    /// Registers the file of another disk, now that nothing is under way.
+    /// Registers the file of another disk, if it is of just one, now that nothing is under way.
     fn follow(&mut self, disk: &Arc<Disk>) -> bool {
-        let followed = disk.single().is_some_and(|file| self.ring.exchange(file).is_ok());
+        let followed = self.ring.exchange(disk.single()).is_ok();
         if followed {
             self.registered = Arc::downgrade(disk);
         }
@@ -97,7 +97,7 @@ impl Flights {
             Task::Read { len: 0, .. } | Task::Write { len: 0, .. } => return false,
             Task::Read { position, .. } => (Op::Read, position),
             Task::Write { position, .. } => (Op::Write, position),
-            Task::Serial | Task::Ranges { .. } => return false,
+            Task::Serial | Task::Discard { .. } | Task::Zeroes { .. } => return false,
         };
         let slices = task.slices(memory, chain);
         if disk.single().is_none() || !disk.takes(&slices, position) || !self.reaches(disk) {

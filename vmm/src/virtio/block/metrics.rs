@@ -39,7 +39,7 @@ impl BlockMetrics {
                 self.write_bytes.add(len.into());
             }
             Task::Flush => self.flush_count.add(1),
-            Task::Serial | Task::Ranges { .. } => {}
+            Task::Serial | Task::Discard { .. } | Task::Zeroes { .. } => {}
         }
     }
 

@@ -48,7 +48,7 @@ use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice, Work
 use disk::Disk;
 use flights::Flights;
 use request::Limits;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tray::Slot;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -65,10 +65,26 @@ pub const QUEUE_SIZE: u16 = 128;
 const SERIAL_LEN: usize = 20;
 
 /// One queue.
+#[derive(Clone)]
 struct Lane {
     worker: WorkerSlot<BlockWorker>,
     // Here while there is no worker: it can't be made again.
-    flights: Option<Flights>,
+    flights: Arc<Mutex<Option<Flights>>>,
+}
+
+impl Lane {
+    fn flights(&self) -> MutexGuard<'_, Option<Flights>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets nothing touch the files any more that were in the slot before.
+    fn settle(&self, slot: &Slot) {
+        // A worker that waits, or none: the ring may have the file still.
+        self.worker.settle();
+        if let Some(flights) = self.flights().as_mut() {
+            flights.change(&slot.disk());
+        }
+    }
 }
 
 /// The device.
@@ -121,7 +137,7 @@ impl Block {
         let mut rings = config.rings.into_iter();
         let lanes = (0..queues).map(|_| Lane {
             worker: WorkerSlot::new(),
-            flights: rings.next().map(|ring| Flights::new(ring, QUEUE_SIZE, &disk)),
+            flights: Arc::new(Mutex::new(rings.next().map(|ring| Flights::new(ring, QUEUE_SIZE, &disk)))),
         });
         Ok(Self {
             name: format!("block {id}"),
@@ -150,7 +166,7 @@ impl Block {
             direct: self.direct,
             block: self.block,
             slot: Arc::clone(&self.slot),
-            workers: self.lanes.iter().map(|lane| lane.worker.clone()).collect(),
+            lanes: self.lanes.clone(),
             throttle: Arc::clone(&self.throttle),
             metrics: Arc::clone(&self.metrics),
         }
@@ -182,6 +198,7 @@ impl Block {
             slot: Arc::clone(&self.slot),
             serial: self.serial,
             write_through: self.flush && context.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+            features: context.features,
             metrics: Arc::clone(&self.metrics),
         };
         let queues = std::mem::take(&mut context.queues);
@@ -196,7 +213,7 @@ impl Block {
                 faults: context.faults.clone(),
             };
             let meter = Meter::new(Arc::clone(&self.throttle), index, worker::TIMER);
-            let (common, flights) = (common.clone(), &mut lane.flights);
+            let (common, flights) = (common.clone(), Arc::clone(&lane.flights));
             lane.worker.start(&self.name, context, |context| {
                 Ok(BlockWorker {
                     memory: context.memory,
@@ -204,7 +221,7 @@ impl Block {
                     interrupt: context.interrupt,
                     meter,
                     common,
-                    flights: flights.take(),
+                    flights: flights.lock().unwrap_or_else(PoisonError::into_inner).take(),
                     chain: Chain::default(),
                 })
             })?;
@@ -246,7 +263,12 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         for lane in &mut self.lanes {
             if let Some(worker) = lane.worker.stop() {
-                lane.flights = worker.flights;
+                let mut flights = lane.flights();
+                *flights = worker.flights;
+                // The files may have been exchanged meanwhile.
+                if let Some(flights) = flights.as_mut() {
+                    flights.change(&self.slot.disk());
+                }
             }
         }
     }

@@ -5,8 +5,9 @@ use super::{SECTOR, SERIAL_LEN};
 use crate::virtio::{Chain, GuestMemory, RingError};
 use std::io;
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use vm_memory::VolatileSlice;
 
@@ -50,10 +51,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// What a request counts for in a rate limiter: its data, whatever it is.
-pub(super) fn bytes(chain: &Chain) -> u64 {
+/// What a request counts for in a rate limiter: its data, whatever it is; or as many zeroes as it has written. A discard moves no data,
+/// and counts as its list and an operation.
+pub(super) fn bytes(chain: &Chain, task: Result<Task, Failure>) -> u64 {
     let data = chain.readable_len().saturating_sub(HEADER as u32).max(chain.writable_len().saturating_sub(1));
-    data.into()
+    match task {
+        Ok(Task::Zeroes { len, .. }) => u64::from(data).max(len),
+        _ => data.into(),
+    }
 }
 
 /// What a request asks for, checked against the disk that it was parsed for.
@@ -67,8 +72,10 @@ pub(super) enum Task {
     Flush,
     /// The serial.
     Serial,
-    /// `data` bytes of ranges behind the header, to be discarded or overwritten with zeroes.
-    Ranges { discard: bool, data: u32 },
+    /// `data` bytes of ranges behind the header, to be discarded.
+    Discard { data: u32 },
+    /// `len` bytes at `position`, to be overwritten with zeroes; their space may be given back if `unmap`.
+    Zeroes { position: u64, len: u64, unmap: bool },
 }
 
 /// What tasks are done with.
@@ -88,7 +95,7 @@ fn room(chain: &Chain) -> Result<u32, RingError> {
     chain.writable_len().checked_sub(1).ok_or(RingError::Malformed("has no place for its status"))
 }
 
-/// Reads what a request asks for; or the status that it gets at once.
+/// Reads what a request asks for, of a driver that has accepted `features`; or the status that it gets at once.
 ///
 /// # Errors
 /// There is no room for a status.
@@ -96,6 +103,7 @@ pub(super) fn parse(
     memory: &GuestMemory,
     chain: &Chain,
     disk: &Disk,
+    features: u64,
 ) -> Result<Result<Task, Failure>, RingError> {
     let room = room(chain)?;
     let mut header = [0; HEADER];
@@ -106,6 +114,7 @@ pub(super) fn parse(
     let (kind, sector) = (u32::from_le_bytes([k0, k1, k2, k3]), u64::from_le_bytes(sector));
     let data = chain.readable_len() - HEADER as u32;
     let writable = || if disk.is_read_only() { Err(Failure::Io) } else { Ok(()) };
+    let accepted = |bit: u32| if features & 1 << bit != 0 { Ok(()) } else { Err(Failure::Unsupported) };
     Ok(match kind {
         VIRTIO_BLK_T_IN => range(disk, sector, room).map(|position| Task::Read { position, len: room }),
         VIRTIO_BLK_T_OUT => writable()
@@ -113,9 +122,15 @@ pub(super) fn parse(
             .map(|position| Task::Write { position, len: data }),
         VIRTIO_BLK_T_FLUSH => Ok(Task::Flush),
         VIRTIO_BLK_T_GET_ID => Ok(Task::Serial),
-        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
-            writable().map(|()| Task::Ranges { discard: kind == VIRTIO_BLK_T_DISCARD, data })
-        }
+        VIRTIO_BLK_T_DISCARD => writable()
+            .and_then(|()| accepted(VIRTIO_BLK_F_DISCARD))
+            .and_then(|()| count(data, Limits::DISCARD_RANGES))
+            .map(|_| Task::Discard { data }),
+        VIRTIO_BLK_T_WRITE_ZEROES => writable()
+            .and_then(|()| accepted(VIRTIO_BLK_F_WRITE_ZEROES))
+            .and_then(|()| count(data, Limits::ZERO_RANGES))
+            .and_then(|_| Range::read(memory, chain, 0)?.place(disk, UNMAP, Limits::ZERO_SECTORS))
+            .map(|(position, len, flags)| Task::Zeroes { position, len, unmap: flags & UNMAP != 0 }),
         _ => Err(Failure::Unsupported),
     })
 }
@@ -150,7 +165,17 @@ impl Task {
                 return Ok(0);
             }
             Self::Write { position, len } => disk.write(memory, chain, HEADER as u32, position, len)?,
-            Self::Ranges { discard, data } => ranges(memory, chain, disk, discard, data)?,
+            Self::Discard { data } => {
+                for index in 0..count(data, Limits::DISCARD_RANGES)? {
+                    let range = Range::read(memory, chain, index)?;
+                    let (position, len, _) = range.place(disk, 0, Limits::DISCARD_SECTORS)?;
+                    if len > 0 {
+                        disk.discard(position, len)?;
+                    }
+                }
+            }
+            Self::Zeroes { len: 0, .. } => {}
+            Self::Zeroes { position, len, unmap } => disk.write_zeroes(position, len, unmap)?,
         }
         if write_through {
             disk.flush()?;
@@ -176,37 +201,14 @@ fn range(disk: &Disk, sector: u64, len: u32) -> Result<u64, Failure> {
     position(disk, sector, len.into())
 }
 
-fn ranges(memory: &GuestMemory, chain: &Chain, disk: &Disk, discard: bool, data: u32) -> Result<(), Failure> {
-    let (sectors, ranges) = if discard {
-        (Limits::DISCARD_SECTORS, Limits::DISCARD_RANGES)
+/// How many ranges there are in so many bytes: one at least, `most` at most.
+fn count(data: u32, most: u32) -> Result<u32, Failure> {
+    let count = data / RANGE as u32;
+    if (1..=most).contains(&count) && data.is_multiple_of(RANGE as u32) {
+        Ok(count)
     } else {
-        (Limits::ZERO_SECTORS, Limits::ZERO_RANGES)
-    };
-    if data == 0 || !data.is_multiple_of(RANGE as u32) || data / RANGE as u32 > ranges {
-        return Err(Failure::Io);
+        Err(Failure::Io)
     }
-    for index in 0..data / RANGE as u32 {
-        let mut raw = [0; RANGE];
-        if chain.read_at(memory, HEADER as u32 + index * RANGE as u32, &mut raw) != RANGE {
-            return Err(Failure::Io);
-        }
-        let range = Range::parse(raw);
-        // Section 5.2.6.2: unknown flags, and unmap for a discard, are unsupported.
-        if range.flags & !UNMAP != 0 || discard && range.flags != 0 {
-            return Err(Failure::Unsupported);
-        }
-        if range.sectors > sectors {
-            return Err(Failure::Io);
-        }
-        let len = u64::from(range.sectors) * SECTOR;
-        let position = position(disk, range.sector, len)?;
-        match (len, discard) {
-            (0, _) => {}
-            (_, true) => disk.discard(position, len)?,
-            (_, false) => disk.write_zeroes(position, len, range.flags & UNMAP != 0)?,
-        }
-    }
-    Ok(())
 }
 
 struct Range {
@@ -216,6 +218,26 @@ struct Range {
 }
 
 impl Range {
+    /// Reads the one of this number behind the header.
+    fn read(memory: &GuestMemory, chain: &Chain, index: u32) -> Result<Self, Failure> {
+        let mut raw = [0; RANGE];
+        let read = chain.read_at(memory, HEADER as u32 + index * RANGE as u32, &mut raw);
+        if read == RANGE { Ok(Self::parse(raw)) } else { Err(Failure::Io) }
+    }
+
+    /// Where it begins, how long it is, both in bytes, and its flags, of which only those of `flags` may be set.
+    fn place(&self, disk: &Disk, flags: u32, most: u32) -> Result<(u64, u64, u32), Failure> {
+        // Section 5.2.6.2: unknown flags, and unmap for a discard, are unsupported.
+        if self.flags & !flags != 0 {
+            return Err(Failure::Unsupported);
+        }
+        if self.sectors > most {
+            return Err(Failure::Io);
+        }
+        let len = u64::from(self.sectors) * SECTOR;
+        position(disk, self.sector, len).map(|position| (position, len, self.flags))
+    }
+
     fn parse(raw: [u8; RANGE]) -> Self {
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = raw;
         Self {

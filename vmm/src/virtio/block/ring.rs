@@ -138,9 +138,10 @@ impl Ring {
         self.0.completion().next().map(|entry| (entry.user_data(), entry.result()))
     }
 
-    /// Puts another file in the place of the registered one. Nothing else is under way.
-    pub(super) fn exchange(&mut self, file: &impl AsRawFd) -> io::Result<()> {
-        let files = [file.as_raw_fd()];
+    /// Puts another file, or none, in the place of the registered one. Nothing else is under way.
+    pub(super) fn exchange(&mut self, file: Option<&impl AsRawFd>) -> io::Result<()> {
+        // -1 takes it out.
+        let files = [file.map_or(-1, AsRawFd::as_raw_fd)];
         let entry = opcode::FilesUpdate::new(files.as_ptr(), 1).build().user_data(EXCHANGE);
         // SAFETY: the loop below does not end before it has completed.
         unsafe { self.push_entry(&entry) };

@@ -181,6 +181,58 @@ fn files_are_exchanged_and_grow() {
     assert_eq!(tray.metrics().update_fails.get(), 1);
 }
 
+/// Whether a file that is locked by whoever has it open can be locked by somebody else, when the kernel has done with closing it.
+fn is_closed(path: &std::path::Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let file = File::open(path).unwrap();
+    (0..5000).any(|_| {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !locked {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        locked
+    })
+}
+
+#[test]
+fn files_that_were_exchanged_are_closed_whatever_the_driver_does() {
+    use rustix::fs::{FlockOperation, flock};
+    for (starts, pauses, files) in
+        [(false, false, 1), (true, true, 1), (true, false, 1), (false, false, 2), (true, true, 2)]
+    {
+        let old = tempfile::NamedTempFile::new().unwrap();
+        old.as_file().set_len(4096).unwrap();
+        let under = old.reopen().unwrap();
+        flock(&under, FlockOperation::LockExclusive).unwrap();
+        // Of several files only a disk that is not written can be made.
+        let device = Block::new(BlockConfig { read_only: true, ..config(&under, 2, false) }).unwrap();
+        drop(under);
+        let tray = device.tray();
+        let mut guest = match starts {
+            true => Guest::ready(Box::new(device), VERSION_1 | MQ),
+            false => Guest::cold(Box::new(device)),
+        };
+        if pauses {
+            guest.transport.core_mut().pause();
+        }
+        let new = (0..files).map(|_| file(&pattern(4096, 1))).collect();
+        tray.replace(new, &guest.transport.core().signals()).unwrap();
+        assert!(is_closed(old.path()), "{starts} {pauses} {files}");
+        if pauses {
+            guest.transport.core_mut().resume().unwrap();
+        } else if !starts {
+            guest.negotiate(VERSION_1 | MQ);
+            guest.set_up_rings();
+            guest.set_status(15);
+        }
+        guest.run();
+        assert_eq!(
+            request(&mut guest, 1, VIRTIO_BLK_T_IN, 1, &[], 512),
+            (OK, pattern(4096, 1)[512..1024].to_vec())
+        );
+    }
+}
+
 #[test]
 fn a_ring_takes_nothing_but_reads_writes_and_syncs() {
     use io_uring::opcode;

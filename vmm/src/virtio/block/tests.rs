@@ -15,6 +15,8 @@ use virtio_bindings::virtio_blk::*;
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+const DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
+const ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
 pub(super) fn file(content: &[u8]) -> File {
@@ -38,7 +40,8 @@ pub(super) fn pattern(len: usize, seed: u8) -> Vec<u8> {
 fn disk(content: &[u8]) -> (Guest, File) {
     let file = file(content);
     let config = BlockConfig::new("a-rather-long-drive-name", vec![file.try_clone().unwrap()], false);
-    (Guest::ready(Box::new(Block::new(config).unwrap()), VERSION_1 | FLUSH | EVENT_IDX | INDIRECT), file)
+    let features = VERSION_1 | FLUSH | EVENT_IDX | INDIRECT | DISCARD | ZEROES;
+    (Guest::ready(Box::new(Block::new(config).unwrap()), features), file)
 }
 
 fn read_only(files: Vec<File>) -> Guest {
@@ -236,7 +239,8 @@ fn removable_device(read_only: bool) -> (Block, Tray) {
 /// A removable drive, its slot from outside, and what of it tells the driver.
 fn removable(read_only: bool) -> (Guest, Tray) {
     let (device, tray) = removable_device(read_only);
-    (Guest::ready(Box::new(device), VERSION_1 | FLUSH), tray)
+    let writing = if read_only { 0 } else { DISCARD | ZEROES };
+    (Guest::ready(Box::new(device), VERSION_1 | FLUSH | writing), tray)
 }
 
 fn insert(guest: &Guest, tray: &Tray, files: Vec<File>) -> Result<(), BlockConfigError> {
@@ -415,6 +419,48 @@ fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
     throttle.update(&limit(512, 1)).unwrap();
     guest.run_until(|guest| guest.used(0).is_some());
     assert_eq!(guest.bytes(data, 512), pattern(4096, 1)[3 * 512..4 * 512]);
+}
+
+#[test]
+fn zeroes_count_for_as_much_as_they_write() {
+    let limit = |refill_time| RateLimiter {
+        bandwidth: Some(TokenBucket { size: 4096, one_time_burst: None, refill_time }),
+        ops: None,
+    };
+    let under = file(&pattern(64 << 10, 1));
+    let limited = Some(limit(3_600_000));
+    let config = BlockConfig { limit: limited, ..BlockConfig::new("a", vec![under], false) };
+    let device = Block::new(config).unwrap();
+    let throttle = Arc::clone(device.tray().limit());
+    let mut guest = Guest::ready(Box::new(device), VERSION_1 | DISCARD | ZEROES);
+    // A discard moves nothing; more than the bucket ever holds passes when it is full.
+    for (kind, sectors) in [(VIRTIO_BLK_T_DISCARD, 64), (VIRTIO_BLK_T_WRITE_ZEROES, 7)] {
+        assert_eq!(request(&mut guest, kind, 0, &range(0, sectors, 0), 0).0, OK);
+    }
+    let zeroes = |guest: &mut Guest| {
+        let (header, list) =
+            (guest.data(&header(VIRTIO_BLK_T_WRITE_ZEROES, 0)), guest.data(&range(64, 64, 0)));
+        let status = guest.room(1, true);
+        guest.send(0, &[header, list, status]);
+    };
+    zeroes(&mut guest);
+    assert_eq!((guest.used(0), throttle.throttled()), (None, 1));
+    throttle.update(&limit(3_600_000)).unwrap();
+    guest.run_until(|guest| guest.used(0).is_some());
+    zeroes(&mut guest);
+    assert_eq!((guest.used(0), throttle.throttled()), (None, 2));
+}
+
+#[test]
+fn what_the_driver_has_not_accepted_is_not_done() {
+    let before = pattern(64 << 10, 3);
+    for (accepted, kind) in [(DISCARD, VIRTIO_BLK_T_WRITE_ZEROES), (ZEROES, VIRTIO_BLK_T_DISCARD)] {
+        let under = file(&before);
+        let config = BlockConfig::new("a", vec![under.try_clone().unwrap()], false);
+        let mut guest = Guest::ready(Box::new(Block::new(config).unwrap()), VERSION_1 | accepted);
+        assert_eq!(request(&mut guest, kind, 0, &range(0, 8, 0), 0).0, UNSUPPORTED);
+        assert_eq!(content(&under), before);
+    }
 }
 
 proptest! {

@@ -1,12 +1,10 @@
 //! A drive from outside: its files, its limit, its counters, while the guest runs.
 
 use super::disk::Disk;
-use super::worker::BlockWorker;
-use super::{BlockConfigError, BlockMetrics, SECTOR};
+use super::{BlockConfigError, BlockMetrics, Lane, SECTOR};
 use crate::api::control::MAX_FILES;
 use crate::virtio::Signals;
 use crate::virtio::limiter::Throttle;
-use crate::virtio::worker::WorkerSlot;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +36,7 @@ pub struct Tray {
     pub(super) direct: bool,
     pub(super) block: u32,
     pub(super) slot: Arc<Slot>,
-    pub(super) workers: Vec<WorkerSlot<BlockWorker>>,
+    pub(super) lanes: Vec<Lane>,
     pub(super) throttle: Arc<Throttle>,
     pub(super) metrics: Arc<BlockMetrics>,
 }
@@ -146,6 +144,6 @@ impl Tray {
     fn exchange(&self, disk: Disk, interrupt: &Signals) {
         interrupt.change_config(|| self.slot.exchange(disk));
         // What began before goes to the files that were there then.
-        self.workers.iter().for_each(WorkerSlot::settle);
+        self.lanes.iter().for_each(|lane| lane.settle(&self.slot));
     }
 }

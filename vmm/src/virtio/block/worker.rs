@@ -2,7 +2,7 @@
 
 use super::flights::{Flight, Flights, Outcome};
 use super::metrics::BlockMetrics;
-use super::request::{self, Task, Tools};
+use super::request::{self, Failure, Task, Tools};
 use super::tray::Slot;
 use super::{Disk, SERIAL_LEN};
 use crate::virtio::limiter::Meter;
@@ -21,6 +21,8 @@ pub(super) struct Common {
     pub(super) serial: [u8; SERIAL_LEN],
     // A driver that can't flush is promised that what it wrote is durable (section 5.2.6.2).
     pub(super) write_through: bool,
+    // What the driver has accepted.
+    pub(super) features: u64,
     pub(super) metrics: Arc<BlockMetrics>,
 }
 
@@ -47,13 +49,15 @@ impl BlockWorker {
             let disk = self.common.slot.disk();
             let mut held = false;
             while budget > 0 && self.has_room() && self.queue.pop(&self.memory, &mut self.chain)? {
-                if !self.meter.admit(request::bytes(&self.chain), interest) {
+                // Read once: what it is charged for is what is done.
+                let task = request::parse(&self.memory, &self.chain, &disk, self.common.features)?;
+                if !self.meter.admit(request::bytes(&self.chain, task), interest) {
                     self.queue.undo_pop();
                     held = true;
                     break;
                 }
                 budget -= 1;
-                self.begin(&disk)?;
+                self.begin(&disk, task)?;
             }
             self.send_off();
             self.answer()?;
@@ -77,9 +81,9 @@ impl BlockWorker {
     }
 
     /// Starts the request in `self.chain`, or does all of it.
-    fn begin(&mut self, disk: &Arc<Disk>) -> Result<(), RingError> {
+    fn begin(&mut self, disk: &Arc<Disk>, task: Result<Task, Failure>) -> Result<(), RingError> {
         let Self { memory, queue, flights, chain, common, .. } = self;
-        let task = match request::parse(memory, chain, disk)? {
+        let task = match task {
             Ok(task) => task,
             Err(failure) => {
                 common.metrics.invalid();
@@ -116,7 +120,7 @@ impl BlockWorker {
                 }
                 Outcome::Failed => {
                     common.metrics.failed();
-                    request::finish(memory, chain, Err(request::Failure::Io))
+                    request::finish(memory, chain, Err(Failure::Io))
                 }
             };
             queue.complete(memory, chain.head(), written)?;
