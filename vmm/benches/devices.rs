@@ -29,7 +29,7 @@ const RINGS: u64 = 0x1000;
 const BUFFERS: u64 = 0x10_0000;
 
 fn memory() -> GuestMemory {
-    GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
+    vmm::memory::scratch(MEMORY, None).unwrap()
 }
 
 fn descriptor(memory: &GuestMemory, table: u64, index: u16, (address, len): (u64, u32), flags: u16) {

@@ -2,8 +2,8 @@
 
 use crate::api::config::VmConfig;
 use crate::arch;
-use crate::build_error::{BuildError, kvm_step};
-use crate::memory::{self, KvmSlots, PmemMapping, Recipe, Slots, Space};
+use crate::build_error::{BuildError, kvm_step, resource};
+use crate::memory::{self, Blocks, KvmSlots, PmemMapping, Recipe, Slots, Space};
 use crate::virtio::GuestMemory;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
@@ -56,8 +56,8 @@ pub fn map_pmem(
     config.pmem.iter().zip(files).map(put).collect()
 }
 
-/// Where hot-pluggable memory begins, and its slots.
-pub type Pluggable = (u64, Box<dyn Slots>);
+/// Where hot-pluggable memory begins, its blocks, and its slots.
+pub type Pluggable = (u64, Arc<Blocks>, Box<dyn Slots>);
 
 /// `memory` with what may be plugged in later, of which no slot is in the machine yet.
 ///
@@ -75,10 +75,11 @@ pub fn hotplug(
     let count =
         u32::try_from(len / slot).expect("the document was checked: a TiB in slots of 128 MiB at most");
     let (start, first) = space.reserve(len, count)?;
-    let memory = memory::extend(&memory, recipe, start, len)?;
+    let block = settings.block_size_mib << 20;
+    let (memory, blocks) = memory::extend(&memory, recipe, start, (len, block))?;
     let slots = KvmSlots::new(Arc::clone(vm), &memory, start, slot, (first, dirty_log(config)));
-    let slots = slots.expect("the region was just added at this address");
-    Ok((memory, Some((start, Box::new(slots)))))
+    let slots = slots.map_err(resource("the slots of hot-pluggable memory"))?;
+    Ok((memory, Some((start, blocks, Box::new(slots)))))
 }
 
 fn dirty_log(config: &VmConfig) -> u32 {

@@ -1,10 +1,11 @@
 //! Makes the virtio devices that the configuration asks for, in the order in which the guest finds them.
 
+use crate::address_space::Pluggable;
 use crate::api::config::{CacheType, Drive, NetworkInterface, Pmem, VmConfig};
 use crate::door::Ceiling;
 use crate::files::{Files, GuestConnections};
 use crate::io_threads::{IoThreads, Rings};
-use crate::memory::{PmemMapping, Slots};
+use crate::memory::PmemMapping;
 use crate::mmds::{SharedStore, Wire};
 use crate::plugs::Name;
 use crate::sys;
@@ -125,8 +126,8 @@ impl<D: VirtioDevice + 'static> From<D> for Made {
 pub struct Prepared {
     /// Files in the guest's address space.
     pub pmem: Vec<PmemMapping>,
-    /// Where hot-pluggable memory begins, and its slots.
-    pub hotplug: Option<(u64, Box<dyn Slots>)>,
+    /// Where hot-pluggable memory begins, its blocks, and its slots.
+    pub hotplug: Option<Pluggable>,
     /// For drives.
     pub rings: Rings,
     /// For drives.
@@ -189,10 +190,10 @@ pub fn make(
         let handle = Handle::Vsock(device.metrics());
         devices.push(Made { device: Box::new(device), handle });
     }
-    if let (Some(settings), Some((start, slots)), Some(recipe)) =
+    if let (Some(settings), Some((start, blocks, slots)), Some(recipe)) =
         (config.memory_hotplug, prepared.hotplug.take(), &files.hotplug)
     {
-        let device = mem::Mem::new(settings, start, slots, recipe.backing.clone());
+        let device = mem::Mem::new(settings, start, (blocks, slots), recipe.backing.clone());
         let handle = Handle::Memory(device.control());
         devices.push(Made { device: Box::new(device), handle });
     }

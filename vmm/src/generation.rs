@@ -5,8 +5,9 @@
 //! the machine, have jumped.
 
 use crate::arch::layout;
+use crate::memory::GuestMemory;
 use std::io;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of a generation ID (Microsoft, "Virtual Machine Generation ID").
@@ -44,7 +45,7 @@ pub enum GenerationError {
 
 /// The two places of a machine, and their interrupt.
 pub struct Generation {
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     interrupt: EventFd,
 }
 
@@ -53,7 +54,7 @@ impl Generation {
     ///
     /// # Errors
     /// See [`GenerationError`].
-    pub fn new(memory: GuestMemoryMmap, interrupt: EventFd) -> Result<Self, GenerationError> {
+    pub fn new(memory: GuestMemory, interrupt: EventFd) -> Result<Self, GenerationError> {
         let this = Self { memory, interrupt };
         let at = |offset| GuestAddress(layout::VMCLOCK + offset);
         this.memory.write_obj(MAGIC, at(0))?;
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-    fn id(memory: &GuestMemoryMmap) -> [u8; ID_BYTES] {
+    fn id(memory: &GuestMemory) -> [u8; ID_BYTES] {
         let mut id = [0; ID_BYTES];
         memory.read_slice(&mut id, GuestAddress(layout::GENERATION_ID)).unwrap();
         id
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_copy_gets_another_id_other_counters_and_an_interrupt() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = crate::memory::scratch(1 << 20, None).unwrap();
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
         let generation = Generation::new(memory.clone(), interrupt.try_clone().unwrap()).unwrap();
         let first = id(&memory);
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_spoils_its_own_counters_harms_only_itself() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = crate::memory::scratch(1 << 20, None).unwrap();
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
         let generation = Generation::new(memory.clone(), interrupt).unwrap();
         memory.write_slice(&[0xff; 112], GuestAddress(layout::VMCLOCK)).unwrap();

@@ -10,7 +10,7 @@
 // Each device's tests are there twice: over virtio-mmio and over virtio-pci.
 #![cfg_attr(test, allow(clippy::duplicate_mod))]
 
-mod address_space;
+pub mod address_space;
 pub mod api;
 pub mod arch;
 pub mod args;

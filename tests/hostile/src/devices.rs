@@ -14,6 +14,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vm_memory::{Bytes, GuestAddress};
 use vmm::bus::BusDevice;
 use vmm::door::Ceiling;
+use vmm::memory::scratch;
 use vmm::virtio::block::{Block, BlockConfig};
 use vmm::virtio::console::Console;
 use vmm::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
@@ -27,7 +28,7 @@ const RING: u16 = 8;
 const PAGE: u64 = 0x1000;
 
 pub(crate) fn memory() -> GuestMemory {
-    GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_SIZE as usize)]).unwrap()
+    scratch(MEMORY_SIZE as usize, None).unwrap()
 }
 
 /// Takes a number off the front.
@@ -192,6 +193,9 @@ impl Guest {
     }
 }
 
+/// VIRTIO_BLK_F_DISCARD and VIRTIO_BLK_F_WRITE_ZEROES.
+const RANGES: u64 = 1 << 13 | 1 << 14;
+
 /// A disk, or a drive whose media a host puts in and takes out.
 pub fn block(bytes: &[u8]) {
     if bytes.first().is_some_and(|first| first & 2 == 2) {
@@ -202,7 +206,8 @@ pub fn block(bytes: &[u8]) {
     let read_only = bytes.first().is_some_and(|first| first & 1 == 1);
     let files = if read_only { vec![file.try_clone().unwrap(), file] } else { vec![file] };
     let device = Block::new(BlockConfig::new("fuzzed", files, read_only)).unwrap();
-    Guest::new(Box::new(device)).play(bytes.get(1..).unwrap_or_default(), |_, _| {});
+    Guest::with(Box::new(device), if read_only { 0 } else { RANGES })
+        .play(bytes.get(1..).unwrap_or_default(), |_, _| {});
 }
 
 /// What the guest does at whatever time changes nothing of a medium that is out, nor its size while it is in.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 use vmm::api::config::{MemoryHotplug, RateLimiter, TokenBucket};
-use vmm::memory::{Backing, PmemMapping, Slots};
+use vmm::memory::{Backing, Blocks, PmemMapping, Slots};
 use vmm::virtio::block::{Block, BlockConfig, QUEUE_SIZE, Ring};
 use vmm::virtio::mem::Mem;
 use vmm::virtio::pmem::Pmem;
@@ -29,12 +29,17 @@ impl Slots for Written {
         }
         Ok(())
     }
+
+    fn shut(&self, index: u32) {
+        assert!(!self.0.lock().unwrap().contains(&index), "slot {index} is in the machine");
+    }
 }
 
 /// Hot-pluggable memory: whatever the guest asks for, a slot is in the machine exactly as long as a block of it is plugged in.
 pub fn hotplug(bytes: &[u8]) {
     let slots = Written::default();
-    let device = Mem::new(CONFIG, START, Box::new(slots.clone()), Backing::Anonymous);
+    let blocks = Blocks::new(CONFIG.total_size_mib << 20, CONFIG.block_size_mib << 20);
+    let device = Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous);
     let control = device.control();
     let guest = Guest::with(Box::new(device), 1);
     let signals = guest.signals();

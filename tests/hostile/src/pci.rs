@@ -60,7 +60,7 @@ impl Wiring for Nowhere {
 
 /// Two devices on a bus, and a guest that reads and writes all of it.
 pub fn bus(mut bytes: &[u8]) {
-    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
+    let memory = vmm::memory::scratch(MEMORY_SIZE, None).unwrap();
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     let (root, wiring) = (Root::new(WINDOW..WINDOW + WINDOW_SIZE), Arc::new(Nowhere::default()));
     let devices: [Box<dyn VirtioDevice>; 2] = [

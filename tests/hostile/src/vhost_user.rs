@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vm_memory::{FileOffset, GuestAddress};
+use vm_memory::FileOffset;
 use vmm::virtio::vhost_user::{BlockSettings, FsSettings, LossSink, VhostUser, prepare};
 use vmm::virtio::{GuestMemory, VirtioDevice};
 
@@ -19,8 +19,7 @@ const ANSWERS: usize = 32 << 10;
 fn memory() -> GuestMemory {
     let file = tempfile::tempfile().unwrap();
     file.set_len(MEMORY_SIZE).unwrap();
-    let place = (GuestAddress(0), MEMORY_SIZE as usize, Some(FileOffset::new(file, 0)));
-    GuestMemory::from_ranges_with_files([place]).unwrap()
+    vmm::memory::scratch(MEMORY_SIZE as usize, Some(FileOffset::new(file, 0))).unwrap()
 }
 
 /// The next message, with what no fuzzer guesses put right, unless the bytes want it otherwise; or bytes as they are.

@@ -7,6 +7,7 @@ use super::elf::{self, Elf, MAX_NOTES};
 use super::image::{self, Kernel, KernelError};
 use crate::api::config::{BootProtocol, KernelLoad};
 use crate::arch::{boot::Entry, boot::Range, layout};
+use crate::memory::GuestMemory;
 use crate::memory::{self, MemoryError, PAGE};
 use linux_loader::loader::bootparam::setup_header;
 use std::fs::File;
@@ -15,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use vm_memory::GuestMemoryMmap;
 
 /// Size of a piece: a huge page, so that two threads never fault on the same one.
 const PIECE: u64 = 2 << 20;
@@ -175,7 +175,7 @@ impl Plan {
     }
 
     /// Takes pieces until none are left.
-    fn work(&self, memory: &GuestMemoryMmap) -> Result<(), LoadError> {
+    fn work(&self, memory: &GuestMemory) -> Result<(), LoadError> {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let Piece { what, offset, address, len, map } = *piece;
             let file = match (what, &self.source.initrd) {
@@ -265,7 +265,7 @@ fn place_initrd(
     Ok(Range { start, len })
 }
 
-type Job = (Source, GuestMemoryMmap);
+type Job = (Source, GuestMemory);
 
 /// The loader thread.
 #[derive(Debug)]
@@ -297,12 +297,12 @@ impl Loader {
     }
 
     /// Gives it its job.
-    pub fn start(&self, source: Source, memory: GuestMemoryMmap) -> Result<(), LoadError> {
+    pub fn start(&self, source: Source, memory: GuestMemory) -> Result<(), LoadError> {
         self.job.send((source, memory)).map_err(|_| LoadError::Lost)
     }
 
     /// Helps until everything is loaded.
-    pub fn finish(self, memory: &GuestMemoryMmap) -> Result<Loaded, LoadError> {
+    pub fn finish(self, memory: &GuestMemory) -> Result<Loaded, LoadError> {
         // Without a plan yet the thread is still reading headers, which nobody can help with.
         if let Some(plan) = self.plan.get() {
             plan.work(memory)?;
@@ -331,14 +331,14 @@ mod tests {
         Source { kernel: file(kernel), initrd, load, protocol: None, memory_size: 16 << 20 }
     }
 
-    fn load(source: Source) -> Result<(Loaded, GuestMemoryMmap), LoadError> {
+    fn load(source: Source) -> Result<(Loaded, GuestMemory), LoadError> {
         let memory = memory::allocate(source.memory_size, &memory::Recipe::DEFAULT).unwrap();
         let loader = Loader::spawn(|| true).unwrap();
         loader.start(source, memory.clone())?;
         Ok((loader.finish(&memory)?, memory))
     }
 
-    fn bytes_at(memory: &GuestMemoryMmap, address: u64, len: usize) -> Vec<u8> {
+    fn bytes_at(memory: &GuestMemory, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes

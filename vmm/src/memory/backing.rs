@@ -1,6 +1,6 @@
 //! What guest memory is made of, and how it goes back to the host.
 
-use super::{MemoryError, PAGE};
+use super::{GuestMemory, MemoryError, PAGE, Region};
 use crate::api::config::HugePages;
 use crate::arch::layout;
 use rustix::fs::SealFlags;
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
-use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestRegionMmap};
 
 /// Size of a huge page on x86-64, and so the alignment of guest memory in the host's address space: only
 /// where host virtual ≡ guest physical modulo this size can one nested page table entry map all of it.
@@ -150,7 +150,7 @@ pub fn check_length(file: &File, size: u64) -> Result<(), MemoryError> {
 ///
 /// # Errors
 /// The host has no such memory, or the file is too short.
-pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemoryMmap, MemoryError> {
+pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemory, MemoryError> {
     if let Backing::PrivateFile(file) = &recipe.backing {
         check_length(file, size)?;
     }
@@ -163,10 +163,10 @@ pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemoryMmap, MemoryErr
             advice: if recipe.pages == HugePages::TwoMiB { MORE_HUGE_PAGES } else { MORE_MEMORY },
             source,
         })?;
-        regions.push(GuestRegionMmap::new(mapping, start).expect("layout::ram does not wrap"));
+        regions.push(Region::ram(GuestRegionMmap::new(mapping, start).expect("layout::ram does not wrap")));
         offset += bytes;
     }
-    GuestMemoryMmap::from_regions(regions).map_err(MemoryError::Assemble)
+    GuestMemory::from_regions(regions).map_err(MemoryError::Assemble)
 }
 
 /// Gives whole pages of guest memory back to the host, if it can take them; what the guest reads there afterwards is zero, or what was

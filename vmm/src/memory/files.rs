@@ -1,13 +1,13 @@
 //! Files read or mapped into guest memory.
 
-use super::MemoryError;
+use super::{GuestMemory, MemoryError};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 /// The host address of `[start, start + len)`, if all of it is RAM of one region.
-fn host_range(memory: &GuestMemoryMmap, start: u64, len: usize) -> Result<*mut u8, MemoryError> {
+fn host_range(memory: &GuestMemory, start: u64, len: usize) -> Result<*mut u8, MemoryError> {
     let not_ram = || MemoryError::NotRam { start, end: start.saturating_add(len as u64) };
     let slice = memory.get_slice(GuestAddress(start), len).map_err(|_| not_ram())?;
     Ok(slice.ptr_guard_mut().as_ptr())
@@ -16,7 +16,7 @@ fn host_range(memory: &GuestMemoryMmap, start: u64, len: usize) -> Result<*mut u
 /// Reads `len` bytes at `offset` of `file` to guest-physical `start`, whatever the file's position is: other processes
 /// may share it.
 pub fn read_into(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     file: &File,
     offset: u64,
     start: u64,
@@ -44,7 +44,7 @@ pub fn read_into(
 
 /// Maps `len` bytes at `offset` of `file` privately to guest-physical `start`; all three are multiples of [`PAGE`].
 pub fn map_into(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     file: &File,
     offset: u64,
     start: u64,

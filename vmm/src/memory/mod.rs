@@ -6,12 +6,14 @@ mod backing;
 mod files;
 mod hotplug;
 mod pmem;
+mod region;
 mod space;
 
 pub use backing::{Backing, Recipe, allocate, check_length, discard};
 pub use files::{map_into, read_into};
 pub use hotplug::{KvmSlots, Slots, behind, extend};
 pub use pmem::{PmemError, PmemMapping};
+pub use region::{Blocks, GuestMemory, Region, scratch};
 pub use space::Space;
 
 use std::io;
@@ -93,9 +95,9 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
     use std::sync::Arc;
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-    fn anonymous(size: u64) -> GuestMemoryMmap {
+    fn anonymous(size: u64) -> GuestMemory {
         allocate(size, &Recipe::DEFAULT).unwrap()
     }
 
@@ -134,7 +136,7 @@ mod tests {
         assert!(matches!(read_into(&memory, &file, 0, u64::MAX, 2), Err(MemoryError::NotRam { .. })));
     }
 
-    fn read(memory: &GuestMemoryMmap, address: u64) -> u64 {
+    fn read(memory: &GuestMemory, address: u64) -> u64 {
         memory.read_obj(GuestAddress(address)).unwrap()
     }
 

@@ -1,14 +1,14 @@
 //! The guest's physical address space behind RAM: files and memory that may be plugged in have places there, and KVM memory slots, that nothing
 //! else gets as long as they have them.
 
-use super::{MemoryError, PmemError, PmemMapping, behind};
+use super::{GuestMemory, MemoryError, PmemError, PmemMapping, behind};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::GuestMemoryBackend;
 
 /// Linux adds memory in pieces of 128 MiB.
 const PMEM_ALIGNMENT: u64 = 128 << 20;
@@ -82,7 +82,7 @@ impl Inner {
 
 impl Space {
     /// Behind `memory`, which has the first slots, up to what processors of so many bits reach.
-    pub fn new(vm: Arc<VmFd>, memory: &GuestMemoryMmap, bits: u8) -> Self {
+    pub fn new(vm: Arc<VmFd>, memory: &GuestMemory, bits: u8) -> Self {
         let first_slot = u32::try_from(memory.iter().count()).expect("RAM has one or two regions");
         let bounds = behind(memory, PMEM_ALIGNMENT)..1 << bits.min(MOST_BITS);
         Self(Arc::new(Inner { vm, bounds, first_slot, taken: Mutex::default() }))

@@ -39,8 +39,7 @@ pub use transport::{Core, Signals, Surroundings, Transport, TransportState};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The guest's memory; clones are cheap and share it.
-pub type GuestMemory = vm_memory::GuestMemoryMmap;
+pub use crate::memory::GuestMemory;
 
 /// What runs in the event loop.
 pub type Subscriber = Box<dyn event_manager::MutEventSubscriber + Send>;

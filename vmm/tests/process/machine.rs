@@ -1,7 +1,9 @@
 //! What a machine is made of: processors and memory, as the guest finds them.
 
+use crate::breaking::code::Code;
+use crate::breaking::driver::{CONFIG, DATA, DISK, QUEUE_READY, RING, Ring, SOCKETS, STATUS, WRITE};
 use crate::client::spawn_listening;
-use crate::common::{HANG, Vm, kvm, out};
+use crate::common::{HANG, Vm, kvm, out, peak_memory_kib, until};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use vmm::api::status::ExitReason;
@@ -173,4 +175,46 @@ fn memory_devices_are_made_asked_and_refused() {
     vm.config["vial"]["control"] = json!(vm.path("control"));
     assert_eq!(vm.end(), ExitReason::BadConfig);
     assert!(vm.reason().1.contains("it is empty"), "{}", vm.reason().1);
+}
+
+#[test]
+fn a_disk_reads_into_memory_that_is_plugged_in_and_no_farther() {
+    if !kvm() {
+        return;
+    }
+    // The device behind the disk, and the start of its memory.
+    const MEMORY: u32 = SOCKETS;
+    const START: u64 = 4 << 30;
+    let (ring, request) = (Ring(0x42_0000), 0x61_0000);
+    let mut code = Code::default();
+    // Until half a GiB is asked for; then its first block, 2 MiB, is plugged in.
+    code.negotiate(MEMORY, 1 << 28 | 2)
+        .place(MEMORY, 0, ring)
+        .set(MEMORY + QUEUE_READY, 1)
+        .set(MEMORY + STATUS, 15);
+    code.raw(&until(MEMORY + CONFIG + 48, 512 << 20));
+    code.w64(request, 0).w64(request + 8, START).w64(request + 16, 1);
+    code.descriptor(ring, 0, request.into(), 24, 1, 1);
+    code.descriptor(ring, 1, (request + 0x100).into(), 10, WRITE, 0);
+    code.offer(ring, 0, 0, 1).kick(MEMORY, 0).wait(ring.used_index(), 1).expect(request + 0x100, 0);
+    // The last sector of the block, and the one behind it.
+    code.set_up(DISK, 0, RING).read_request(RING, 0).w64(RING.descriptor(1), START + (2 << 20) - 512);
+    code.offer(RING, 0, 0, 1).kick(DISK, 0).wait(RING.used_index(), 1).expect(DATA + 0x2000, 0);
+    code.w64(RING.descriptor(1), START + (2 << 20)).offer(RING, 1, 0, 2).kick(DISK, 0).hang();
+    let mut vm = Vm::new(code.bytes());
+    std::fs::write(vm.path("disk"), [7; 4096]).unwrap();
+    vm.config["drives"] = json!([{"drive_id": "disk", "path_on_host": vm.path("disk")}]);
+    vm.config["memory-hotplug"] = json!({"total_size_mib": 1024});
+    for backing in ["anonymous", "shared"] {
+        let _ = std::fs::remove_file(vm.path("ready"));
+        let _ = std::fs::remove_file(vm.path("status"));
+        vm.config["machine-config"]["memory_backing"] = json!(backing);
+        let (child, mut client) = spawn_listening(&mut vm);
+        client.post(&json!({"action": "hotplug_memory", "requested_size_mib": 512}));
+        // A guest whose read succeeds hangs.
+        assert_eq!(peak_memory_kib(&child.0).0, Some(ExitReason::GuestFault.code()));
+        let (reason, detail) = vm.reason();
+        assert_eq!(reason, ExitReason::GuestFault);
+        assert!(detail.contains("512 bytes at 0x100200000 is not guest memory"), "{detail}");
+    }
 }

@@ -3,8 +3,9 @@
 use super::places::Place;
 use super::{ArchError, acpi, layout, linux64, pvh};
 use crate::api::config::BootProtocol;
+use crate::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where and how the boot vCPU starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Description<'a> {
 }
 
 /// Writes command line and ACPI tables; needs no kernel, so it runs while one is being read.
-pub fn write_tables(memory: &GuestMemoryMmap, description: &Description<'_>) -> Result<(), ArchError> {
+pub fn write_tables(memory: &GuestMemory, description: &Description<'_>) -> Result<(), ArchError> {
     let line = description.command_line;
     if line.len() >= layout::CMDLINE_MAX {
         return Err(ArchError::CommandLineTooLong(line.len()));
@@ -63,7 +64,7 @@ pub fn write_tables(memory: &GuestMemoryMmap, description: &Description<'_>) -> 
 
 /// Writes the structures of the entry protocol.
 pub fn write_protocol(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     description: &Description<'_>,
     protocol: BootProtocol,
 ) -> Result<(), ArchError> {
@@ -75,7 +76,7 @@ pub fn write_protocol(
 
 /// Writes `bytes` at guest-physical `address`.
 pub(super) fn put(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     what: &'static str,
     address: u64,
     bytes: &[u8],
@@ -88,8 +89,8 @@ mod tests {
     use super::*;
     use linux_loader::loader::{bootparam::boot_params, elf::start_info::hvm_start_info};
 
-    fn memory() -> GuestMemoryMmap {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap()
+    fn memory() -> GuestMemory {
+        crate::memory::scratch(16 << 20, None).unwrap()
     }
 
     fn description(line: &str) -> Description<'_> {

@@ -1,8 +1,9 @@
 //! The Linux 64-bit boot protocol (Documentation/arch/x86/boot.rst): zero page and identity-mapping page tables.
 
 use super::{ArchError, boot::Description, boot::put, layout};
+use crate::memory::GuestMemory;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{ByteValued, GuestMemoryMmap};
+use vm_memory::ByteValued;
 
 const BOOT_FLAG: u16 = 0xaa55;
 /// "HdrS".
@@ -16,7 +17,7 @@ const TABLE: u64 = 0b11;
 /// The same, as a 2 MiB page.
 const LARGE_PAGE: u64 = 0x83;
 
-pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> Result<(), ArchError> {
+pub(super) fn write(memory: &GuestMemory, description: &Description<'_>) -> Result<(), ArchError> {
     let hdr = description.header.unwrap_or(setup_header {
         boot_flag: BOOT_FLAG,
         header: HEADER,
@@ -43,7 +44,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> 
 }
 
 /// The first GiB one to one: the protocol asks for the kernel, zero page and command line.
-fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), ArchError> {
+fn write_page_tables(memory: &GuestMemory) -> Result<(), ArchError> {
     let directory: Vec<u8> = (0..512u64).flat_map(|n| ((n << 21) | LARGE_PAGE).to_le_bytes()).collect();
     let what = "the page tables";
     put(memory, what, layout::PML4, &(layout::PDPT | TABLE).to_le_bytes())?;

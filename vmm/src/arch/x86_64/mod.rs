@@ -18,11 +18,11 @@ pub use cpuid::{Topology, physical_bits};
 pub use interrupts::{message_route, pin_routes};
 
 use crate::api::config::CpuConfig;
+use crate::memory::GuestMemory;
 use kvm_bindings::{
     CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use vm_memory::GuestMemoryMmap;
 
 /// A step of the machine's set-up that KVM or the memory map refused.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +161,6 @@ pub fn set_up_vcpu(
 }
 
 /// Points the boot vCPU at the kernel.
-pub fn set_entry(vcpu: &VcpuFd, entry: boot::Entry, memory: &GuestMemoryMmap) -> Result<(), ArchError> {
+pub fn set_entry(vcpu: &VcpuFd, entry: boot::Entry, memory: &GuestMemory) -> Result<(), ArchError> {
     registers::set_entry(vcpu, entry, memory)
 }

@@ -1,15 +1,16 @@
 //! The x86/HVM direct boot structures (xen/include/public/arch-x86/hvm/start_info.h).
 
 use super::{ArchError, boot::Description, boot::put, layout};
+use crate::memory::GuestMemory;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
-use vm_memory::{ByteValued, GuestMemoryMmap};
+use vm_memory::ByteValued;
 
 /// XEN_HVM_START_MAGIC_VALUE.
 const MAGIC: u32 = 0x336e_c578;
 /// Version 1 has the memory map.
 const VERSION: u32 = 1;
 
-pub(super) fn write(memory: &GuestMemoryMmap, description: &Description<'_>) -> Result<(), ArchError> {
+pub(super) fn write(memory: &GuestMemory, description: &Description<'_>) -> Result<(), ArchError> {
     let map = layout::memory_map(description.memory_size, description.extras.pci);
     for (index, (addr, size, kind)) in (0..).zip(&map) {
         let entry =

@@ -8,9 +8,9 @@ use super::{
     kvm_step, layout,
 };
 use crate::api::config::BootProtocol;
+use crate::memory::GuestMemory;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
-use vm_memory::GuestMemoryMmap;
 
 /// Control bits (Intel SDM vol. 3, 2.5 and 2.2.1).
 const CR0_PE: u64 = 1;
@@ -65,7 +65,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
 }
 
 /// Sets general and special registers for `entry` and writes the descriptor table that they name.
-pub fn set_entry(vcpu: &VcpuFd, entry: Entry, memory: &GuestMemoryMmap) -> Result<(), ArchError> {
+pub fn set_entry(vcpu: &VcpuFd, entry: Entry, memory: &GuestMemory) -> Result<(), ArchError> {
     let mut sregs = vcpu.get_sregs().map_err(kvm_step("read the special registers"))?;
     apply_segments(&mut sregs, entry.protocol);
     let table = [0, 0, descriptor(&sregs.cs), descriptor(&sregs.ds), descriptor(&sregs.tr)];

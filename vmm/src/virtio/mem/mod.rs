@@ -1,7 +1,8 @@
 //! virtio-mem (virtio 1.2, section 5.15): memory that the guest takes and gives back in blocks while it runs, up to what it is asked to
 //! have.
 //!
-//! What is not plugged in is out of the reach of the guest's processors as far as whole memory slots go, and goes back to the host.
+//! What is not plugged in goes back to the host, and is out of the reach of this process's devices; of processors and vhost as far as whole memory
+//! slots go.
 
 mod shared;
 
@@ -29,12 +30,12 @@ use super::{
     VirtioDevice,
 };
 use crate::api::config::MemoryHotplug;
-use crate::memory::{self, Backing, Slots};
+use crate::memory::{self, Backing, Blocks, Slots};
 use crate::metrics::{Counter, counters};
 use shared::{Answer, Shared};
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 const QUEUE_SIZES: [u16; 1] = [64];
 /// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: drivers must not touch what is not plugged in, and here they can't.
@@ -84,9 +85,15 @@ pub struct Mem {
 }
 
 impl Mem {
-    /// For memory at guest-physical `start`, of this kind, which is in the guest's memory already but in no slot.
-    pub fn new(config: MemoryHotplug, start: u64, slots: Box<dyn Slots>, backing: Backing) -> Self {
-        Self { shared: Arc::new(Shared::new(config, start, slots)), backing, worker: WorkerSlot::new() }
+    /// For memory at guest-physical `start`, of this kind, which is in the guest's memory already with these blocks, but in no slot.
+    pub fn new(
+        config: MemoryHotplug,
+        start: u64,
+        (blocks, slots): (Arc<Blocks>, Box<dyn Slots>),
+        backing: Backing,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(config, start, blocks, slots));
+        Self { shared, backing, worker: WorkerSlot::new() }
     }
 
     /// What may be changed and asked while it runs.
@@ -238,9 +245,10 @@ fn count(answer: Answer, all: &Counter, fails: &Counter, granted: Option<(&Count
 
 fn discard(memory: &GuestMemory, shared: &Shared, backing: &Backing, address: u64, len: u64) {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    for slice in memory.get_slices(GuestAddress(address), len).map_while(Result::ok) {
-        if memory::discard(&slice, backing).is_err() {
-            shared.metrics.unplug_discard_fails.add(1);
-        }
+    let found = memory.to_region_addr(GuestAddress(address));
+    // It is not plugged in any more, so its region hands none of it out.
+    let slice = found.and_then(|(region, offset)| region.mapping().get_slice(offset, len).ok());
+    if slice.is_none_or(|slice| memory::discard(&slice, backing).is_err()) {
+        shared.metrics.unplug_discard_fails.add(1);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::MemMetrics;
 use crate::api::config::{MemoryHotplug, MemoryHotplugStatus};
-use crate::memory::Slots;
+use crate::memory::{Blocks, Slots};
 use crate::virtio::Signals;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -65,17 +65,18 @@ struct Saved {
 pub(super) struct Shared {
     config: MemoryHotplug,
     start: u64,
+    blocks: Arc<Blocks>,
     slots: Box<dyn Slots>,
     state: Mutex<State>,
     pub(super) metrics: MemMetrics,
 }
 
 impl Shared {
-    pub(super) fn new(config: MemoryHotplug, start: u64, slots: Box<dyn Slots>) -> Self {
+    pub(super) fn new(config: MemoryHotplug, start: u64, known: Arc<Blocks>, slots: Box<dyn Slots>) -> Self {
         // Checked with the document: a few hundred thousand blocks at most.
         let blocks = usize::try_from(config.total_size_mib / config.block_size_mib).unwrap_or(0);
         let state = Mutex::new(State { requested: 0, plugged: vec![false; blocks] });
-        Self { config, start, slots, state, metrics: MemMetrics::default() }
+        Self { config, start, blocks: known, slots, state, metrics: MemMetrics::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,6 +139,7 @@ impl Shared {
         if self.insert(&state, &blocks).is_err() {
             return Answer::Busy;
         }
+        self.blocks.set(blocks.clone(), true);
         state.plugged[blocks].fill(true);
         Answer::Ack
     }
@@ -152,7 +154,10 @@ impl Shared {
             }
             if let Err(error) = self.slots.set(slot, true) {
                 // What was just put in can be taken out.
-                inserted.into_iter().for_each(|slot| drop(self.slots.set(slot, false)));
+                for slot in inserted {
+                    drop(self.slots.set(slot, false));
+                    self.slots.shut(slot);
+                }
                 return Err(error);
             }
             inserted.push(slot);
@@ -179,7 +184,8 @@ impl Shared {
 
     /// Takes blocks out, and slots that have none left in use; then their memory goes back.
     fn remove(&self, state: &mut State, blocks: Range<usize>, mut discard: impl FnMut(u64, u64)) {
-        let all = state.plugged.len();
+        let (all, mut empty) = (state.plugged.len(), Vec::new());
+        self.blocks.set(blocks.clone(), false);
         for (slot, of_slot) in self.slots_of(&blocks, all) {
             let used = state.plugged[of_slot.clone()].contains(&true);
             let part = blocks.start.max(of_slot.start)..blocks.end.min(of_slot.end);
@@ -187,10 +193,12 @@ impl Shared {
             if used && !state.plugged[of_slot].contains(&true) {
                 // A slot that is there can be taken out.
                 let _ = self.slots.set(slot, false);
+                empty.push(slot);
             }
         }
         let (address, len) = self.range_of(&blocks);
         discard(address, len);
+        empty.into_iter().for_each(|slot| self.slots.shut(slot));
     }
 
     pub(super) fn state(&self, address: u64, count: u16) -> Option<u16> {
@@ -229,6 +237,7 @@ impl Shared {
             let blocks = first..end.ok_or("it has more memory than there can be")?;
             self.insert(&state, &blocks)
                 .map_err(|error| format!("its memory can't be plugged in: {error}"))?;
+            self.blocks.set(blocks.clone(), true);
             state.plugged[blocks].fill(true);
         }
         state.requested = saved.requested;

@@ -27,6 +27,10 @@ impl Slots for Written {
         }
         Ok(())
     }
+
+    fn shut(&self, index: u32) {
+        assert!(!self.0.lock().unwrap().contains(&index), "slot {index} is in the machine");
+    }
 }
 
 struct World {
@@ -36,16 +40,20 @@ struct World {
 }
 
 fn device(slots: &Written) -> Mem {
-    Mem::new(CONFIG, START, Box::new(slots.clone()), Backing::Anonymous)
+    device_for(slots, Blocks::new(512 << 20, BLOCK))
+}
+
+fn device_for(slots: &Written, blocks: Arc<Blocks>) -> Mem {
+    Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous)
 }
 
 impl World {
     fn new(requested: u64) -> Self {
         let slots = Written::default();
-        let mem = device(&slots);
-        let control = mem.control();
         let ram = allocate(16 << 20, &Recipe::DEFAULT).unwrap();
-        let memory = extend(&ram, &Recipe::DEFAULT, START, 512 << 20).unwrap();
+        let (memory, blocks) = extend(&ram, &Recipe::DEFAULT, START, (512 << 20, BLOCK)).unwrap();
+        let mem = device_for(&slots, blocks);
+        let control = mem.control();
         let mut guest = Guest::with_memory(memory, Box::new(mem));
         guest.negotiate(VERSION_1 | 1 << F_UNPLUGGED_INACCESSIBLE);
         guest.set_up_rings();
@@ -88,8 +96,27 @@ fn slots_are_in_the_machine_while_a_block_of_theirs_is() {
         [(0, 0), (0, 1), (0, 2)]
     );
     assert_eq!((world.ask(UNPLUG, 1, 1), world.slots()), ((0, 0), vec![1]));
+    assert!(world.guest.memory.read_obj::<u8>(GuestAddress(START + BLOCK)).is_err());
+    assert_eq!(world.ask(PLUG, 1, 1), (0, 0));
     assert_eq!(world.guest.memory.read_obj::<u8>(GuestAddress(START + BLOCK)).unwrap(), 0);
     assert_eq!((world.ask(UNPLUG_ALL, 0, 0), world.slots()), ((0, 0), vec![]));
+}
+
+#[test]
+fn devices_do_not_reach_what_is_not_plugged_in() {
+    let mut world = World::new(128);
+    assert_eq!(world.ask(PLUG, 1, 1), (0, 0));
+    let mut request = [0; REQUEST];
+    request[..2].copy_from_slice(&STATE.to_le_bytes());
+    let request = world.guest.data(&request);
+    // Up to the end of a block, and a byte farther.
+    for (end, reached) in [(2 * BLOCK, true), (2 * BLOCK + 1, false)] {
+        let response = Buffer { address: START + end - 10, len: 10, writable: true };
+        world.guest.send(0, &[request, response]);
+        assert_eq!(world.guest.used(0).is_some(), reached);
+        assert_eq!(world.guest.is_broken(), !reached);
+    }
+    assert!(world.guest.faults()[0].contains("is not guest memory"), "{:?}", world.guest.faults());
 }
 
 #[test]

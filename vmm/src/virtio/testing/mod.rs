@@ -26,7 +26,7 @@ const QUEUE_SPACE: u64 = 0x1000;
 const BUFFERS: u64 = 0x10_0000;
 
 pub fn memory() -> GuestMemory {
-    GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_SIZE as usize)]).unwrap()
+    crate::memory::scratch(MEMORY_SIZE as usize, None).unwrap()
 }
 
 pub struct Ring {

@@ -95,7 +95,7 @@ impl BackEndWorker {
 
 /// Guest memory as a back end is told of it, and the files that it is in; none if a part of it is in no file.
 fn regions(memory: &GuestMemory) -> Option<(Vec<Region>, Vec<RawFd>)> {
-    let region = |region: &vm_memory::GuestRegionMmap| {
+    let region = |region: &crate::memory::Region| {
         let file = region.file_offset()?;
         let place =
             Region { start: region.start_addr().raw_value(), len: region.len(), offset: file.start() };
