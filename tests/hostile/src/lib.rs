@@ -53,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vsock", devices::vsock),
     ("net", peripherals::net),
     ("entropy", peripherals::entropy),
+    ("serial", peripherals::serial),
     ("balloon", peripherals::balloon),
     ("memory", memory::hotplug),
     ("pmem", memory::persistent),

@@ -1,14 +1,21 @@
-//! Devices without storage: a network whose frames are anything too, entropy, a balloon.
+//! Devices without storage: a network whose frames are anything too, entropy, a balloon, a serial port.
 
 use crate::devices::{Guest, take};
+use event_manager::{EventManager, SubscriberOps};
+use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
 use vmm::api::config::Balloon as BalloonConfig;
-use vmm::api::config::BalloonStart;
+use vmm::api::config::{BalloonStart, TokenBucket};
+use vmm::bus::BusDevice;
 use vmm::memory::Backing;
+use vmm::serial::{self, SerialFiles};
+use vmm::virtio::Subscriber;
 use vmm::virtio::balloon::Balloon;
 use vmm::virtio::net::Net;
 use vmm::virtio::rng::Rng;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// VIRTIO_NET_F_MRG_RXBUF.
 const MERGE: u64 = 1 << 15;
@@ -74,4 +81,56 @@ pub fn balloon(bytes: &[u8]) {
         4 => drop(control.stop_hinting(&signals)),
         _ => drop(control.hinting()),
     });
+}
+
+/// A serial port whose guest and whose host write anything at any time: what comes out is what the guest wrote to the data register, in
+/// order, and a saved port is the same again.
+pub fn serial(mut bytes: &[u8]) {
+    let limited = bytes.first().is_some_and(|first| first & 1 == 1);
+    let limit = limited.then_some(TokenBucket { size: 16, one_time_burst: None, refill_time: 3_600_000 });
+    let (mut host, input) = UnixStream::pair().unwrap();
+    host.set_nonblocking(true).unwrap();
+    let mut output = tempfile::tempfile().unwrap();
+    let files = SerialFiles { input: Some(OwnedFd::from(input).into()), output: output.try_clone().unwrap() };
+    let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let (mut port, worker, control) = serial::new(files, limit, line).unwrap();
+    let mut manager = EventManager::<Subscriber>::new().unwrap();
+    manager.add_subscriber(Box::new(worker));
+    let (mut paused, mut data) = (false, Vec::new());
+    while let Some([what, offset]) = take(&mut bytes) {
+        // Registers, and what is behind them.
+        let offset = u64::from(offset % 10);
+        match what % 8 {
+            0..3 => {
+                let [value] = take(&mut bytes).unwrap_or_default();
+                port.write(offset, &[value]);
+                data.extend((offset == 0).then_some(value));
+            }
+            3 => port.read(offset, &mut [0; 8][..1 + usize::from(what >> 6)]),
+            4 => port.write(offset, &[what; 8][..2 + usize::from(what >> 6)]),
+            // A full socket takes no more.
+            5 => drop(host.write(&vec![what; usize::from(what)])),
+            6 if paused => {
+                let saved = control.save();
+                control.restore(saved.clone()).unwrap();
+                assert_eq!(control.save(), saved);
+                control.resume();
+                paused = false;
+            }
+            6 => {
+                control.pause();
+                paused = true;
+            }
+            _ => drop(manager.run_with_timeout(0)),
+        }
+    }
+    for _ in 0..64 {
+        manager.run_with_timeout(0).unwrap();
+    }
+    let mut written = Vec::new();
+    output.rewind().unwrap();
+    output.read_to_end(&mut written).unwrap();
+    assert!(!limited || written.len() <= 16);
+    let mut rest = data.iter();
+    assert!(written.iter().all(|byte| rest.any(|wrote| wrote == byte)), "{written:?} of {data:?}");
 }
