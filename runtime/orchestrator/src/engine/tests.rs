@@ -174,6 +174,46 @@ fn apply_makes_what_is_not_there() {
 }
 
 #[test]
+fn what_is_applied_again_unchanged_changes_nothing_whoever_applies_it() {
+    let (_folder, engine) = engine();
+    let labels = json!({"app": "web"});
+    let probe = json!({"httpGet": {"port": 80}});
+    let pod = json!({
+        "containers": [{"name": "c", "image": "nginx", "livenessProbe": probe,
+            "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}, {"containerPort": 81, "name": "x"}],
+            "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "resources": {"limits": {"cpu": "1000m", "memory": "64Mi"}},
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "initContainers": [{"name": "i", "image": "nginx", "ports": [{"containerPort": 80}]}],
+        "imagePullSecrets": [{"name": "pull"}],
+        "volumes": [{"name": "v", "configMap": {"name": "m"}}, {"name": "w", "projected": {"sources": [{"configMap": {"name": "m"}}]}}],
+    });
+    let mut job_pod = pod.clone();
+    job_pod["restartPolicy"] = "Never".into();
+    let template = json!({"metadata": {"labels": labels}, "spec": pod});
+    let selector = json!({"matchLabels": labels});
+    let job = json!({"template": {"spec": job_pod}});
+    for (kind, spec) in [
+        ("Pod", pod.clone()),
+        ("ReplicaSet", json!({"selector": selector, "template": template})),
+        ("Deployment", json!({"selector": selector, "template": template})),
+        ("Job", job.clone()),
+        ("CronJob", json!({"schedule": "* * * * *", "jobTemplate": {"spec": job}})),
+    ] {
+        let config = json!({"metadata": {"name": "x"}, "spec": spec});
+        let apply = |manager: &str| {
+            let options = WriteOptions { manager: manager.into(), ..WriteOptions::default() };
+            let written = engine.patch(target(kind, "a", "x"), &Patch::Apply(config.clone()), &options);
+            written.unwrap_or_else(|error| panic!("{kind} by {manager}: {error}")).object
+        };
+        let first = apply("one");
+        assert_eq!(apply("one").version, first.version, "{kind}");
+        assert_eq!(apply("two").object["spec"], first.object["spec"], "{kind}");
+        assert_eq!(apply("one").object["spec"], first.object["spec"], "{kind}");
+    }
+}
+
+#[test]
 fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
     let (_folder, engine) = engine();
     let delete = |kind, name, options: &DeleteOptions| engine.delete(target(kind, "a", name), options);

@@ -273,7 +273,10 @@ impl Engine {
                 let config = self.config(target, config, options, warnings)?;
                 let now = self.now();
                 let writer = Writer { manager: &options.manager, subresource: target.subresource, now: &now };
-                let applied = patch::apply(kind.structure(), &object, &config, writer, options.force);
+                let applied =
+                    patch::apply(kind.structure(), &object, &config, writer, options.force, |object| {
+                        kind.strategy.default(object);
+                    });
                 object = applied.map_err(|error| error.about(kind.group, kind.plural, target.name))?.0;
             }
         }
@@ -320,7 +323,7 @@ impl Engine {
         self.check_namespace(target.kind, target.namespace)?;
         let now = self.now();
         let writer = Writer { manager: &options.manager, subresource: "", now: &now };
-        let applied = patch::apply(target.kind.structure(), &json!({}), &config, writer, false)?;
+        let applied = patch::apply(target.kind.structure(), &json!({}), &config, writer, false, |_| {})?;
         self.insert(target, applied.0, options)
     }
 

@@ -120,6 +120,9 @@ fn property(field: &Field) -> Value {
         Of::List => json!({"type": "array", "items": one}),
         Of::Map => json!({"type": "object", "additionalProperties": one}),
     };
+    if let Some(default) = &field.default {
+        value["default"] = default.clone();
+    }
     value["description"] = field.description.clone().into();
     if !field.keys.is_empty() {
         value["x-kubernetes-list-type"] = "map".into();

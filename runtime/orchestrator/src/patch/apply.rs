@@ -137,7 +137,7 @@ pub fn track_update(structure: &'static Type, old: Option<&Value>, new: &mut Val
 pub struct Applied(pub Value);
 
 /// Merges `config`, all that `writer` wants of the object, into `live`; what it wanted before and does not want any more goes, unless
-/// others want it too.
+/// others want it too. `complete` fills in what a client may leave out, as it was with what is live: leaving it out contests nothing.
 ///
 /// # Errors
 /// Others manage fields that `config` sets to other values, and `force` does not take them over.
@@ -147,12 +147,15 @@ pub fn apply(
     config: &Value,
     writer: Writer<'_>,
     force: bool,
+    complete: impl Fn(&mut Value),
 ) -> Result<Applied, ApiError> {
     let mut managers = entries(live);
     let wanted = owned(structure, config);
     let mut merged = live.clone();
     merge(structure, &mut merged, config);
-    let (changed, _) = Fields::changed(structure, live, &merged);
+    let mut completed = merged.clone();
+    complete(&mut completed);
+    let (changed, _) = Fields::changed(structure, live, &completed);
     let contested = changed.leaves();
     let mut causes = Vec::new();
     for entry in managers.iter_mut().filter(|entry| !entry.is_by(&writer, true)) {
@@ -264,7 +267,7 @@ mod tests {
     }
 
     fn applied(live: &Value, config: Value, manager: &str) -> Result<Value, ApiError> {
-        apply(structure(), live, &config, writer(manager), false).map(|applied| applied.0)
+        apply(structure(), live, &config, writer(manager), false, |_| {}).map(|applied| applied.0)
     }
 
     #[test]
@@ -293,7 +296,7 @@ mod tests {
         let shared = applied(&live, deployment(json!({"replicas": 3})), "two").unwrap();
         assert_eq!(entries(&shared).len(), 2);
         let config = deployment(json!({"replicas": 4}));
-        let forced = apply(structure(), &live, &config, writer("two"), true).unwrap().0;
+        let forced = apply(structure(), &live, &config, writer("two"), true, |_| {}).unwrap().0;
         assert_eq!(forced["spec"]["replicas"], 4);
         assert_eq!(entries(&forced).iter().map(|entry| entry.manager.as_str()).collect::<Vec<_>>(), ["two"]);
     }

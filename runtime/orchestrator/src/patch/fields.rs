@@ -192,10 +192,12 @@ impl Fields {
     }
 }
 
-/// `k:{"name":"web"}`: what tells an item of a list apart.
+/// `k:{"name":"web"}`: what tells an item of a list apart. A key that is left out is its default, as it will be once it is stored.
 pub(super) fn key_step(field: &'static Field, item: &Value) -> String {
-    let keys: Map<String, Value> =
-        field.keys.iter().filter_map(|key| item.get(key).map(|value| (key.clone(), value.clone()))).collect();
+    let default = |key: &str| field.structure()?.fields.get(key)?.default.as_ref();
+    let value =
+        |key: &String| item.get(key).or_else(|| default(key)).map(|value| (key.clone(), value.clone()));
+    let keys: Map<String, Value> = field.keys.iter().filter_map(value).collect();
     format!("k:{}", Value::Object(keys))
 }
 

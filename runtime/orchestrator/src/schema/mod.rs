@@ -7,6 +7,7 @@ mod check;
 pub use check::{Finding, Findings, conform};
 
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -79,6 +80,8 @@ pub struct Field {
     /// The same for server-side apply.
     #[serde(default)]
     pub keys: Vec<String>,
+    /// What stands for it when it is left out and tells items of a list apart.
+    pub default: Option<Value>,
     /// A list of simple values, each at most once.
     #[serde(default)]
     pub set: bool,
