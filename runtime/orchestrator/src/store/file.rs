@@ -1,10 +1,12 @@
 //! The SQLite file under the store.
 
 use super::events::{Event, EventKind, KEPT, Log};
+use super::mark::Mark;
 use super::seal::{SealError, SealKey};
-use super::{Key, Stored};
+use super::{Key, Stored, wal};
 use crate::kinds::{KINDS, Kind};
 use crate::object;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,9 +28,17 @@ pub enum StoreError {
     Sqlite(rusqlite::Error),
     /// SQLite's own check, or a checksum, found damage. Nothing is salvaged: what is missing would look deleted, and pods would go for it.
     #[error(
-        "the store of declared objects is damaged ({0}): put a good copy of the file in its place, or move it away with its -wal and -shm and declare the objects again; running pods go on"
+        "the store of declared objects is damaged ({0}): move it away with its -wal, -shm and -mark, then put a good copy of the file in its place or declare the objects again; running pods go on"
     )]
     Damaged(String),
+    /// A file beside it can't be read or written.
+    #[error("the store of declared objects does not work: {path}: {source}")]
+    Beside {
+        /// Which.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// Written by a version that nobody was given.
     #[error(
         "the store of declared objects is of version {0}, which came before the first release: move the file away and declare the objects again"
@@ -68,16 +78,27 @@ pub(super) struct File {
     writes: u64,
     /// The last version that was given.
     newest: i64,
+    mark: Mark,
 }
 
 type Contents = (File, BTreeMap<Key, Arc<Stored>>, Log);
 
 impl File {
     pub(super) fn open(path: &Path, key: SealKey) -> Result<Contents, StoreError> {
+        let mark = Mark::read(path)?;
+        let gone = || StoreError::Damaged(format!("{} is empty or gone", path.display()));
+        let is_empty = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
+        // SQLite would throw such a log away.
+        if is_empty && (mark.is_some() || wal::is_there(path)) {
+            return Err(gone());
+        }
+        wal::check(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
+        // What is refused stays as it was found.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "trusted_schema", false)?;
@@ -86,6 +107,10 @@ impl File {
             return Err(StoreError::Damaged(check));
         }
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        // The mark was made after the tables.
+        if found == 0 && mark.is_some() {
+            return Err(gone());
+        }
         if found > VERSION {
             return Err(StoreError::Newer(found));
         }
@@ -108,7 +133,18 @@ impl File {
         transaction.commit()?;
         let newest =
             i64::try_from(log.newest()).map_err(|_| StoreError::Damaged("a version is too high".into()))?;
-        Ok((Self { connection, key, writes: 0, newest }, objects, log))
+        if let Some(mark) = mark.filter(|mark| newest < *mark) {
+            let what = format!("it ends with version {newest}, and {mark} was answered");
+            return Err(StoreError::Damaged(what));
+        }
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        let mark = Mark::make(path, newest)?;
+        Ok((Self { connection, key, writes: 0, newest, mark }, objects, log))
+    }
+
+    /// Brings all writes from the log into the file, which has more ways to notice damage.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        Ok(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
     /// Writes and syncs; the version that the write got.
@@ -137,6 +173,7 @@ impl File {
         transaction.commit()?;
         self.writes += 1;
         self.newest = version;
+        self.mark.raise(version);
         Ok(version.unsigned_abs())
     }
 }

@@ -5,7 +5,9 @@
 
 mod events;
 mod file;
+mod mark;
 mod seal;
+mod wal;
 
 pub use events::{Event, EventKind, Subscription};
 pub use file::StoreError;
@@ -157,6 +159,15 @@ impl Store {
         drop(memory);
         self.0.newest.send_replace(version);
         Ok(stored)
+    }
+
+    /// Brings all writes into the file itself, before the process ends: nothing is lost without it, but damage is noticed better in the file
+    /// than in its write-ahead log.
+    ///
+    /// # Errors
+    /// The disk is full or broken: all stays in the log.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        self.0.file.lock().unwrap_or_else(PoisonError::into_inner).settle()
     }
 
     /// Wakes at every write; its value is the newest version.

@@ -246,8 +246,115 @@ fn a_file_that_is_none_or_is_cut_is_refused_with_what_to_do() {
         let error = refused(bytes).unwrap_err();
         assert!(error.contains("damaged") && error.contains("move it away"), "{error}");
     }
-    // An empty file is a new store, as SQLite sees it.
+    for nothing in ["-mark", "-wal"] {
+        let error = refused(b"").unwrap_err();
+        assert!(error.contains("empty or gone"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        let key = SealKey::at(&folder.path().join("key")).unwrap();
+        assert!(Store::open(&path, key).err().unwrap().to_string().contains("empty or gone"));
+        // Each of the two is reason enough.
+        std::fs::write(beside(&path, "-wal"), [1; 100]).unwrap();
+        let _ = std::fs::remove_file(beside(&path, nothing));
+    }
+    // A process that died while it made its store has an empty file and none beside it.
     assert_eq!(refused(b""), Ok(0));
+}
+
+fn beside(path: &std::path::Path, end: &str) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// A store whose process was killed: everything since the beginning is in the log. Its folder, its file, and where each write ends in the log.
+fn killed() -> (TempDir, std::path::PathBuf, Vec<u64>) {
+    let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+    let store = open(&folder);
+    let path = folder.path().join("objects.db");
+    let ends = (0..12u32).map(|number| {
+        let name = format!("n{}", number % 7);
+        put(&store, &Key::new(kind("ConfigMap"), "a", &name), map(&name, number));
+        std::fs::metadata(beside(&path, "-wal")).unwrap().len()
+    });
+    let ends = ends.collect();
+    // What is open is not what a killed process leaves, the copy is.
+    let copy = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+    for name in ["objects.db", "objects.db-wal", "objects.db-mark", "key"] {
+        std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let path = copy.path().join("objects.db");
+    (copy, path, ends)
+}
+
+fn reopened(folder: &TempDir) -> Result<(u64, Vec<Arc<Stored>>), String> {
+    let key = SealKey::at(&folder.path().join("key")).unwrap();
+    let store = Store::open(&folder.path().join("objects.db"), key);
+    store.map(|store| (store.version(), contents(&store))).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_log_that_is_cut_is_refused_and_stays_as_it_is() {
+    let (folder, path, ends) = killed();
+    let wal = beside(&path, "-wal");
+    let good = std::fs::read(&wal).unwrap();
+    for cut in [0, 1, 32, 60, 5000, 30_000, ends[5], ends[10], ends[10] + 9, good.len() as u64 - 1] {
+        std::fs::write(&wal, &good[..cut as usize]).unwrap();
+        let error = reopened(&folder).unwrap_err();
+        assert!(error.contains("damaged"), "cut at {cut}: {error}");
+        assert!(std::fs::read(&wal).unwrap_or_default() == good[..cut as usize], "cut at {cut}");
+    }
+    std::fs::write(&wal, &good).unwrap();
+    let (version, objects) = reopened(&folder).unwrap();
+    assert_eq!((version, objects.len()), (12, 7));
+}
+
+#[test]
+fn a_write_that_a_loss_of_power_cut_short_was_never_made() {
+    let (folder, path, ends) = killed();
+    let wal = beside(&path, "-wal");
+    let good = std::fs::read(&wal).unwrap();
+    let (start, page) = (ends[10] as usize, 4096 + 24);
+    assert!(good.len() - start >= 2 * page, "the last write has several frames");
+    let db = std::fs::read(&path).unwrap();
+    // The last write was not answered yet, and any part of it may be on the disk: none, the first, only the last, some torn.
+    let mut holes = good.clone();
+    holes[start..start + page].fill(0);
+    let mut torn = good.clone();
+    torn[start + page / 2..start + page].fill(0);
+    for left in [&good[..start], &good[..start + page], &good[..start + page + 100], &holes[..], &torn[..]] {
+        for name in ["-shm", "-wal"] {
+            let _ = std::fs::remove_file(beside(&path, name));
+        }
+        std::fs::write(&path, &db).unwrap();
+        std::fs::write(&wal, left).unwrap();
+        std::fs::write(beside(&path, "-mark"), format!("{:020}\n", 11)).unwrap();
+        assert_eq!(reopened(&folder).map(|(version, _)| version), Ok(11));
+    }
+}
+
+#[test]
+fn a_store_that_is_settled_has_nothing_in_its_log() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    put(&store, &Key::new(kind("ConfigMap"), "a", "one"), map("one", 1));
+    store.settle().unwrap();
+    assert_eq!(std::fs::metadata(folder.path().join("objects.db-wal")).unwrap().len(), 0);
+    put(&store, &Key::new(kind("ConfigMap"), "a", "one"), map("one", 2));
+}
+
+#[test]
+fn an_old_copy_is_refused_beside_the_mark_and_taken_without_it() {
+    let folder = TempDir::new().unwrap();
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    put(&open(&folder), &key, map("one", 1));
+    let path = folder.path().join("objects.db");
+    let old = std::fs::read(&path).unwrap();
+    put(&open(&folder), &key, map("one", 2));
+    std::fs::write(&path, old).unwrap();
+    let error = reopened(&folder).unwrap_err();
+    assert!(error.contains("ends with version 1, and 2 was answered"), "{error}");
+    std::fs::remove_file(beside(&path, "-mark")).unwrap();
+    assert_eq!(reopened(&folder).unwrap().0, 1);
 }
 
 proptest! {
@@ -272,5 +379,25 @@ proptest! {
         if let Ok(store) = Store::open(&path, key) {
             prop_assert_eq!(contents(&store), before);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// The same for the log that a killed process leaves, with the mark and, but for the last write, without it.
+    #[test]
+    fn flipped_bits_in_the_log_are_noticed(place in any::<prop::sample::Index>(), bit in 0..8u8, has_mark in any::<bool>()) {
+        let (folder, path, ends) = killed();
+        let wal = beside(&path, "-wal");
+        let mut bytes = std::fs::read(&wal).unwrap();
+        // Two whole writes behind the broken one are what tells without the mark.
+        let end = if has_mark { bytes.len() } else { ends[8] as usize };
+        bytes[place.index(end)] ^= 1 << bit;
+        std::fs::write(&wal, bytes).unwrap();
+        if !has_mark {
+            std::fs::remove_file(beside(&path, "-mark")).unwrap();
+        }
+        let found = reopened(&folder);
+        prop_assert!(found.as_ref().is_err_and(|error| error.contains("damaged")), "{:?}", found.map(|found| found.0));
     }
 }
