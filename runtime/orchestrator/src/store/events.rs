@@ -7,6 +7,8 @@ use tokio::sync::watch;
 
 /// Events that are remembered. Who is further behind has to list again.
 pub(super) const KEPT: usize = 10_000;
+/// Bytes of theirs that are remembered, as JSON: objects of a megabyte must not fill the memory and the disk.
+pub(super) const KEPT_BYTES: usize = 64 << 20;
 /// Events that one look at the log takes at most.
 const BATCH: usize = 256;
 
@@ -32,6 +34,8 @@ pub struct Event {
     pub stored: Arc<Stored>,
     /// The object before, if that is known: a selector may have meant it and not mean it now.
     pub previous: Option<Arc<Stored>>,
+    /// How large the object is as JSON.
+    pub size: usize,
 }
 
 /// The latest events in order.
@@ -40,21 +44,29 @@ pub(super) struct Log {
     /// Version before the first event: from there on everything is known.
     floor: u64,
     newest: u64,
+    /// Of all events.
+    bytes: usize,
 }
 
 impl Log {
     pub(super) fn new(floor: u64) -> Self {
-        Self { events: VecDeque::new(), floor, newest: floor }
+        Self { events: VecDeque::new(), floor, newest: floor, bytes: 0 }
     }
 
     pub(super) fn push(&mut self, event: Event) {
         self.newest = event.stored.version;
+        self.bytes += event.size;
         self.events.push_back(Arc::new(event));
-        if self.events.len() > KEPT
-            && let Some(first) = self.events.pop_front()
-        {
+        while self.events.len() > KEPT || self.bytes > KEPT_BYTES {
+            let Some(first) = self.events.pop_front() else { break };
+            self.bytes -= first.size;
             self.floor = first.stored.version;
         }
+    }
+
+    /// The version before the first event that is remembered.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
     }
 
     /// Nothing has happened up to `version`.

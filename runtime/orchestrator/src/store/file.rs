@@ -1,6 +1,6 @@
 //! The SQLite file under the store.
 
-use super::events::{Event, EventKind, KEPT, Log};
+use super::events::{Event, EventKind, KEPT_BYTES, Log};
 use super::mark::Mark;
 use super::seal::{SealError, SealKey};
 use super::{Key, Stored, wal};
@@ -17,8 +17,10 @@ use std::sync::Arc;
 const VERSION: i64 = 2;
 /// Bytes of a row's checksum.
 const SUM: usize = 8;
-/// The log in the file is cut when it is that much longer than what is kept.
+/// The log in the file is cut when so many events were added to it since the last time.
 const CUT_EVERY: u64 = 1000;
+/// Or so many bytes.
+const CUT_EVERY_BYTES: usize = KEPT_BYTES / 4;
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +77,9 @@ impl From<rusqlite::Error> for StoreError {
 pub(super) struct File {
     connection: Connection,
     key: SealKey,
+    /// Since the log was cut.
     writes: u64,
+    bytes: usize,
     /// The last version that was given.
     newest: i64,
     mark: Mark,
@@ -139,7 +143,7 @@ impl File {
         }
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         let mark = Mark::make(path, newest)?;
-        Ok((Self { connection, key, writes: 0, newest, mark }, objects, log))
+        Ok((Self { connection, key, writes: 0, bytes: 0, newest, mark }, objects, log))
     }
 
     /// Brings all writes from the log into the file, which has more ways to notice damage.
@@ -147,8 +151,14 @@ impl File {
         Ok(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
-    /// Writes and syncs; the version that the write got.
-    pub(super) fn write(&mut self, key: &Key, event: EventKind, object: &Value) -> Result<u64, StoreError> {
+    /// Writes and syncs; the version that the write got, and how many bytes it has. Events up to version `floor` are not needed any more.
+    pub(super) fn write(
+        &mut self,
+        key: &Key,
+        event: EventKind,
+        object: &Value,
+        floor: u64,
+    ) -> Result<(u64, usize), StoreError> {
         // Known before the row is written, because the checksum is of it too.
         let version = self.newest + 1;
         let body = encode(key, version, object, &self.key)?;
@@ -167,14 +177,15 @@ impl File {
                 .prepare_cached("INSERT OR REPLACE INTO object (kind, namespace, name, version, body) VALUES (?, ?, ?, ?, ?)")?
                 .execute(params![kind, key.namespace, key.name, version, body])?,
         };
-        if self.writes % CUT_EVERY == CUT_EVERY - 1 {
-            transaction.execute("DELETE FROM log WHERE version <= ?", [version - KEPT as i64])?;
+        let is_cut = self.writes + 1 >= CUT_EVERY || self.bytes + body.len() >= CUT_EVERY_BYTES;
+        if is_cut {
+            transaction.execute("DELETE FROM log WHERE version <= ?", [floor.cast_signed()])?;
         }
         transaction.commit()?;
-        self.writes += 1;
+        (self.writes, self.bytes) = if is_cut { (0, 0) } else { (self.writes + 1, self.bytes + body.len()) };
         self.newest = version;
         self.mark.raise(version);
-        Ok(version.unsigned_abs())
+        Ok((version.unsigned_abs(), body.len()))
     }
 }
 
@@ -285,6 +296,7 @@ fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreE
     {
         let Some(kind) = kind_of(&kind) else { continue };
         let key = Key::new(kind, &namespace, &name);
+        let size = body.len();
         let stored = decode(&key, version, body, seal)?;
         let previous = last.insert(key.clone(), Arc::clone(&stored));
         let kind = match event {
@@ -295,7 +307,7 @@ fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreE
         if kind == EventKind::Deleted {
             last.remove(&key);
         }
-        log.push(Event { key, kind, stored, previous });
+        log.push(Event { key, kind, stored, previous, size });
     }
     log.advance(newest);
     Ok(log)

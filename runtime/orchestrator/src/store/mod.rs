@@ -147,7 +147,8 @@ impl Store {
         let removed = || previous.as_ref().map(|stored| stored.object.clone()).unwrap_or_default();
         let mut object = object.unwrap_or_else(removed);
         object::remove(&mut object, &["metadata", "resourceVersion"]);
-        let version = file.write(key, kind, &object)?;
+        let floor = self.memory().log.floor();
+        let (version, size) = file.write(key, kind, &object, floor)?;
         *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
         let stored = Arc::new(Stored { object, version });
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +156,7 @@ impl Store {
             EventKind::Deleted => memory.objects.remove(key),
             EventKind::Added | EventKind::Modified => memory.objects.insert(key.clone(), Arc::clone(&stored)),
         };
-        memory.log.push(Event { key: key.clone(), kind, stored: Arc::clone(&stored), previous });
+        memory.log.push(Event { key: key.clone(), kind, stored: Arc::clone(&stored), previous, size });
         drop(memory);
         self.0.newest.send_replace(version);
         Ok(stored)

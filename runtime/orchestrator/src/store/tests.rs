@@ -143,13 +143,39 @@ async fn who_is_too_far_behind_has_to_list_again() {
     let key = Key::new(kind("ConfigMap"), "a", "one");
     for version in 1..=events::KEPT as u64 + 5 {
         let stored = Arc::new(Stored { object: Value::Null, version });
-        log.push(Event { key: key.clone(), kind: EventKind::Modified, stored, previous: None });
+        log.push(Event { key: key.clone(), kind: EventKind::Modified, stored, previous: None, size: 1 });
     }
     assert!(!log.reaches(4) && log.reaches(5));
     assert!(log.after(4, key.kind, 1).is_none());
     assert_eq!(log.after(5, key.kind, 2).unwrap().1, 7);
     let none = kind("Secret").index();
     assert_eq!(log.after(5, none, 2).unwrap(), (vec![], events::KEPT as u64 + 5));
+}
+
+#[test]
+fn large_objects_written_again_and_again_take_bounded_room_in_memory_and_in_the_file() {
+    let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+    let store = open(&folder);
+    let (kind, large) = (kind("ConfigMap"), 1 << 20);
+    let key = Key::new(kind, "a", "one");
+    for number in 0..150 {
+        put(
+            &store,
+            &key,
+            json!({"metadata": {"name": "one"}, "data": {"n": number.to_string(), "x": "x".repeat(large)}}),
+        );
+    }
+    let kept = (events::KEPT_BYTES / large) as u64;
+    let is_kept = |store: &Store| {
+        assert_eq!(store.watch(kind, 150 - kept).err(), Some(Expired(150 - kept)));
+        assert!(store.watch(kind, 150 - kept + 2).is_ok());
+    };
+    is_kept(&store);
+    let (on_disk, bound) =
+        (std::fs::metadata(folder.path().join("objects.db")).unwrap().len(), events::KEPT_BYTES as u64);
+    assert!(on_disk < bound * 3 / 2, "{on_disk} bytes");
+    drop(store);
+    is_kept(&open(&folder));
 }
 
 impl PartialEq for Event {
