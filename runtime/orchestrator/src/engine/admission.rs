@@ -4,6 +4,7 @@ use super::{Engine, FieldValidation, WriteOptions};
 use crate::decode::Decoded;
 use crate::kinds::{Kind, validate_metadata};
 use crate::object;
+use crate::patch::check_managers;
 use crate::schema::conform;
 use crate::status::{ApiError, Cause, CauseKind, Reason};
 use serde_json::Value;
@@ -64,6 +65,7 @@ impl Engine {
     ) -> Result<(), ApiError> {
         let mut causes = Vec::new();
         validate_metadata(kind, new, &mut causes);
+        check_managers(new, &mut causes);
         validate_required(kind, new, &mut causes);
         kind.strategy.validate(new, &mut causes);
         if let Some(old) = old {

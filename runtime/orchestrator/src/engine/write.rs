@@ -86,7 +86,7 @@ impl Engine {
                 *object::entry(&mut object, &["metadata", "name"]) =
                     format!("{kept}{}", self.suffix()).into();
             }
-            match self.insert(target, object, options) {
+            match self.insert(target, object, options, false) {
                 Err(error)
                     if error.reason == Reason::AlreadyExists
                         && is_generated
@@ -120,11 +120,13 @@ impl Engine {
         Ok(())
     }
 
+    /// `is_managed`: apply has already counted the managers.
     fn insert(
         &self,
         target: Target<'_>,
         mut object: Value,
         options: &WriteOptions,
+        is_managed: bool,
     ) -> Result<Arc<Stored>, ApiError> {
         let kind = target.kind;
         for field in SERVERS {
@@ -149,7 +151,7 @@ impl Engine {
         kind.strategy.prepare_create(&mut object);
         self.validate(kind, None, &object)?;
         let writer = Writer { manager: &options.manager, subresource: "", now: &now };
-        if object::at(&object, &["metadata", "managedFields"]).is_none() {
+        if !is_managed {
             patch::track_update(kind.structure(), None, &mut object, writer);
         }
         let name = object::name(&object).to_owned();
@@ -324,7 +326,7 @@ impl Engine {
         let now = self.now();
         let writer = Writer { manager: &options.manager, subresource: "", now: &now };
         let applied = patch::apply(target.kind.structure(), &json!({}), &config, writer, false, |_| {})?;
-        self.insert(target, applied.0, options)
+        self.insert(target, applied.0, options, true)
     }
 
     /// Puts `new` in the place of `current`. `managed` are the managers when apply has already counted them.

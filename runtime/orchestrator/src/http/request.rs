@@ -4,6 +4,7 @@ use super::absent::{self, Absent};
 use super::metrics;
 use crate::engine::{FieldValidation, ListOptions, WriteOptions};
 use crate::kinds::Kind;
+use crate::patch::MAX_MANAGER;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, Reason};
 
@@ -242,8 +243,8 @@ impl Query {
             "" => agent.split('/').next().unwrap_or_default(),
             manager => manager,
         };
-        if manager.len() > 128 {
-            return Err(ApiError::bad_request("fieldManager has at most 128 bytes"));
+        if manager.len() > MAX_MANAGER {
+            return Err(ApiError::bad_request(format!("fieldManager has at most {MAX_MANAGER} bytes")));
         }
         let manager = if manager.is_empty() { "unknown" } else { manager };
         Ok(WriteOptions {

@@ -3,13 +3,17 @@
 use super::fields::{self, Fields};
 use super::strategic::add_to_set;
 use crate::object;
-use crate::schema::{Field, Of, Type};
+use crate::schema::{Field, Of, Type, conform};
 use crate::status::{ApiError, Cause, CauseKind, Reason};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Managers that one object remembers at most; the oldest that only updated it are put together.
 const MAX_MANAGERS: usize = 64;
+/// Bytes of a manager's name.
+pub const MAX_MANAGER: usize = 128;
+/// Where `kubectl apply` without `--server-side` notes what it applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What belongs to nobody.
 const SYSTEM: [&[&str]; 10] = [
     &["apiVersion"],
@@ -59,8 +63,11 @@ impl Entry {
     fn write(&self) -> Value {
         let mut entry = json!({
             "manager": self.manager, "operation": if self.is_apply { "Apply" } else { "Update" },
-            "apiVersion": self.api_version, "time": self.time, "fieldsType": "FieldsV1", "fieldsV1": self.fields.to_json(),
+            "apiVersion": self.api_version, "fieldsType": "FieldsV1", "fieldsV1": self.fields.to_json(),
         });
+        if !self.time.is_null() {
+            entry["time"] = self.time.clone();
+        }
         if !self.subresource.is_empty() {
             entry["subresource"] = self.subresource.clone().into();
         }
@@ -74,6 +81,43 @@ impl Entry {
 
 fn entries(object: &Value) -> Vec<Entry> {
     object::list(object, &["metadata", "managedFields"]).iter().map(Entry::read).collect()
+}
+
+/// What is wrong with the list of managers that an object came with.
+pub fn check_managers(object: &Value, causes: &mut Vec<Cause>) {
+    let list = object::list(object, &["metadata", "managedFields"]);
+    if is_reset(list) {
+        return;
+    }
+    for (index, entry) in list.iter().enumerate() {
+        let manager = object::text(entry, &["manager"]);
+        let rules = [
+            (
+                "operation",
+                matches!(object::text(entry, &["operation"]), "Apply" | "Update"),
+                "must be `Apply` or `Update`",
+            ),
+            ("fieldsType", object::text(entry, &["fieldsType"]) == "FieldsV1", "must be `FieldsV1`"),
+            ("fieldsV1", entry.get("fieldsV1").is_none_or(Value::is_object), "must be an object"),
+            (
+                "manager",
+                manager.len() <= MAX_MANAGER && !manager.contains(char::is_control),
+                "must have at most 128 bytes, and no control characters",
+            ),
+        ];
+        for (field, _, rule) in rules.iter().filter(|(_, holds, _)| !holds) {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("metadata.managedFields[{index}].{field}"),
+                *rule,
+            ));
+        }
+    }
+}
+
+/// `[{}]` is how clients ask for the managers to be forgotten: who sends none may only not know them.
+fn is_reset(list: &[Value]) -> bool {
+    matches!(list, [only] if only.as_object().is_some_and(Map::is_empty))
 }
 
 fn remember(object: &mut Value, mut entries: Vec<Entry>) {
@@ -100,10 +144,15 @@ fn owned(structure: &'static Type, value: &Value) -> Fields {
     SYSTEM.iter().fold(Fields::of(structure, value), |set, path| set.without(path))
 }
 
-/// Notes that `writer` changed `old` (nothing: it made the object) to `new` by other means than apply.
+/// Notes that `writer` changed `old` (nothing: it made the object) to `new` by other means than apply. It may have changed the list of
+/// managers itself: that is how an object goes from client-side to server-side apply.
 pub fn track_update(structure: &'static Type, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
     let api_version = object::text(new, &["apiVersion"]).to_owned();
-    let mut managers = entries(old.unwrap_or(&Value::Null));
+    let mut managers = match object::at(new, &["metadata", "managedFields"]) {
+        Some(Value::Array(list)) if list.is_empty() || is_reset(list) => Vec::new(),
+        Some(_) => entries(new),
+        None => entries(old.unwrap_or(&Value::Null)),
+    };
     let (changed, gone) = Fields::changed(structure, old.unwrap_or(&Value::Null), new);
     let changed = SYSTEM.iter().fold(changed, |set, path| set.without(path));
     if changed.is_empty() && gone.is_empty() {
@@ -157,14 +206,15 @@ pub fn apply(
     complete(&mut completed);
     let (changed, _) = Fields::changed(structure, live, &completed);
     let contested = changed.leaves();
+    let own =
+        if writer.manager == "kubectl" { client_side(structure, live, &complete) } else { Fields::default() };
     let mut causes = Vec::new();
     for entry in managers.iter_mut().filter(|entry| !entry.is_by(&writer, true)) {
-        let conflict = entry.fields.common(&contested).leaves();
-        if conflict.is_empty() {
-            continue;
-        }
-        if force {
-            entry.fields.remove(&conflict);
+        let contested = entry.fields.common(&contested).leaves();
+        let mut conflict = contested.clone();
+        conflict.remove(&own);
+        if force || conflict.is_empty() {
+            entry.fields.remove(&contested);
         } else {
             let by = format!("conflict with {:?}", entry.manager);
             causes.extend(
@@ -198,6 +248,20 @@ pub fn apply(
     });
     remember(&mut merged, managers);
     Ok(Applied(merged))
+}
+
+/// What kubectl applied by itself and nobody has changed since: it may go on from there on the server's side.
+fn client_side(structure: &'static Type, live: &Value, complete: impl Fn(&mut Value)) -> Fields {
+    let text = object::text(live, &["metadata", "annotations", LAST_APPLIED]);
+    let Ok(mut config) = serde_json::from_str(text) else { return Fields::default() };
+    conform(structure, &mut config);
+    let mut merged = live.clone();
+    merge(structure, &mut merged, &config);
+    complete(&mut merged);
+    let (changed, _) = Fields::changed(structure, live, &merged);
+    let mut set = owned(structure, &config).leaves();
+    set.remove(&changed.leaves());
+    set
 }
 
 fn merge(structure: &'static Type, live: &mut Value, config: &Value) {

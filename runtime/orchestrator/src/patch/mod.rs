@@ -4,7 +4,7 @@ mod apply;
 mod fields;
 mod strategic;
 
-pub use apply::{Applied, Writer, apply, track_update};
+pub use apply::{Applied, MAX_MANAGER, Writer, apply, check_managers, track_update};
 pub use strategic::strategic;
 
 use crate::status::{ApiError, Reason};
