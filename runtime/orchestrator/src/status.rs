@@ -54,6 +54,8 @@ pub enum CauseKind {
     Duplicate,
     /// May not be there, or may not change.
     Forbidden,
+    /// No field: the version that was asked for is not there yet (client-go's reflectors look for this).
+    TooLargeVersion,
 }
 
 impl CauseKind {
@@ -64,6 +66,7 @@ impl CauseKind {
             Self::NotSupported => "FieldValueNotSupported",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
+            Self::TooLargeVersion => "ResourceVersionTooLarge",
         }
     }
 
@@ -74,6 +77,7 @@ impl CauseKind {
             Self::NotSupported => "Unsupported value",
             Self::Duplicate => "Duplicate value",
             Self::Forbidden => "Forbidden",
+            Self::TooLargeVersion => "Too large resource version, current",
         }
     }
 }
@@ -125,6 +129,8 @@ pub enum Reason {
     TooManyRequests,
     /// 500
     InternalError,
+    /// 504
+    Timeout,
 }
 
 impl Reason {
@@ -144,6 +150,7 @@ impl Reason {
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
             Self::InternalError => 500,
+            Self::Timeout => 504,
         }
     }
 }

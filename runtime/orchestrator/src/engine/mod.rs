@@ -12,7 +12,7 @@ mod write;
 
 pub use delete::{DeleteOptions, Deleted, FOREGROUND, ORPHAN, Propagation};
 pub use event::Note;
-pub use read::{List, ListOptions, WatchedEvent, Watcher};
+pub use read::{At, List, ListOptions, WatchedEvent, Watcher};
 pub use world::RealWorld;
 pub use write::{Patch, Target};
 

@@ -4,11 +4,23 @@ use super::{Engine, Target};
 use crate::kinds::Kind;
 use crate::object;
 use crate::selector::{FieldSelector, LabelSelector};
-use crate::status::{ApiError, Reason};
+use crate::status::{ApiError, Cause, CauseKind, Reason};
 use crate::store::{Event, EventKind, Expired, Stored, Subscription};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::sync::Arc;
+
+/// Of which version a list may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    #[default]
+    Newest,
+    /// This or a newer one.
+    NotOlderThan(u64),
+    /// This.
+    Exactly(u64),
+}
 
 /// Which objects of a kind.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +35,8 @@ pub struct ListOptions {
     pub limit: usize,
     /// Where the page before ended.
     pub after: String,
+    /// Of which version.
+    pub at: At,
 }
 
 impl ListOptions {
@@ -36,7 +50,8 @@ impl ListOptions {
 pub struct List {
     /// In the order of namespace and name.
     pub objects: Vec<Arc<Stored>>,
-    /// What a watch goes on from.
+    /// What a watch goes on from: for every page that of the first, so that no change between two pages is missed. Later pages may have seen
+    /// changes that such a watch tells again.
     pub version: u64,
     /// Asks for the next page; empty: this is the last.
     pub next: String,
@@ -71,17 +86,34 @@ impl Engine {
     /// Those that the options mean.
     ///
     /// # Errors
-    /// The place to go on from makes no sense.
+    /// The place to go on from makes no sense, or the version that is wanted is not there any more, or not yet.
     pub fn list(&self, kind: &'static Kind, options: &ListOptions) -> Result<List, ApiError> {
         let start = decode_place(&options.after)?;
-        let (objects, version) = self.store().list(kind, &options.namespace);
+        let (objects, newest) = self.store().list(kind, &options.namespace);
+        let version = match (&start, options.at) {
+            (Some((version, _)), _) if *version > newest => {
+                let message = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+                return Err(ApiError::new(Reason::Expired, message));
+            }
+            (Some((version, _)), _) => *version,
+            (None, At::NotOlderThan(wanted) | At::Exactly(wanted)) if wanted > newest => {
+                return Err(too_large(wanted, newest));
+            }
+            // Only the newest objects are kept, so an old version can be had as long as it is still the same.
+            (None, At::Exactly(wanted)) if self.store().is_unchanged(kind, wanted) => wanted,
+            (None, At::Exactly(_)) => {
+                let message = "The resourceVersion for the provided list is too old.";
+                return Err(ApiError::new(Reason::Expired, message));
+            }
+            (None, At::Newest | At::NotOlderThan(_)) => newest,
+        };
         let place = |stored: &Stored| {
             (object::namespace(&stored.object).to_owned(), object::name(&stored.object).to_owned())
         };
         let mut objects: Vec<_> = objects
             .into_iter()
             .filter(|stored| options.means(stored))
-            .filter(|stored| start.as_ref().is_none_or(|start| place(stored) > *start))
+            .filter(|stored| start.as_ref().is_none_or(|(_, start)| place(stored) > *start))
             .collect();
         let (mut next, mut remaining) = (String::new(), 0);
         if options.limit > 0 && objects.len() > options.limit {
@@ -89,7 +121,7 @@ impl Engine {
             objects.truncate(options.limit);
             if let Some(last) = objects.last() {
                 let (namespace, name) = place(last);
-                next = URL_SAFE_NO_PAD.encode(format!("{namespace}/{name}"));
+                next = URL_SAFE_NO_PAD.encode(format!("{version}/{namespace}/{name}"));
             }
         }
         Ok(List { objects, version, next, remaining })
@@ -119,15 +151,27 @@ fn expired(error: Expired) -> ApiError {
     ApiError::new(Reason::Expired, error.to_string())
 }
 
-fn decode_place(text: &str) -> Result<Option<(String, String)>, ApiError> {
+fn too_large(wanted: u64, newest: u64) -> ApiError {
+    let message = format!("Timeout: Too large resource version: {wanted}, current: {newest}");
+    let cause = Cause::new(CauseKind::TooLargeVersion, "", newest.to_string());
+    ApiError { causes: vec![cause], ..ApiError::new(Reason::Timeout, message) }
+}
+
+/// The version that the first page was of, and namespace and name of the last object of the one before.
+type Place = (u64, (String, String));
+
+fn decode_place(text: &str) -> Result<Option<Place>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let place = bytes.as_deref().and_then(|text| text.split_once('/'));
-    let (namespace, name) = place
-        .ok_or_else(|| ApiError::bad_request("the continue parameter is not from a list of this server"))?;
-    Ok(Some((namespace.into(), name.into())))
+    let decode = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (version, place) = text.split_once('/')?;
+        let (namespace, name) = place.split_once('/')?;
+        Some((version.parse().ok()?, (namespace.to_owned(), name.to_owned())))
+    };
+    let bad = || ApiError::bad_request("continue key is not valid: it is not from a list of this server");
+    decode().map(Some).ok_or_else(bad)
 }
 
 impl Watcher {

@@ -2,6 +2,8 @@ use super::delete::Deleted;
 use super::*;
 use crate::decode;
 use crate::store::{EventKind, SealKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use std::sync::Mutex;
 use tempfile::TempDir;
@@ -387,6 +389,62 @@ fn lists_come_in_pages_and_by_selectors() {
     let labels = crate::selector::LabelSelector::parse("even=true").unwrap();
     let list = engine.list(kind, &ListOptions { labels, ..ListOptions::default() }).unwrap();
     assert_eq!(names(&list), ["b"]);
+}
+
+#[tokio::test]
+async fn who_watches_from_any_page_of_a_list_misses_nothing() {
+    let (_folder, engine) = engine();
+    let make = |name: &str| {
+        create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": name}}))
+            .unwrap()
+            .object
+            .version
+    };
+    let made = ["b", "c", "d", "e", "f"].map(make);
+    let kind = target("ConfigMap", "a", "").kind;
+    let mut options = ListOptions { limit: 2, ..ListOptions::default() };
+    let first = engine.list(kind, &options).unwrap();
+    let late = make("a");
+    options.after = first.next;
+    let second = engine.list(kind, &options).unwrap();
+    options.after = second.next;
+    let third = engine.list(kind, &options).unwrap();
+    assert_eq!((first.version, second.version, third.version), (made[4], made[4], made[4]));
+    let mut watcher = engine.watch(kind, third.version, ListOptions::default()).unwrap();
+    assert_eq!(watcher.next().await.unwrap().object.version, late);
+    // Of a store that this one is not.
+    options.after = URL_SAFE_NO_PAD.encode("999/a/b");
+    assert_eq!(engine.list(kind, &options).unwrap_err().reason, Reason::Expired);
+    for rubbish in ["rubbish", "YS9i", "%"] {
+        options.after = rubbish.into();
+        assert_eq!(engine.list(kind, &options).unwrap_err().reason, Reason::BadRequest);
+    }
+}
+
+#[test]
+fn a_list_is_of_the_version_that_is_asked_for_or_refused() {
+    let (_folder, engine) = engine();
+    let kind = target("ConfigMap", "a", "").kind;
+    let make = |kind, name: &str| {
+        create(&engine, target(kind, "a", ""), json!({"metadata": {"name": name}})).unwrap().object.version
+    };
+    let (old, new) = (make("ConfigMap", "a"), make("ConfigMap", "b"));
+    let newest = make("Secret", "c");
+    let at = |at: At| {
+        let list = engine.list(kind, &ListOptions { at, ..ListOptions::default() });
+        list.map(|list| (list.version, list.objects.len())).map_err(|error| error.reason)
+    };
+    assert_eq!(at(At::NotOlderThan(old)), Ok((newest, 2)));
+    assert_eq!(at(At::Exactly(new)), Ok((new, 2)), "secrets are no matter of this list");
+    assert_eq!(at(At::Exactly(old)), Err(Reason::Expired));
+    assert_eq!(at(At::NotOlderThan(newest + 1)), Err(Reason::Timeout));
+    assert_eq!(at(At::Exactly(newest + 1)), Err(Reason::Timeout));
+    let future = ListOptions { at: At::NotOlderThan(99), ..ListOptions::default() };
+    let status = engine.list(kind, &future).unwrap_err().to_status();
+    assert_eq!(
+        (&status["code"], &status["details"]["causes"][0]["reason"]),
+        (&504.into(), &"ResourceVersionTooLarge".into())
+    );
 }
 
 #[tokio::test]

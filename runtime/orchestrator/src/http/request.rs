@@ -2,7 +2,7 @@
 
 use super::absent::{self, Absent};
 use super::metrics;
-use crate::engine::{FieldValidation, ListOptions, WriteOptions};
+use crate::engine::{At, FieldValidation, ListOptions, WriteOptions};
 use crate::kinds::Kind;
 use crate::patch::MAX_MANAGER;
 use crate::selector::{FieldSelector, LabelSelector};
@@ -217,7 +217,40 @@ impl Query {
             fields,
             limit: usize::try_from(self.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX),
             after: self.text("continue").into(),
+            at: if self.flag("watch") { At::Newest } else { self.list_version()? },
         })
+    }
+
+    /// `resourceVersion` and `resourceVersionMatch` of a list; what is allowed together is apimachinery's `ValidateListOptions`.
+    fn list_version(&self) -> Result<At, ApiError> {
+        let (version, rule) = (self.text("resourceVersion"), self.text("resourceVersionMatch"));
+        let is_page = !self.text("continue").is_empty();
+        let forbidden = |why: &str| {
+            let message = format!("resourceVersionMatch {rule:?} is forbidden {why}");
+            Err(ApiError::new(Reason::Invalid, message))
+        };
+        match rule {
+            "" | "Exact" | "NotOlderThan" => {}
+            _ => {
+                let message =
+                    format!("resourceVersionMatch {rule:?}: supported values: \"Exact\", \"NotOlderThan\"");
+                return Err(ApiError::new(Reason::Invalid, message));
+            }
+        }
+        match (version, rule) {
+            (_, "") if is_page && !matches!(version, "" | "0") => {
+                Err(ApiError::bad_request("specifying resource version is not allowed when using continue"))
+            }
+            ("" | "0", "") => Ok(At::Newest),
+            (_, "Exact" | "NotOlderThan") if is_page => forbidden("when continue is provided"),
+            ("", _) => forbidden("unless resourceVersion is provided"),
+            ("0", "Exact") => forbidden("for resourceVersion \"0\""),
+            (version, rule) => {
+                let bad = |_| ApiError::bad_request(format!("invalid resource version {version:?}"));
+                let version = version.parse().map_err(bad)?;
+                Ok(if rule == "Exact" { At::Exactly(version) } else { At::NotOlderThan(version) })
+            }
+        }
     }
 
     /// For a write by a client with this `User-Agent`.
@@ -311,6 +344,28 @@ mod tests {
             Query::parse("").unwrap().write_options("kubectl/v1.30 (linux)").unwrap().manager,
             "kubectl"
         );
+    }
+
+    #[test]
+    fn the_version_of_a_list_is_any_at_least_one_or_one() {
+        let at = |text: &str| Query::parse(text).unwrap().list_version().map_err(|error| error.reason);
+        for (text, expected) in [
+            ("", Ok(At::Newest)),
+            ("resourceVersion=0", Ok(At::Newest)),
+            ("resourceVersion=7", Ok(At::NotOlderThan(7))),
+            ("resourceVersion=7&resourceVersionMatch=NotOlderThan", Ok(At::NotOlderThan(7))),
+            ("resourceVersion=0&resourceVersionMatch=NotOlderThan", Ok(At::NotOlderThan(0))),
+            ("resourceVersion=7&resourceVersionMatch=Exact", Ok(At::Exactly(7))),
+            ("resourceVersion=0&resourceVersionMatch=Exact", Err(Reason::Invalid)),
+            ("resourceVersionMatch=Exact", Err(Reason::Invalid)),
+            ("resourceVersion=7&resourceVersionMatch=About", Err(Reason::Invalid)),
+            ("resourceVersion=seven", Err(Reason::BadRequest)),
+            ("continue=x&resourceVersion=7", Err(Reason::BadRequest)),
+            ("continue=x&resourceVersion=0", Ok(At::Newest)),
+            ("continue=x&resourceVersion=7&resourceVersionMatch=Exact", Err(Reason::Invalid)),
+        ] {
+            assert_eq!(at(text), expected, "{text}");
+        }
     }
 
     proptest! {

@@ -187,6 +187,11 @@ impl Store {
         Ok(Subscription::new(self.clone(), kind.index(), version, self.0.newest.subscribe()))
     }
 
+    /// Whether objects of a kind are surely still as they were at `version`.
+    pub fn is_unchanged(&self, kind: &'static Kind, version: u64) -> bool {
+        self.events(kind.index(), version, 1).is_ok_and(|(events, _)| events.is_empty())
+    }
+
     /// Up to `most` events of a kind after `version`, and up to which version that is all.
     fn events(&self, kind: usize, version: u64, most: usize) -> Result<(Vec<Arc<Event>>, u64), Expired> {
         self.memory().log.after(version, kind, most).ok_or(Expired(version))
