@@ -193,7 +193,8 @@ fn one(field: &'static Field, payload: Payload<'_>, depth: u32) -> Result<Value,
     Ok(match (field.holds, payload) {
         (Holds::String, Payload::Bytes(bytes)) => match field.format.as_deref() {
             Some("byte") => STANDARD.encode(bytes).into(),
-            Some("date-time") => time(bytes)?,
+            Some("date-time") => time(bytes, SecondsFormat::Secs)?,
+            Some("micro-time") => time(bytes, SecondsFormat::Micros)?,
             _ => text(bytes)?.into(),
         },
         (Holds::Boolean, Payload::Number(number)) => (number != 0).into(),
@@ -227,8 +228,8 @@ fn one(field: &'static Field, payload: Payload<'_>, depth: u32) -> Result<Value,
     })
 }
 
-/// `meta/v1.Time`: seconds and nanoseconds. The empty message is no time.
-fn time(bytes: &[u8]) -> Result<Value, BadProtobuf> {
+/// `meta/v1.Time` or `MicroTime`: seconds and nanoseconds. The empty message is no time.
+fn time(bytes: &[u8], precision: SecondsFormat) -> Result<Value, BadProtobuf> {
     let (mut seconds, mut nanos) = (None, 0);
     for part in Fields(bytes) {
         match part? {
@@ -240,7 +241,7 @@ fn time(bytes: &[u8]) -> Result<Value, BadProtobuf> {
     let Some(seconds) = seconds else { return Ok(Value::Null) };
     let time =
         DateTime::<Utc>::from_timestamp(seconds, nanos.min(999_999_999)).ok_or(BadProtobuf::Malformed)?;
-    let precision = if nanos == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
+    let precision = if nanos == 0 { precision } else { SecondsFormat::Micros };
     Ok(time.to_rfc3339_opts(precision, true).into())
 }
 

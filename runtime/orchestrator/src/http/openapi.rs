@@ -113,7 +113,7 @@ fn property(field: &Field) -> Value {
     };
     let mut one = one;
     if let Some(format) = &field.format {
-        one["format"] = format.clone().into();
+        one["format"] = if format == "micro-time" { "date-time" } else { format }.into();
     }
     let mut value = match field.of {
         Of::One => one,

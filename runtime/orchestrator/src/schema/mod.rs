@@ -67,7 +67,7 @@ pub struct Field {
     /// One, a list, a map.
     #[serde(default)]
     pub of: Of,
-    /// As in OpenAPI: `int32`, `int64`, `double`, `byte`, `date-time`.
+    /// As in OpenAPI: `int32`, `int64`, `double`, `byte`, `date-time`; and `micro-time`, which OpenAPI does not tell from `date-time`.
     pub format: Option<String>,
     /// Name of the structure, for [`Holds::Object`].
     #[serde(rename = "ref")]
