@@ -7,8 +7,13 @@ use common::Server;
 use common::wire::{Line, Wire};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use vial_orchestrator::chrono;
+use vial_orchestrator::engine::{RealWorld, World};
+use vial_orchestrator::http::streams::NoStreams;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -26,6 +31,77 @@ fn check(code: u16, body: &[u8], what: &str) {
             status["message"].as_str().is_some_and(|message| !message.is_empty() && message.len() < 10_000),
             "{what}"
         );
+    }
+}
+
+/// A world whose clock can be held: who looks at it waits, and is counted.
+struct Held {
+    is_held: Mutex<bool>,
+    released: Condvar,
+    waiting: watch::Sender<usize>,
+    real: RealWorld,
+}
+
+impl Held {
+    fn hold(&self, is_held: bool) {
+        *self.is_held.lock().unwrap() = is_held;
+        self.released.notify_all();
+    }
+}
+
+impl World for Held {
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        let is_held = self.is_held.lock().unwrap();
+        if *is_held {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+        }
+        drop(self.released.wait_while(is_held, |is_held| *is_held).unwrap());
+        self.real.now()
+    }
+
+    fn random(&self) -> [u8; 16] {
+        self.real.random()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_take_long_hold_no_question_up() {
+    let world = Arc::new(Held {
+        is_held: Mutex::new(false),
+        released: Condvar::new(),
+        waiting: watch::Sender::new(0),
+        real: RealWorld::default(),
+    });
+    let server = Server::start_in(Arc::clone(&world) as Arc<dyn World>, Arc::new(NoStreams));
+    let wire = Wire::to(&server);
+    let mut question = wire.line().await;
+    let writers = 4;
+    let mut writes = Vec::new();
+    for number in 0..writers {
+        let mut line = wire.line().await;
+        assert_eq!(line.json("POST", MAPS, &map(&format!("m{number}"), 1)).await.0, 201);
+        writes.push(line);
+    }
+    world.hold(true);
+    let writes: Vec<_> = writes
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut line)| {
+            let path = format!("{MAPS}/m{number}");
+            tokio::spawn(async move { line.json("DELETE", &path, &Value::Null).await.0 })
+        })
+        .collect();
+    // More than the server has threads for answers.
+    let mut waiting = world.waiting.subscribe();
+    let stuck = async {
+        waiting.wait_for(|waiting| *waiting == writers).await.unwrap();
+        question.json("GET", "/version", &Value::Null).await.0
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), stuck).await;
+    world.hold(false);
+    assert_eq!(answer, Ok(200));
+    for write in writes {
+        assert_eq!(write.await.unwrap(), 200);
     }
 }
 

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -95,7 +96,7 @@ impl Server {
         let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_known: bool) -> Reply {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>, is_known: bool) -> Reply {
         if !is_known {
             let hint = if request.headers().contains_key(AUTHORIZATION) {
                 "tokens are not known here; "
@@ -121,9 +122,6 @@ impl Server {
             route => route,
         };
         let (head, body) = request.into_parts();
-        let header = |name: HeaderName| {
-            head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-        };
         let body = match Limited::new(body, MAX_BODY + 1).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
@@ -132,6 +130,24 @@ impl Server {
             }
             Err(_) => Bytes::new(),
         };
+        if matches!(head.method, Method::GET | Method::HEAD) {
+            return self.reply(route, &head, &body);
+        }
+        // What writes waits for the disk, thousands of times for a collection: whoever only asks must not wait behind it.
+        let server = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || server.reply(route, &head, &body)).await;
+        written.unwrap_or_else(|error| {
+            reply::error(&ApiError::new(
+                Reason::InternalError,
+                format!("the request was not finished: {error}"),
+            ))
+        })
+    }
+
+    fn reply(&self, route: Result<Route, ApiError>, head: &Parts, body: &[u8]) -> Reply {
+        let header = |name: HeaderName| {
+            head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
         let outcome = Query::parse(head.uri.query().unwrap_or_default()).and_then(|query| {
             let call = Call {
                 method: &head.method,
@@ -139,7 +155,7 @@ impl Server {
                 accept: header(ACCEPT),
                 agent: header(USER_AGENT),
                 content_type: header(CONTENT_TYPE),
-                body: &body,
+                body,
             };
             self.route(&route?, &call)
         });

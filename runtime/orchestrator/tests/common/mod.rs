@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
-use vial_orchestrator::engine::{Engine, RealWorld};
+use vial_orchestrator::engine::{Engine, RealWorld, World};
 use vial_orchestrator::http;
 use vial_orchestrator::http::metrics::{Answer, Metrics, PodUsage, Usage};
 use vial_orchestrator::http::streams::{NoStreams, Streams};
@@ -29,12 +29,13 @@ impl Server {
     }
 
     pub fn start_with(streams: Arc<dyn Streams>) -> Self {
+        Self::start_in(Arc::new(RealWorld::default()), streams)
+    }
+
+    pub fn start_in(world: Arc<dyn World>, streams: Arc<dyn Streams>) -> Self {
         let folder = TempDir::new().unwrap();
         let key = SealKey::at(&folder.path().join("seal.key")).unwrap();
-        let engine = Engine::new(
-            Store::open(&folder.path().join("objects.db"), key).unwrap(),
-            Arc::new(RealWorld::default()),
-        );
+        let engine = Engine::new(Store::open(&folder.path().join("objects.db"), key).unwrap(), world);
         engine.bootstrap().unwrap();
         let authority = Authority::at(folder.path()).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
