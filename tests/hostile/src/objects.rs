@@ -64,9 +64,9 @@ pub fn patches(bytes: &[u8]) {
     let (Some(mut live), Some(config)) = (shaped(object.value), shaped(change.value)) else { return };
     let before = live.clone();
     patch::track_update(structure, None, &mut live, writer("one"));
-    if let Ok(applied) = patch::apply(structure, &live, &config, writer("two"), true) {
+    if let Ok(applied) = patch::apply(structure, &live, &config, writer("two"), true, |_| {}) {
         // Applied again it changes nothing.
-        let again = patch::apply(structure, &applied.0, &config, writer("two"), true).unwrap();
+        let again = patch::apply(structure, &applied.0, &config, writer("two"), true, |_| {}).unwrap();
         assert_eq!(again, applied);
     }
     let mut same = live.clone();

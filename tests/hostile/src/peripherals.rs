@@ -91,7 +91,11 @@ pub fn serial(mut bytes: &[u8]) {
     let (mut host, input) = UnixStream::pair().unwrap();
     host.set_nonblocking(true).unwrap();
     let mut output = tempfile::tempfile().unwrap();
-    let files = SerialFiles { input: Some(OwnedFd::from(input).into()), output: output.try_clone().unwrap() };
+    let files = SerialFiles {
+        input: Some(OwnedFd::from(input).into()),
+        output: output.try_clone().unwrap(),
+        shared: false,
+    };
     let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let (mut port, worker, control) = serial::new(files, limit, line).unwrap();
     let mut manager = EventManager::<Subscriber>::new().unwrap();
