@@ -1,9 +1,10 @@
 //! Deletion: at once, or in order, when finalizers and whoever runs the object have done their part.
 
-use super::{Engine, Failure, Target, conflict};
+use super::{Engine, Target, conflict};
+use crate::kinds::Kind;
 use crate::object;
 use crate::status::{ApiError, Reason};
-use crate::store::{Key, Stored};
+use crate::store::{Change, Key, Stored};
 use chrono::{SecondsFormat, TimeDelta};
 use serde_json::Value;
 use std::sync::Arc;
@@ -103,6 +104,19 @@ pub(super) fn is_over(object: &Value) -> bool {
         && object::number(object, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
 }
 
+/// Objects that are deleted by one write to the disk; others write in between.
+const BATCH: usize = 100;
+
+/// What is to be written.
+enum Step {
+    /// Nothing is left.
+    Gone,
+    /// It waits for others now.
+    Going(Value),
+    /// Nothing: it waits already.
+    None,
+}
+
 /// What a deletion came to.
 #[derive(Debug)]
 pub enum Deleted {
@@ -110,6 +124,11 @@ pub enum Deleted {
     Gone(Arc<Stored>),
     /// It will go.
     Going(Arc<Stored>),
+}
+
+/// The object at `key`, not a part of it.
+fn whole(key: &Key) -> Target<'_> {
+    Target { kind: key.kind(), namespace: &key.namespace, name: &key.name, subresource: "" }
 }
 
 impl Engine {
@@ -121,26 +140,73 @@ impl Engine {
         let key = target.key();
         self.retry(&key, || {
             let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
-            let is_other = |wanted: &Option<String>, found: &str| {
-                wanted.as_deref().is_some_and(|wanted| wanted != found)
-            };
-            if is_other(&options.uid, object::uid(&current.object))
-                || is_other(&options.resource_version, &current.version.to_string())
-            {
-                return Err(conflict(target.kind, target.name).into());
-            }
-            if let Some(why) = target.kind.strategy.undeletable(&current.object) {
-                let message = format!("{} {:?} is forbidden: {why}", target.kind.dotted(), target.name);
-                let error = ApiError::new(Reason::Forbidden, message);
-                return Err(error.about(target.kind.group, target.kind.plural, target.name).into());
-            }
-            self.mark(&key, &current, options)
+            let commit = |object| self.commit(&key, Some(current.version), object, options.dry_run);
+            Ok(match self.step(target, &current, options)? {
+                Step::Gone => Deleted::Gone(commit(None)?),
+                Step::Going(new) => Deleted::Going(commit(Some(new))?),
+                Step::None => Deleted::Going(current),
+            })
         })
     }
 
-    fn mark(&self, key: &Key, current: &Stored, options: &DeleteOptions) -> Result<Deleted, Failure> {
+    /// The same for each of a list; the disk is waited for once for many.
+    ///
+    /// # Errors
+    /// One of them may not be deleted; those before it are.
+    pub fn delete_all(
+        &self,
+        kind: &'static Kind,
+        objects: &[Arc<Stored>],
+        options: &DeleteOptions,
+    ) -> Result<(), ApiError> {
+        for batch in objects.chunks(BATCH) {
+            let (mut keys, mut changes, mut refused) = (Vec::new(), Vec::new(), Ok(()));
+            for stored in batch {
+                let key = Key::new(kind, object::namespace(&stored.object), object::name(&stored.object));
+                let object = match self.step(whole(&key), stored, options) {
+                    Ok(Step::Gone) => None,
+                    Ok(Step::Going(new)) => Some(new),
+                    Ok(Step::None) => continue,
+                    Err(error) => {
+                        refused = Err(error);
+                        break;
+                    }
+                };
+                changes.push(Change { key: key.clone(), expected: Some(stored.version), object });
+                keys.push(key);
+            }
+            if !options.dry_run {
+                let done = self.store().commit_all(changes);
+                let done = done.map_err(|error| ApiError::new(Reason::InternalError, error.to_string()))?;
+                for (key, _) in keys.iter().zip(done).filter(|(_, done)| done.is_none()) {
+                    // It was changed since the list was made, or somebody else was faster.
+                    match self.delete(whole(key), options) {
+                        Err(error) if error.reason == Reason::NotFound => {}
+                        result => drop(result?),
+                    }
+                }
+            }
+            refused?;
+        }
+        Ok(())
+    }
+
+    /// What a deletion makes of an object.
+    fn step(&self, target: Target<'_>, current: &Stored, options: &DeleteOptions) -> Result<Step, ApiError> {
+        let is_other =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_some_and(|wanted| wanted != found);
+        if is_other(&options.uid, object::uid(&current.object))
+            || is_other(&options.resource_version, &current.version.to_string())
+        {
+            return Err(conflict(target.kind, target.name));
+        }
+        if let Some(why) = target.kind.strategy.undeletable(&current.object) {
+            let message = format!("{} {:?} is forbidden: {why}", target.kind.dotted(), target.name);
+            let error = ApiError::new(Reason::Forbidden, message);
+            return Err(error.about(target.kind.group, target.kind.plural, target.name));
+        }
         let mut new = current.object.clone();
-        let allowed = key.kind().strategy.grace_period(&new);
+        let allowed = target.kind.strategy.grace_period(&new);
         let asked = match (allowed, options.grace_period) {
             (None, _) => 0,
             (Some(0), _) => 0,
@@ -171,16 +237,16 @@ impl Engine {
                 finalizers.push(wanted.into());
                 *object::entry(&mut new, &["metadata", "finalizers"]) = finalizers.into();
             }
-            if key.kind().kind == "Namespace" {
+            if target.kind.kind == "Namespace" {
                 *object::entry(&mut new, &["status", "phase"]) = "Terminating".into();
             }
         }
-        if is_over(&new) {
-            return Ok(Deleted::Gone(self.commit(key, Some(current.version), None, options.dry_run)?));
-        }
-        if new == current.object {
-            return Ok(Deleted::Going(Arc::new(Stored { object: new, version: current.version })));
-        }
-        Ok(Deleted::Going(self.commit(key, Some(current.version), Some(new), options.dry_run)?))
+        Ok(if is_over(&new) {
+            Step::Gone
+        } else if new == current.object {
+            Step::None
+        } else {
+            Step::Going(new)
+        })
     }
 }

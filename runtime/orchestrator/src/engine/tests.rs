@@ -344,6 +344,45 @@ fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
 }
 
 #[test]
+fn a_list_is_deleted_as_its_objects_are_one_by_one() {
+    let (_folder, engine) = engine();
+    let maps = target("ConfigMap", "a", "").kind;
+    for number in 0..250 {
+        let finalizers = if number % 50 == 0 { json!(["x.io/y"]) } else { json!([]) };
+        let map = json!({"metadata": {"name": format!("m{number}"), "finalizers": finalizers}});
+        create(&engine, target("ConfigMap", "a", ""), map).unwrap();
+    }
+    let list = || engine.list(maps, &ListOptions::default()).unwrap().objects;
+    let before = list();
+    // Between the list and the deletion one is changed and one goes.
+    let change = Patch::Merge(json!({"data": {"k": "v"}}));
+    engine.patch(target("ConfigMap", "a", "m7"), &change, &WriteOptions::default()).unwrap();
+    engine.delete(target("ConfigMap", "a", "m8"), &DeleteOptions::default()).unwrap();
+    let version = engine.store().version();
+    let dry = DeleteOptions { dry_run: true, ..DeleteOptions::default() };
+    engine.delete_all(maps, &before, &dry).unwrap();
+    assert_eq!((engine.store().version(), list().len()), (version, 249));
+    engine.delete_all(maps, &before, &DeleteOptions::default()).unwrap();
+    let left: Vec<String> = list().iter().map(|stored| object_name(&stored.object)).collect();
+    assert_eq!(left, ["m0", "m100", "m150", "m200", "m50"]);
+    assert!(list().iter().all(|stored| crate::object::is_deleted(&stored.object)));
+    assert_eq!(engine.store().version(), version + 249, "each has a version of its own");
+    let version = engine.store().version();
+    engine.delete_all(maps, &list(), &DeleteOptions::default()).unwrap();
+    assert_eq!(engine.store().version(), version, "they wait already");
+
+    engine.bootstrap().unwrap();
+    let namespaces = target("Namespace", "", "").kind;
+    let all = engine.list(namespaces, &ListOptions::default()).unwrap().objects;
+    let error = engine.delete_all(namespaces, &all, &DeleteOptions::default()).unwrap_err();
+    assert_eq!(error.reason, Reason::Forbidden);
+    assert!(
+        crate::object::is_deleted(&engine.get(target("Namespace", "", "a")).unwrap().object),
+        "it comes before"
+    );
+}
+
+#[test]
 fn a_grace_period_beyond_all_calendars_is_one_all_the_same() {
     let (_folder, engine) = engine();
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "here", "terminationGracePeriodSeconds": i64::MAX,

@@ -259,19 +259,7 @@ fn delete_collection(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Res
     }
     let (options, selected) = (delete_options(call)?, call.query.list_options(objects)?);
     let list = engine.list(objects.kind, &selected)?;
-    for stored in &list.objects {
-        let target = Target {
-            kind: objects.kind,
-            namespace: &objects.namespace,
-            name: object::name(&stored.object),
-            subresource: "",
-        };
-        match engine.delete(target, &options) {
-            // Somebody else was faster.
-            Err(error) if error.reason == Reason::NotFound => {}
-            result => drop(result?),
-        }
-    }
+    engine.delete_all(objects.kind, &list.objects, &options)?;
     let items: Vec<&Value> = list.objects.iter().map(|stored| &stored.object).collect();
     let metadata = json!({"resourceVersion": engine.store().version().to_string()});
     let kind = objects.kind;

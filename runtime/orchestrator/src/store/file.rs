@@ -18,7 +18,7 @@ const VERSION: i64 = 2;
 /// Bytes of a row's checksum.
 const SUM: usize = 8;
 /// The log in the file is cut when so many events were added to it since the last time.
-const CUT_EVERY: u64 = 1000;
+const CUT_EVERY: usize = 1000;
 /// Or so many bytes.
 const CUT_EVERY_BYTES: usize = KEPT_BYTES / 4;
 
@@ -74,11 +74,20 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// One write of several.
+pub(super) struct Write {
+    pub key: Key,
+    pub kind: EventKind,
+    /// The new one; of a deletion the last one.
+    pub object: Value,
+    pub previous: Option<Arc<Stored>>,
+}
+
 pub(super) struct File {
     connection: Connection,
     key: SealKey,
     /// Since the log was cut.
-    writes: u64,
+    writes: usize,
     bytes: usize,
     /// The last version that was given.
     newest: i64,
@@ -151,41 +160,43 @@ impl File {
         Ok(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
-    /// Writes and syncs; the version that the write got, and how many bytes it has. Events up to version `floor` are not needed any more.
-    pub(super) fn write(
-        &mut self,
-        key: &Key,
-        event: EventKind,
-        object: &Value,
-        floor: u64,
-    ) -> Result<(u64, usize), StoreError> {
-        // Known before the row is written, because the checksum is of it too.
-        let version = self.newest + 1;
-        let body = encode(key, version, object, &self.key)?;
-        let kind = kind_name(key.kind());
+    /// Writes all or none and syncs once; the version that each write got, and how many bytes it has. Events up to version `floor` are not
+    /// needed any more.
+    pub(super) fn write(&mut self, writes: &[Write], floor: u64) -> Result<Vec<(u64, usize)>, StoreError> {
         let transaction = self.connection.transaction()?;
-        transaction
-            .prepare_cached(
-                "INSERT INTO log (version, kind, namespace, name, event, body) VALUES (?, ?, ?, ?, ?, ?)",
-            )?
-            .execute(params![version, kind, key.namespace, key.name, event_number(event), body])?;
-        match event {
-            EventKind::Deleted => transaction
-                .prepare_cached("DELETE FROM object WHERE kind = ? AND namespace = ? AND name = ?")?
-                .execute(params![kind, key.namespace, key.name])?,
-            EventKind::Added | EventKind::Modified => transaction
-                .prepare_cached("INSERT OR REPLACE INTO object (kind, namespace, name, version, body) VALUES (?, ?, ?, ?, ?)")?
-                .execute(params![kind, key.namespace, key.name, version, body])?,
-        };
-        let is_cut = self.writes + 1 >= CUT_EVERY || self.bytes + body.len() >= CUT_EVERY_BYTES;
+        let mut written = Vec::with_capacity(writes.len());
+        let (mut version, mut bytes) = (self.newest, self.bytes);
+        for Write { key, kind: event, object, .. } in writes {
+            // Known before the row is written, because the checksum is of it too.
+            version += 1;
+            let body = encode(key, version, object, &self.key)?;
+            let kind = kind_name(key.kind());
+            transaction
+                .prepare_cached(
+                    "INSERT INTO log (version, kind, namespace, name, event, body) VALUES (?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![version, kind, key.namespace, key.name, event_number(*event), body])?;
+            match event {
+                EventKind::Deleted => transaction
+                    .prepare_cached("DELETE FROM object WHERE kind = ? AND namespace = ? AND name = ?")?
+                    .execute(params![kind, key.namespace, key.name])?,
+                EventKind::Added | EventKind::Modified => transaction
+                    .prepare_cached("INSERT OR REPLACE INTO object (kind, namespace, name, version, body) VALUES (?, ?, ?, ?, ?)")?
+                    .execute(params![kind, key.namespace, key.name, version, body])?,
+            };
+            bytes += body.len();
+            written.push((version.unsigned_abs(), body.len()));
+        }
+        let count = self.writes + writes.len();
+        let is_cut = count >= CUT_EVERY || bytes >= CUT_EVERY_BYTES;
         if is_cut {
             transaction.execute("DELETE FROM log WHERE version <= ?", [floor.cast_signed()])?;
         }
         transaction.commit()?;
-        (self.writes, self.bytes) = if is_cut { (0, 0) } else { (self.writes + 1, self.bytes + body.len()) };
+        (self.writes, self.bytes) = if is_cut { (0, 0) } else { (count, bytes) };
         self.newest = version;
         self.mark.raise(version);
-        Ok((version.unsigned_abs(), body.len()))
+        Ok(written)
     }
 }
 

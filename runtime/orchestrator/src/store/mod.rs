@@ -16,9 +16,9 @@ pub use seal::{SealError, SealKey};
 use crate::kinds::{KINDS, Kind};
 use crate::object;
 use events::Log;
-use file::File;
+use file::{File, Write};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -54,6 +54,17 @@ pub struct Stored {
     pub object: Value,
     /// The same as a number.
     pub version: u64,
+}
+
+/// A write.
+#[derive(Debug)]
+pub struct Change {
+    /// Where.
+    pub key: Key,
+    /// The version that is there now; `None`: nothing.
+    pub expected: Option<u64>,
+    /// What is to be there; `None`: nothing.
+    pub object: Option<Value>,
 }
 
 /// Why a write did not happen.
@@ -132,34 +143,61 @@ impl Store {
         expected: Option<u64>,
         object: Option<Value>,
     ) -> Result<Arc<Stored>, CommitError> {
+        let done = self.commit_all(vec![Change { key: key.clone(), expected, object }])?;
+        done.into_iter().flatten().next().ok_or(CommitError::Stale)
+    }
+
+    /// The same for several at once, which the disk is waited for once; nothing for those that were another than expected.
+    ///
+    /// # Errors
+    /// The disk is full or broken: then nothing has changed.
+    pub fn commit_all(&self, changes: Vec<Change>) -> Result<Vec<Option<Arc<Stored>>>, StoreError> {
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only who holds the file's lock writes to the memory, so this is still true below.
-        let previous = self.get(key);
-        if previous.as_ref().map(|stored| stored.version) != expected {
-            return Err(CommitError::Stale);
+        let mut done = vec![None; changes.len()];
+        let (mut places, mut writes, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for (place, Change { key, expected, object }) in changes.into_iter().enumerate() {
+            // Only who holds the file's lock writes to the memory, so this is still true below.
+            let previous = self.get(&key);
+            let kind = match (&previous, &object) {
+                (None, None) => continue,
+                (None, Some(_)) => EventKind::Added,
+                (Some(_), Some(_)) => EventKind::Modified,
+                (Some(_), None) => EventKind::Deleted,
+            };
+            // What is there twice is another after the first.
+            let is_expected = previous.as_ref().map(|stored| stored.version) == expected;
+            if !is_expected || !seen.insert(key.clone()) {
+                continue;
+            }
+            let removed = || previous.as_ref().map(|stored| stored.object.clone()).unwrap_or_default();
+            let mut object = object.unwrap_or_else(removed);
+            object::remove(&mut object, &["metadata", "resourceVersion"]);
+            places.push(place);
+            writes.push(Write { key, kind, object, previous });
         }
-        let kind = match (&previous, &object) {
-            (None, None) => return Err(CommitError::Stale),
-            (None, Some(_)) => EventKind::Added,
-            (Some(_), Some(_)) => EventKind::Modified,
-            (Some(_), None) => EventKind::Deleted,
-        };
-        let removed = || previous.as_ref().map(|stored| stored.object.clone()).unwrap_or_default();
-        let mut object = object.unwrap_or_else(removed);
-        object::remove(&mut object, &["metadata", "resourceVersion"]);
+        if writes.is_empty() {
+            return Ok(done);
+        }
         let floor = self.memory().log.floor();
-        let (version, size) = file.write(key, kind, &object, floor)?;
-        *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
-        let stored = Arc::new(Stored { object, version });
+        let written = file.write(&writes, floor)?;
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
-        match kind {
-            EventKind::Deleted => memory.objects.remove(key),
-            EventKind::Added | EventKind::Modified => memory.objects.insert(key.clone(), Arc::clone(&stored)),
-        };
-        memory.log.push(Event { key: key.clone(), kind, stored: Arc::clone(&stored), previous, size });
+        for ((place, write), (version, size)) in places.into_iter().zip(writes).zip(written) {
+            let Write { key, kind, mut object, previous } = write;
+            *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
+            let stored = Arc::new(Stored { object, version });
+            match kind {
+                EventKind::Deleted => memory.objects.remove(&key),
+                EventKind::Added | EventKind::Modified => {
+                    memory.objects.insert(key.clone(), Arc::clone(&stored))
+                }
+            };
+            done[place] = Some(Arc::clone(&stored));
+            memory.log.push(Event { key, kind, stored, previous, size });
+        }
+        let newest = memory.log.newest();
         drop(memory);
-        self.0.newest.send_replace(version);
-        Ok(stored)
+        self.0.newest.send_replace(newest);
+        Ok(done)
     }
 
     /// Brings all writes into the file itself, before the process ends: nothing is lost without it, but damage is noticed better in the file

@@ -72,6 +72,51 @@ fn a_write_that_expects_another_version_changes_nothing() {
     assert_eq!(store.version(), 1);
 }
 
+#[tokio::test]
+async fn several_writes_are_one_on_the_disk_and_several_for_who_watches() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let maps = kind("ConfigMap");
+    let key = |name: &str| Key::new(maps, "a", name);
+    put(&store, &key("old"), map("old", 1));
+    put(&store, &key("other"), map("other", 1));
+    let change = |name: &str, expected, object| Change { key: key(name), expected, object };
+    let changes = || {
+        vec![
+            change("new", None, Some(map("new", 1))),
+            change("other", Some(7), None),
+            change("old", Some(1), None),
+            change("none", None, None),
+            change("new", None, Some(map("new", 2))),
+            change("other", Some(2), Some(map("other", 2))),
+        ]
+    };
+    let versions = |done: Vec<Option<Arc<Stored>>>| -> Vec<Option<u64>> {
+        done.into_iter().map(|stored| stored.map(|stored| stored.version)).collect()
+    };
+    store.0.file.lock().unwrap().limit(Some(1));
+    let mut full = changes();
+    full.push(change("big", None, Some(json!({"data": "x".repeat(100_000)}))));
+    assert!(store.commit_all(full).is_err());
+    assert_eq!((store.version(), store.list(maps, "").0.len()), (2, 2));
+    store.0.file.lock().unwrap().limit(None);
+    let done = versions(store.commit_all(changes()).unwrap());
+    assert_eq!(done, [Some(3), None, Some(4), None, None, Some(5)]);
+    assert_eq!(versions(store.commit_all(Vec::new()).unwrap()), []);
+    let seen = |store: Store| async move {
+        let mut watch = store.watch(maps, 2).unwrap();
+        for expected in [(3, EventKind::Added), (4, EventKind::Deleted), (5, EventKind::Modified)] {
+            let event = watch.next().await.unwrap();
+            assert_eq!((event.stored.version, event.kind), expected);
+        }
+    };
+    seen(store.clone()).await;
+    drop(store);
+    let store = open(&folder);
+    assert_eq!((store.version(), store.list(maps, "").0.len()), (5, 2));
+    seen(store).await;
+}
+
 #[test]
 fn lists_are_of_one_kind_and_of_one_namespace_if_asked() {
     let folder = TempDir::new().unwrap();
