@@ -151,7 +151,7 @@ impl File {
             return Err(StoreError::Damaged(what));
         }
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        let mark = Mark::make(path, newest)?;
+        let mark = Mark::open(path, newest)?;
         Ok((Self { connection, key, writes: 0, bytes: 0, newest, mark }, objects, log))
     }
 

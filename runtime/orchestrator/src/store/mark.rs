@@ -33,10 +33,19 @@ impl Mark {
         }
     }
 
-    /// Makes the mark, or makes it anew, durable.
-    pub(super) fn make(store: &Path, version: i64) -> Result<Self, StoreError> {
+    /// Opens the mark, or makes it, and has it durable at `version`. One that is there needs no room, which a full disk has not.
+    pub(super) fn open(store: &Path, version: i64) -> Result<Self, StoreError> {
         let path = Self::path(store);
-        let make = || -> io::Result<File> {
+        let open = || -> io::Result<File> {
+            match OpenOptions::new().write(true).open(&path) {
+                Ok(file) => {
+                    file.write_all_at(line(version).as_bytes(), 0)?;
+                    file.sync_data()?;
+                    return Ok(file);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
             let mut name = path.clone().into_os_string();
             name.push(".new");
             let new = PathBuf::from(name);
@@ -49,7 +58,7 @@ impl Mark {
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
             Ok(file)
         };
-        make().map(Self).map_err(|source| StoreError::Beside { path: path.display().to_string(), source })
+        open().map(Self).map_err(|source| StoreError::Beside { path: path.display().to_string(), source })
     }
 
     /// `version` is durable. That the mark could not be moved is no failure of that write: it is only further behind.
