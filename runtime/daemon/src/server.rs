@@ -191,6 +191,7 @@ pub async fn run(
     if let Ok(served) = tokio::time::timeout(LAST_ANSWERS, serving).await {
         served??;
     }
+    crate::kubernetes::settle(&daemon).await;
     let pods =
         daemon.all_live().iter().any(|live| !matches!(live.phase(), Phase::Failed(_) | Phase::Ended(_)));
     daemon.network.close(pods || !daemon.all_pods().is_empty()).await;

@@ -39,6 +39,7 @@ pub struct Kubernetes(OnceCell<Opened>);
 
 /// What is there then.
 pub struct Opened {
+    engine: Engine,
     address: SocketAddr,
     /// One for all who ask: it opens everything in any case.
     credential: Credential,
@@ -71,6 +72,16 @@ pub async fn opened(daemon: &Shared) -> Result<&Opened> {
     daemon.kubernetes.0.get_or_try_init(|| open(daemon)).await
 }
 
+/// The daemon ends: brings what was written into the store's file itself.
+pub async fn settle(daemon: &Shared) {
+    let Some(opened) = daemon.kubernetes.0.get() else { return };
+    let engine = opened.engine.clone();
+    let settled = tokio::task::spawn_blocking(move || engine.store().settle()).await;
+    if let Ok(Err(error)) = settled {
+        tracing::warn!(%error, "the store of declared objects keeps its log");
+    }
+}
+
 async fn open(daemon: &Shared) -> Result<Opened> {
     let paths = daemon.paths.clone();
     let (engine, listening, credential) = tokio::task::spawn_blocking(move || prepare(&paths)).await??;
@@ -79,7 +90,7 @@ async fn open(daemon: &Shared) -> Result<Opened> {
     serve::start(listening, engine.clone(), connector, Arc::new(metrics::Measures::of(daemon)))?;
     control::start(daemon, &engine);
     tracing::info!(%address, "declared objects are served");
-    Ok(Opened { address, credential })
+    Ok(Opened { engine, address, credential })
 }
 
 fn prepare(paths: &Paths) -> Result<(Engine, serve::Listening, Credential)> {
