@@ -11,6 +11,7 @@ use crate::store::Stored;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Memory of a container that says nothing of it, bytes.
@@ -80,12 +81,25 @@ fn requested_cpus(pod: &Value) -> u64 {
     parts(pod).iter().filter(|part| part.role != Role::Init).map(own).sum()
 }
 
-fn host_ports(pod: &Value) -> BTreeSet<(String, i64)> {
+/// Protocol, number, and the host's address; none: all of them.
+type HostPort = (String, i64, Option<IpAddr>);
+
+fn host_ports(pod: &Value) -> BTreeSet<HostPort> {
     let ports = parts(pod).into_iter().flat_map(|part| object::list(part.spec, &["ports"]));
     let used = ports.filter_map(|port| {
-        Some((object::text(port, &["protocol"]).to_owned(), object::number(port, &["hostPort"])?))
+        let ip = object::text(port, &["hostIP"]).parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
+        Some((object::text(port, &["protocol"]).to_owned(), object::number(port, &["hostPort"])?, ip))
     });
-    used.filter(|(_, port)| *port > 0).collect()
+    used.filter(|(_, port, _)| *port > 0).collect()
+}
+
+fn collide(one: &BTreeSet<HostPort>, other: &BTreeSet<HostPort>) -> bool {
+    one.iter().any(|(protocol, port, ip)| {
+        other.iter().any(|(other_protocol, other_port, other_ip)| {
+            (protocol, port) == (other_protocol, other_port)
+                && (ip == other_ip || ip.is_none() || other_ip.is_none())
+        })
+    })
 }
 
 /// Whether a pod is this machine's and goes on.
@@ -135,7 +149,7 @@ pub fn plan(pods: &[Arc<Stored>], room: &Room<'_>, now: DateTime<Utc>) -> Vec<Ac
             Some("Insufficient memory".into())
         } else if cpus + own_cpus > u64::from(room.facts.cpus) * 1000 {
             Some("Insufficient cpu".into())
-        } else if !ports.is_disjoint(&own_ports) {
+        } else if collide(&ports, &own_ports) {
             Some("node(s) didn't have free ports for the requested pod ports".into())
         } else {
             None
@@ -275,6 +289,13 @@ mod tests {
         let port = json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]});
         let web = |name| pod(name, json!({"containers": [port.clone()]}));
         assert!(placed(&[web("a"), web("b")], node(), 0).1[0].contains("free ports"));
+        let at = |name, ip: &str| {
+            let mut pod = web(name).object.clone();
+            pod["spec"]["containers"][0]["ports"][0]["hostIP"] = ip.into();
+            Arc::new(Stored { object: pod, version: 1 })
+        };
+        assert_eq!(placed(&[at("a", "192.0.2.1"), at("b", "192.0.2.2")], node(), 0).0, ["a", "b"]);
+        assert_eq!(placed(&[at("a", "192.0.2.1"), at("b", "0.0.0.0")], node(), 0).0, ["a"]);
         let mut cordoned = node();
         cordoned["spec"]["unschedulable"] = true.into();
         assert!(placed(&[web("a")], cordoned, 0).1[0].contains("unschedulable"));

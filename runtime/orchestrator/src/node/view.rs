@@ -69,6 +69,10 @@ pub fn refused(pod: &Value) -> Option<String> {
         if object::at(part.spec, &["securityContext", "privileged"]) == Some(&Value::Bool(true)) {
             return Some(of("securityContext.privileged is not possible: a guest's devices are the agent's"));
         }
+        let of_sctp = |port: &Value| port["protocol"] == "SCTP" && port.get("hostPort").is_some();
+        if object::list(part.spec, &["ports"]).iter().any(of_sctp) {
+            return Some(of("a hostPort of SCTP is not possible: TCP and UDP are forwarded"));
+        }
         if !object::list(part.spec, &["volumeDevices"]).is_empty() {
             return Some(of("volumeDevices are not possible: there are no block volumes"));
         }
