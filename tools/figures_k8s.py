@@ -24,8 +24,15 @@ COMMAND = ["sleep", "10000"]
 PODS = "/api/v1/namespaces/default/pods"
 
 
+class Failed(Exception):
+    """A program ended with an error."""
+
+
 def run(*words):
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def connection():
@@ -46,6 +53,8 @@ def ask(method, path, body=None, kind="application/json"):
     server.request(method, path, body and json.dumps(body), {"Content-Type": kind})
     answer = server.getresponse()
     text = answer.read()
+    # An idle connection is closed after half a minute; the next request makes another.
+    server.close()
     assert answer.status < 300, (method, path, answer.status, text)
     return json.loads(text)
 
@@ -160,10 +169,21 @@ run(vial, "load", "-q", "-i", f"{fixtures}/busybox.tar")
 server = connection()
 say("memory of the daemon, nothing declared", f"{daemon_memory():.1f} MiB")
 podman("load", "-q", "-i", f"{fixtures}/busybox.tar")
-vial_pods(1), podman_pods(1)  # What is first costs more (docs/testbed.md).
+vial_pods(1)  # What is first costs more (docs/testbed.md).
+try:
+    podman_pods(1)
+    has_rival = True
+except Failed as failure:
+    # Where podman runs containers it cannot always run pods: under Debian 12 crun may not make their devices.
+    print(f"not measured beside podman: {failure}", file=sys.stderr)
+    has_rival = False
 for count in counts:
-    ours, theirs = vial_pods(count), podman_pods(count)
-    say(f"{count} pods Ready", f"{ours:.1f} s; podman kube play (crun) {theirs:.1f} s; ratio {ours / theirs:.2f}")
+    ours = vial_pods(count)
+    text = f"{ours:.1f} s"
+    if has_rival:
+        theirs = podman_pods(count)
+        text += f"; podman kube play (crun) {theirs:.1f} s; ratio {ours / theirs:.2f}"
+    say(f"{count} pods Ready", text)
 say("rollout of 3 replicas", f"{rollout(3):.1f} s")
 before = daemon_memory()
 for number in range(100):
