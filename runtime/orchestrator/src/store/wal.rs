@@ -103,3 +103,31 @@ fn walk(log: &mut impl Read) -> io::Result<Option<String>> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A head as SQLite writes it, for pages of 512 bytes and these salts.
+    fn head(salts: [u8; 8]) -> Vec<u8> {
+        let mut head = Vec::new();
+        for number in [0x377f_0683, FORMAT, 512, 0] {
+            head.extend(u32::to_be_bytes(number));
+        }
+        head.extend(salts);
+        let (one, two) = add((0, 0), &head, true);
+        head.extend([one.to_be_bytes(), two.to_be_bytes()].concat());
+        head
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..4000), is_headed: bool) {
+            let mut log = if is_headed { head([7; 8]) } else { Vec::new() };
+            log.extend(bytes);
+            let judged = walk(&mut &log[..]);
+            prop_assert_eq!(judged.is_err(), log.len() < HEAD);
+        }
+    }
+}
