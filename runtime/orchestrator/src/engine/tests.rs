@@ -576,3 +576,32 @@ fn a_pod_that_makes_no_sense_is_refused_where_it_makes_none() {
         assert!(engine.patch(target("Pod", "default", "p"), &change, &WriteOptions::default()).is_err());
     }
 }
+
+#[test]
+fn whatever_is_noted_as_last_applied_an_apply_goes_on() {
+    let (_folder, engine) = engine();
+    engine.bootstrap().unwrap();
+    create(&engine, target("Deployment", "default", ""), web(1)).unwrap();
+    let options = WriteOptions { manager: "kubectl".into(), force: true, ..WriteOptions::default() };
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"a": "b"}}});
+    for text in [
+        "",
+        "{",
+        "1",
+        "\"x\"",
+        "[]",
+        "null",
+        "{\"spec\": \"x\"}",
+        "{\"spec\": {\"template\": []}}",
+        "{\"spec\": {\"template\": {\"spec\": {\"containers\": [1, null, {\"env\": [3]}]}}}}",
+        "{\"metadata\": {\"labels\": 5}}",
+    ] {
+        let note =
+            json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": text}}});
+        let place = target("Deployment", "default", "web");
+        engine.patch(place, &Patch::Merge(note), &WriteOptions::default()).unwrap();
+        engine
+            .patch(place, &Patch::Apply(config.clone()), &options)
+            .unwrap_or_else(|e| panic!("{text}: {e:?}"));
+    }
+}

@@ -253,8 +253,11 @@ pub fn apply(
 /// What kubectl applied by itself and nobody has changed since: it may go on from there on the server's side.
 fn client_side(structure: &'static Type, live: &Value, complete: impl Fn(&mut Value)) -> Fields {
     let text = object::text(live, &["metadata", "annotations", LAST_APPLIED]);
+    // An annotation like any other: whoever may change the object may have written anything there.
     let Ok(mut config) = serde_json::from_str(text) else { return Fields::default() };
-    conform(structure, &mut config);
+    if !conform(structure, &mut config).wrong.is_empty() {
+        return Fields::default();
+    }
     let mut merged = live.clone();
     merge(structure, &mut merged, &config);
     complete(&mut merged);
