@@ -2,7 +2,7 @@
 
 use crate::kinds::Kind;
 use crate::protobuf;
-use crate::schema::schema;
+use crate::schema::{Finding, conform, schema};
 use crate::status::{ApiError, Reason};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -85,6 +85,24 @@ fn type_of(api_version: &str, kind: &str) -> Option<&'static str> {
         _ => return None,
     };
     schema().types.get_key_value(name).map(|(name, _)| name.as_str())
+}
+
+/// Brings what is sent about objects (`DeleteOptions`, `Scale`) into its structure's shape; what that does not know is left out.
+///
+/// # Errors
+/// Something in it is of another type.
+pub fn shaped(kind: &str, mut value: Value) -> Result<Value, ApiError> {
+    let structure = type_of("", kind).and_then(|name| schema().get(name));
+    let structure = structure.ok_or_else(|| ApiError::bad_request(format!("{kind} is not known here")))?;
+    match conform(structure, &mut value).wrong.first() {
+        None => Ok(value),
+        Some(Finding { path, expected }) => {
+            let place = if path.is_empty() { "the body" } else { path };
+            Err(ApiError::bad_request(format!(
+                "this cannot be handled as a {kind}: {place} must be {expected}"
+            )))
+        }
+    }
 }
 
 /// Decodes JSON.

@@ -1,6 +1,7 @@
 //! Deletion: at once, or in order, when finalizers and whoever runs the object have done their part.
 
 use super::{Engine, Target, conflict};
+use crate::decode;
 use crate::kinds::Kind;
 use crate::object;
 use crate::status::{ApiError, Reason};
@@ -47,6 +48,7 @@ impl DeleteOptions {
     /// # Errors
     /// It asks for something that there is not.
     pub fn of(value: &Value) -> Result<Self, ApiError> {
+        let value = &decode::shaped("DeleteOptions", value.clone())?;
         let text = |path: &[&str]| Some(object::text(value, path).to_owned()).filter(|text| !text.is_empty());
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
         let propagation = match (object::text(value, &["propagationPolicy"]), orphan) {
@@ -63,28 +65,6 @@ impl DeleteOptions {
         let dry_run = object::list(value, &["dryRun"]);
         if let Some(other) = dry_run.iter().find(|one| *one != "All") {
             return Err(ApiError::bad_request(format!("dryRun {other}: supported values: \"All\"")));
-        }
-        for (field, is_fine) in [
-            ("dryRun", value.get("dryRun").is_none_or(|found| found.is_array() || found.is_null())),
-            (
-                "orphanDependents",
-                value.get("orphanDependents").is_none_or(|found| found.is_boolean() || found.is_null()),
-            ),
-            (
-                "gracePeriodSeconds",
-                value.get("gracePeriodSeconds").is_none_or(|found| found.is_i64() || found.is_null()),
-            ),
-            (
-                "propagationPolicy",
-                value.get("propagationPolicy").is_none_or(|found| found.is_string() || found.is_null()),
-            ),
-        ] {
-            if !is_fine {
-                return Err(ApiError::bad_request(format!(
-                    "{field} of a DeleteOptions object can't be {}",
-                    value[field]
-                )));
-            }
         }
         Ok(Self {
             grace_period: object::number(value, &["gracePeriodSeconds"]).map(|seconds| seconds.max(0)),

@@ -319,17 +319,8 @@ fn wanted_replicas(scale: &Value, current: &Value) -> Result<i64, ApiError> {
             "the Scale is of {name:?}, and not of what it is sent to"
         )));
     }
-    match (scale.get("spec"), object::at(scale, &["spec", "replicas"])) {
-        (None | Some(Value::Null), _) | (Some(Value::Object(_)), None | Some(Value::Null)) => Ok(0),
-        (Some(Value::Object(_)), Some(replicas)) => replicas.as_i64().ok_or_else(|| {
-            ApiError::bad_request(format!(
-                "a Scale's spec.replicas must be a whole number, and not {replicas}"
-            ))
-        }),
-        (Some(other), _) => {
-            Err(ApiError::bad_request(format!("a Scale's spec must be an object, and not {other}")))
-        }
-    }
+    let shaped = decode::shaped("Scale", scale.clone())?;
+    Ok(object::number(&shaped, &["spec", "replicas"]).unwrap_or(0))
 }
 
 fn scale_of(object: &Value) -> Value {
