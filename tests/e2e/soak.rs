@@ -19,7 +19,6 @@ fn random_kills_leave_the_truth() {
 }
 
 #[test]
-#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e soak"]
 fn random_kills_leave_what_is_declared() {
     // A blow to the daemon while a deployment's pod starts, and one to a VM while a job's pods do.
     passes(Of::Declared, 5814, 1);
