@@ -83,6 +83,9 @@ pub(super) struct Write {
     pub previous: Option<Arc<Stored>>,
 }
 
+/// A smaller file is not copied; in pages of 4 KiB.
+const WORTH_A_COPY: u32 = 4096;
+
 pub(super) struct File {
     connection: Connection,
     key: SealKey,
@@ -151,6 +154,7 @@ impl File {
             return Err(StoreError::Damaged(what));
         }
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        give_back(&connection);
         let mark = Mark::open(path, newest)?;
         Ok((Self { connection, key, writes: 0, bytes: 0, newest, mark }, objects, log))
     }
@@ -205,6 +209,15 @@ impl File {
     /// As if the disk had room for so many pages of 4 KiB.
     pub(super) fn limit(&mut self, pages: Option<u32>) {
         self.connection.pragma_update(None, "max_page_count", pages.unwrap_or(1 << 30)).unwrap();
+    }
+}
+
+/// Makes a file smaller that is mostly free, since SQLite never does by itself. It is copied for that, so a disk without room leaves it as it is.
+fn give_back(connection: &Connection) {
+    let count = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0)).unwrap_or(0);
+    let (free, all) = (count("freelist_count"), count("page_count"));
+    if all > WORTH_A_COPY && free > all / 2 {
+        let _ = connection.execute_batch("VACUUM");
     }
 }
 

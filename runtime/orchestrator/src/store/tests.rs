@@ -40,6 +40,25 @@ fn what_was_committed_is_there_after_a_restart_and_versions_go_on() {
 }
 
 #[test]
+fn a_file_that_is_mostly_free_becomes_small_again() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("objects.db");
+    let one = Key::new(kind("ConfigMap"), "a", "one");
+    put(&open(&folder), &one, map("one", 1));
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("CREATE TABLE past (b); INSERT INTO past VALUES (zeroblob(20 << 20)); DROP TABLE past")
+        .unwrap();
+    drop(connection);
+    assert!(std::fs::metadata(&path).unwrap().len() > 20 << 20);
+    let store = open(&folder);
+    store.settle().unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+    assert_eq!(store.get(&one).unwrap().object["data"]["value"], "1");
+    assert_eq!(put(&store, &one, map("one", 2)).version, 2);
+}
+
+#[test]
 fn secrets_are_not_in_the_file_as_they_are() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder);
