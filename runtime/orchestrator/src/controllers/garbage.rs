@@ -1,6 +1,7 @@
-//! Garbage: objects whose owners are gone go too; owners wait for what they own if they were told to; orphans are let go.
+//! Garbage: objects whose owners are gone go too; owners wait for what they own if they were told to; orphans are let go. Pods that are to go
+//! do so without the word of a node that is not there.
 
-use super::{Action, Plan, Ref, Snapshot};
+use super::{Action, Plan, Ref, Snapshot, kind};
 use crate::engine::{FOREGROUND, ORPHAN, Propagation};
 use crate::kinds::{KINDS, Kind};
 use crate::object;
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
+    plan.actions.extend(forsaken(snapshot).map(|pod| Action::Forget(Ref::to(kind("pods"), pod))));
     let everything: Vec<(&'static Kind, &Arc<Stored>)> = KINDS
         .iter()
         .flat_map(|kind| snapshot.all(kind.plural).iter().map(move |stored| (kind, stored)))
@@ -88,6 +90,16 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
                 .push(Action::Delete { target: Ref::to(kind, stored), propagation: Propagation::Background });
         }
     }
+}
+
+/// Deleted pods of nodes that are not there. Where there is no node at all, ours has not come yet.
+fn forsaken(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Stored>> {
+    let nodes = snapshot.all("nodes");
+    let is_there = move |name: &str| nodes.iter().any(|node| object::name(&node.object) == name);
+    snapshot.all("pods").iter().filter(move |pod| {
+        let node = object::text(&pod.object, &["spec", "nodeName"]);
+        object::is_deleted(&pod.object) && !node.is_empty() && !nodes.is_empty() && !is_there(node)
+    })
 }
 
 fn owners(value: &Value) -> &[Value] {

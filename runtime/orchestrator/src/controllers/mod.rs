@@ -52,6 +52,8 @@ pub enum Action {
         /// What becomes of what it owns.
         propagation: Propagation,
     },
+    /// Take a deleted object away for good: whoever would say that it has ended is not there.
+    Forget(Ref),
     /// Tell people.
     Tell(Note),
 }

@@ -34,7 +34,7 @@ impl Engine {
                 None => return Ok(()),
             },
             Action::Merge { target, .. } => (target.clone(), "FailedUpdate"),
-            Action::Delete { target, .. } => (target.clone(), "FailedDelete"),
+            Action::Delete { target, .. } | Action::Forget(target) => (target.clone(), "FailedDelete"),
             Action::Tell(_) => return Ok(()),
         };
         // Without the name, which chance makes another one each time. Counting at every look would be a write that leads to the next look.
@@ -91,18 +91,12 @@ impl Engine {
                 self.patch(place, &Patch::Merge(patch), &options).map(drop)
             }
             Action::Delete { target, propagation } => {
-                let place = Target {
-                    kind: target.kind,
-                    namespace: &target.namespace,
-                    name: &target.name,
-                    subresource: "",
-                };
-                let options = DeleteOptions {
-                    propagation: *propagation,
-                    uid: Some(target.uid.clone()),
-                    ..DeleteOptions::default()
-                };
-                self.delete(place, &options).map(drop)
+                let options = DeleteOptions { propagation: *propagation, ..DeleteOptions::default() };
+                self.remove(target, options)
+            }
+            Action::Forget(target) => {
+                let options = DeleteOptions { grace_period: Some(0), ..DeleteOptions::default() };
+                self.remove(target, options)
             }
             Action::Tell(note) => self.tell(note),
         };
@@ -117,6 +111,13 @@ impl Engine {
             }
             result => result,
         }
+    }
+
+    /// Deletes this object and no other of its name.
+    fn remove(&self, target: &Ref, options: DeleteOptions) -> Result<(), ApiError> {
+        let place =
+            Target { kind: target.kind, namespace: &target.namespace, name: &target.name, subresource: "" };
+        self.delete(place, &DeleteOptions { uid: Some(target.uid.clone()), ..options }).map(drop)
     }
 
     /// Who has something made for it is told its name, which nobody knew before.

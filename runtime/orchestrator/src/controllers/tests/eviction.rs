@@ -1,9 +1,9 @@
-//! Taints that drive out.
+//! Nodes that drive out, and nodes that are not there.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, target};
 use crate::controllers::kind;
 use crate::decode::Decoded;
-use crate::engine::{Patch, Target, WriteOptions};
+use crate::engine::{DeleteOptions, Patch, Target, WriteOptions};
 use crate::object;
 use serde_json::{Value, json};
 
@@ -64,4 +64,21 @@ fn a_taint_that_only_keeps_away_drives_nobody_out() {
     taint(&cluster, "NoSchedule");
     cluster.settle();
     assert_eq!(names(&cluster), ["never"]);
+}
+
+#[test]
+fn a_deleted_pod_waits_for_its_node_and_not_for_one_that_is_not_there() {
+    let pod = |name: &str, node: &str| {
+        let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "good"}]});
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let cluster = cluster(&[]);
+    for (name, node) in [("ours", "here"), ("theirs", "elsewhere"), ("declared", "elsewhere")] {
+        cluster.create("pods", pod(name, node));
+    }
+    for name in ["ours", "theirs"] {
+        cluster.engine.delete(target("pods", name), &DeleteOptions::default()).unwrap();
+    }
+    while cluster.control() {}
+    assert_eq!(names(&cluster), ["declared", "ours"]);
 }
