@@ -470,6 +470,21 @@ fn a_standard_error_that_nobody_reads_does_not_keep_a_vm_from_ending() {
 }
 
 #[test]
+fn memory_out_of_reach_ends_the_vm_with_a_record() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    let (mut process, mut client) = spawn_listening(&mut vm);
+    assert_eq!(client.ask("info")["state"], "running");
+    // SAFETY: it is our child, which was not waited for.
+    assert_eq!(unsafe { libc::kill(process.0.id().cast_signed(), libc::SIGSEGV) }, 0);
+    assert_eq!(process.0.wait().unwrap().code(), Some(ExitReason::InternalError.code()));
+    let (reason, detail) = vm.reason();
+    assert!(reason == ExitReason::InternalError && detail.contains("SIGSEGV"), "{detail}");
+}
+
+#[test]
 fn guest_memory_that_is_cut_off_ends_the_vm_with_a_record() {
     if !kvm() {
         return;
