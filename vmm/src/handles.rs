@@ -220,6 +220,15 @@ impl Handles {
         Ok(tray.insert(files, interrupt)?)
     }
 
+    /// Puts a medium of these files into a removable drive, in the place of what is there.
+    ///
+    /// # Errors
+    /// See [`HandleError`]; nothing has changed then, and the files are closed.
+    pub fn swap(&self, drive: &str, files: Vec<File>) -> Result<(), HandleError> {
+        let DriveHandle { tray, interrupt } = self.drive(drive)?;
+        Ok(tray.swap(files, interrupt)?)
+    }
+
     /// Takes the medium out, if there is one; its files are closed when this returns.
     ///
     /// # Errors

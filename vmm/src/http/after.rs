@@ -175,10 +175,10 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
     }
     if let Some(new) = &new {
         let files = files::drive(&changes::drive_with(drive, Some(new))).map_err(|error| failed(&error))?;
-        let said = u8::try_from(files.len()).expect("there are 240 at most");
         let changed = if drive.is_removable {
-            vm.handles.eject(id).and_then(|()| vm.handles.insert(id, said, files))
+            vm.handles.swap(id, files)
         } else {
+            let said = u8::try_from(files.len()).expect("there are 240 at most");
             vm.handles.update_drive(id, None, (said, files), false)
         };
         changed.map_err(|error| failed(&error))?;

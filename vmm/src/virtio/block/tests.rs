@@ -304,6 +304,22 @@ fn media_come_and_go_and_the_driver_is_told() {
 }
 
 #[test]
+fn a_medium_takes_the_place_of_another_or_leaves_it_there() {
+    let (mut guest, tray) = removable(true);
+    let (one, other) = (pattern(512, 1), pattern(1024, 2));
+    insert(&guest, &tray, vec![file(&one)]).unwrap();
+    guest.acknowledge();
+    guest.interrupted();
+    let swap = |guest: &Guest, bytes: &[u8]| tray.swap(vec![file(bytes)], &guest.transport.core().signals());
+    assert!(matches!(swap(&guest, &[]), Err(BlockConfigError::Empty(_))));
+    assert!(!guest.interrupted());
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512), (OK, one));
+    swap(&guest, &other).unwrap();
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 2);
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 1024), (OK, other));
+}
+
+#[test]
 fn what_was_kicked_before_an_eject_and_is_served_after_it_does_not_reach_the_medium() {
     let (mut guest, tray) = removable(false);
     let (old, new) = (file(&[1; 1024]), file(&[2; 1024]));

@@ -68,12 +68,28 @@ impl Tray {
         if self.slot.disk().has_medium() {
             return Err(BlockConfigError::Present(self.id.clone()));
         }
+        self.exchange(self.medium(files)?, interrupt);
+        Ok(())
+    }
+
+    /// Puts a medium into a removable drive, in the place of what is there. The driver is told of both.
+    ///
+    /// # Errors
+    /// The files make none; the drive is as it was then.
+    pub fn swap(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        let medium = self.medium(files)?;
+        self.eject(interrupt)?;
+        self.exchange(medium, interrupt);
+        Ok(())
+    }
+
+    /// A disk of these files that is no empty tray.
+    fn medium(&self, files: Vec<File>) -> Result<Disk, BlockConfigError> {
         let disk = self.disk(files)?;
         if disk.len() < SECTOR {
             return Err(BlockConfigError::Empty(self.id.clone()));
         }
-        self.exchange(disk, interrupt);
-        Ok(())
+        Ok(disk)
     }
 
     /// Takes the medium out, if there is one, and tells the driver through `interrupt`. When this returns no request reaches it.
