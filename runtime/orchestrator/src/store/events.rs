@@ -1,14 +1,15 @@
 //! What has happened lately, for those who watch. All share one log: who reads slowly holds nothing up and costs nothing.
 
 use super::{Expired, Key, Store, Stored};
+use crate::object;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Events that are remembered. Who is further behind has to list again.
 pub(super) const KEPT: usize = 10_000;
-/// Bytes of theirs that are remembered, as JSON: objects of a megabyte must not fill the memory and the disk.
-pub(super) const KEPT_BYTES: usize = 64 << 20;
+/// Bytes that they take in memory at most: some thousand events of pods, or 32 objects of a megabyte.
+pub(super) const KEPT_BYTES: usize = 32 << 20;
 /// Events that one look at the log takes at most.
 const BATCH: usize = 256;
 
@@ -34,8 +35,15 @@ pub struct Event {
     pub stored: Arc<Stored>,
     /// The object before, if that is known: a selector may have meant it and not mean it now.
     pub previous: Option<Arc<Stored>>,
-    /// How large the object is as JSON.
-    pub size: usize,
+    /// About how many bytes the object takes in memory.
+    weight: usize,
+}
+
+impl Event {
+    pub(super) fn new(key: Key, kind: EventKind, stored: Arc<Stored>, previous: Option<Arc<Stored>>) -> Self {
+        let weight = object::weight(&stored.object);
+        Self { key, kind, stored, previous, weight }
+    }
 }
 
 /// The latest events in order.
@@ -55,11 +63,12 @@ impl Log {
 
     pub(super) fn push(&mut self, event: Event) {
         self.newest = event.stored.version;
-        self.bytes += event.size;
+        self.bytes += event.weight;
         self.events.push_back(Arc::new(event));
-        while self.events.len() > KEPT || self.bytes > KEPT_BYTES {
+        // The last one stays, whatever it takes: those who watch shall hear of it.
+        while self.events.len() > KEPT || self.bytes > KEPT_BYTES && self.events.len() > 1 {
             let Some(first) = self.events.pop_front() else { break };
-            self.bytes -= first.size;
+            self.bytes -= first.weight;
             self.floor = first.stored.version;
         }
     }

@@ -164,9 +164,9 @@ impl File {
         Ok(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
-    /// Writes all or none and syncs once; the version that each write got, and how many bytes it has. Events up to version `floor` are not
+    /// Writes all or none and syncs once; the version that each write got. Events up to version `floor` are not
     /// needed any more.
-    pub(super) fn write(&mut self, writes: &[Write], floor: u64) -> Result<Vec<(u64, usize)>, StoreError> {
+    pub(super) fn write(&mut self, writes: &[Write], floor: u64) -> Result<Vec<u64>, StoreError> {
         let transaction = self.connection.transaction()?;
         let mut written = Vec::with_capacity(writes.len());
         let (mut version, mut bytes) = (self.newest, self.bytes);
@@ -189,7 +189,7 @@ impl File {
                     .execute(params![kind, key.namespace, key.name, version, body])?,
             };
             bytes += body.len();
-            written.push((version.unsigned_abs(), body.len()));
+            written.push(version.unsigned_abs());
         }
         let count = self.writes + writes.len();
         let is_cut = count >= CUT_EVERY || bytes >= CUT_EVERY_BYTES;
@@ -320,7 +320,6 @@ fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreE
     {
         let Some(kind) = kind_of(&kind) else { continue };
         let key = Key::new(kind, &namespace, &name);
-        let size = body.len();
         let stored = decode(&key, version, body, seal)?;
         let previous = last.insert(key.clone(), Arc::clone(&stored));
         let kind = match event {
@@ -331,7 +330,7 @@ fn read_log(transaction: &Transaction<'_>, seal: &SealKey) -> Result<Log, StoreE
         if kind == EventKind::Deleted {
             last.remove(&key);
         }
-        log.push(Event { key, kind, stored, previous, size });
+        log.push(Event::new(key, kind, stored, previous));
     }
     log.advance(newest);
     Ok(log)

@@ -181,7 +181,7 @@ impl Store {
         let floor = self.memory().log.floor();
         let written = file.write(&writes, floor)?;
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
-        for ((place, write), (version, size)) in places.into_iter().zip(writes).zip(written) {
+        for ((place, write), version) in places.into_iter().zip(writes).zip(written) {
             let Write { key, kind, mut object, previous } = write;
             *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
             let stored = Arc::new(Stored { object, version });
@@ -192,7 +192,7 @@ impl Store {
                 }
             };
             done[place] = Some(Arc::clone(&stored));
-            memory.log.push(Event { key, kind, stored, previous, size });
+            memory.log.push(Event::new(key, kind, stored, previous));
         }
         let newest = memory.log.newest();
         drop(memory);

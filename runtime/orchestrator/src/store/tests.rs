@@ -207,7 +207,7 @@ async fn who_is_too_far_behind_has_to_list_again() {
     let key = Key::new(kind("ConfigMap"), "a", "one");
     for version in 1..=events::KEPT as u64 + 5 {
         let stored = Arc::new(Stored { object: Value::Null, version });
-        log.push(Event { key: key.clone(), kind: EventKind::Modified, stored, previous: None, size: 1 });
+        log.push(Event::new(key.clone(), EventKind::Modified, stored, None));
     }
     assert!(!log.reaches(4) && log.reaches(5));
     assert!(log.after(4, key.kind, 1).is_none());
@@ -240,6 +240,28 @@ fn large_objects_written_again_and_again_take_bounded_room_in_memory_and_in_the_
     assert!(on_disk < bound * 3 / 2, "{on_disk} bytes");
     drop(store);
     is_kept(&open(&folder));
+}
+
+#[test]
+fn objects_of_many_small_parts_are_not_remembered_as_if_they_were_small() {
+    let mut log = Log::new(1);
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    log.push(Event::new(
+        key.clone(),
+        EventKind::Added,
+        Arc::new(Stored { object: Value::Null, version: 1 }),
+        None,
+    ));
+    // A megabyte of JSON, a hundred in memory.
+    let small = json!({"a": {"b": 1}});
+    let object = json!({"parts": vec![small; 70_000]});
+    let weight = object::weight(&object);
+    assert!(weight > 80 << 20, "{weight}");
+    for version in 2..5 {
+        let stored = Arc::new(Stored { object: object.clone(), version });
+        log.push(Event::new(key.clone(), EventKind::Modified, stored, None));
+        assert!(log.reaches(version - 1) && !log.reaches(version - 2));
+    }
 }
 
 impl PartialEq for Event {
