@@ -77,7 +77,9 @@ pub fn hotplug(
     let (start, first) = space.reserve(len, count)?;
     let block = settings.block_size_mib << 20;
     let (memory, blocks) = memory::extend(&memory, recipe, start, (len, block))?;
-    let slots = KvmSlots::new(Arc::clone(vm), &memory, start, slot, (first, dirty_log(config)));
+    let guarded = config.network_interfaces.iter().any(|net| net.vhost_net.is_some());
+    let numbers = (first, dirty_log(config));
+    let slots = KvmSlots::new(Arc::clone(vm), &memory, (start, slot), numbers, guarded);
     let slots = slots.map_err(resource("the slots of hot-pluggable memory"))?;
     Ok((memory, Some((start, blocks, Box::new(slots)))))
 }

@@ -27,7 +27,7 @@ const COMPLAINT: &str = "vial-vmm: error: ";
 
 /// A file has become shorter behind its mapping, or the host's memory is broken.
 const GONE: &str = "a page of mapped memory is gone (SIGBUS): a file behind guest memory has become shorter, or the host's memory is broken";
-/// A guest can unplug memory while a device of another thread writes into it (`memory/hotplug.rs`).
+/// Where vhost has memory guarded, a guest can unplug what another thread of a drive writes into (`memory/hotplug.rs`).
 const OUT_OF_REACH: &str = "memory out of reach was touched (SIGSEGV): the guest unplugged memory that a device was using, or this program is broken";
 /// Room for the longest record.
 const MOST: usize = 256;

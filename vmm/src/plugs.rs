@@ -129,7 +129,7 @@ impl Plugs {
         device: Box<dyn VirtioDevice>,
         name: Option<Name>,
     ) -> io::Result<Option<(u8, Attached, Arc<Signals>)>> {
-        let Some(slot) = self.root.free_slot() else { return Ok(None) };
+        let Some(slot) = self.free_slot() else { return Ok(None) };
         let bar = layout::PCI_WINDOW + u64::from(slot) * BAR_SIZE;
         let wiring = Arc::clone(&self.wiring);
         let transport = PciTransport::new(self.surroundings.clone(), device, wiring as _, bar)?;
@@ -139,6 +139,11 @@ impl Plugs {
         let transport: Attached = transport;
         self.seats.push(Seat { slot, name, transport: Arc::clone(&transport), leaving: None });
         Ok(Some((slot, transport, signals)))
+    }
+
+    /// The lowest slot that is free and of which nobody waits to hear that it is.
+    fn free_slot(&self) -> Option<u8> {
+        self.root.free_slots().find(|slot| self.seats.iter().all(|seat| seat.slot != *slot))
     }
 
     fn find(&mut self, name: &Name) -> Option<&mut Seat> {
@@ -153,7 +158,7 @@ impl Plugs {
         if self.find(name).is_some() {
             return Err(PlugError::Taken(name.clone()));
         }
-        if self.root.free_slot().is_none() { Err(PlugError::NoSlot) } else { Ok(()) }
+        if self.free_slot().is_none() { Err(PlugError::NoSlot) } else { Ok(()) }
     }
 
     /// Plugs a device in and tells the guest.

@@ -17,7 +17,7 @@ pub trait Slots: Send + Sync {
     fn set(&self, index: u32, present: bool) -> io::Result<()>;
 
     /// Takes the memory of a slot that is out of the machine from those in the host who would reach it on the guest's behalf without a look
-    /// at its blocks, as vhost does. Its bytes went back before.
+    /// at its blocks, if there are any. Its bytes went back before.
     fn shut(&self, index: u32);
 }
 
@@ -29,28 +29,33 @@ pub struct KvmSlots {
     host: u64,
     size: u64,
     flags: u32,
+    guarded: bool,
 }
 
 impl KvmSlots {
-    /// For memory at guest-physical `start` of `memory`, in slots of `size` bytes, whose numbers begin with `first`; all are shut.
+    /// For memory at guest-physical `start` of `memory`, in slots of `size` bytes, whose numbers begin with `first`. All are shut if they are
+    /// `guarded`, which is for vhost: a device of this process looks at blocks itself, and may have begun with one that is unplugged now.
     pub fn new(
         vm: Arc<VmFd>,
         memory: &GuestMemory,
-        start: u64,
-        size: u64,
+        (start, size): (u64, u64),
         (first, flags): (u32, u32),
+        guarded: bool,
     ) -> io::Result<Self> {
         let region = memory.find_region(GuestAddress(start)).ok_or(io::ErrorKind::InvalidInput)?;
         let host = region.mapping().as_ptr() as u64;
-        let slots = Self { vm, first, start, host, size, flags };
+        let slots = Self { vm, first, start, host, size, flags, guarded };
         slots.protect(0, region.len(), libc::PROT_NONE)?;
         Ok(slots)
     }
 
     fn protect(&self, offset: u64, len: u64, protection: i32) -> io::Result<()> {
+        if !self.guarded {
+            return Ok(());
+        }
         let (address, len) = ((self.host + offset) as *mut libc::c_void, len as usize);
         // SAFETY: the range is guest memory. Who reaches it in this process looks at its blocks first, and of a slot that is shut none is
-        // plugged in.
+        // plugged in. Another thread of a drive that looked before that ends the process (`last_words`).
         match unsafe { libc::mprotect(address, len, protection) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -12,8 +12,7 @@
 use super::Root;
 use crate::bus::BusDevice;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Bytes of the block.
@@ -23,13 +22,21 @@ const ARRIVED: u64 = 0;
 const LEAVING: u64 = 4;
 const EJECT: u64 = 8;
 
+/// Bit N is slot N.
+#[derive(Default)]
+struct Slots {
+    arrived: u32,
+    leaving: u32,
+    /// Asked for, and not let go of.
+    asked: u32,
+    /// Let go of, which the main thread has not heard of yet.
+    gone: u32,
+}
+
 /// Both sides of the block.
 pub struct Hotplug {
     root: Arc<Root>,
-    arrived: AtomicU32,
-    leaving: AtomicU32,
-    asked: AtomicU32,
-    gone: AtomicU32,
+    slots: Mutex<Slots>,
     interrupt: EventFd,
     let_go: EventFd,
 }
@@ -40,10 +47,12 @@ impl Hotplug {
     /// # Errors
     /// No event can be made.
     pub fn new(root: Arc<Root>) -> io::Result<Arc<Self>> {
-        let zero = || AtomicU32::new(0);
-        let (arrived, leaving, asked, gone) = (zero(), zero(), zero(), zero());
         let (interrupt, let_go) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
-        Ok(Arc::new(Self { root, arrived, leaving, asked, gone, interrupt, let_go }))
+        Ok(Arc::new(Self { root, slots: Mutex::default(), interrupt, let_go }))
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The generic event device's interrupt, edge triggered.
@@ -58,20 +67,25 @@ impl Hotplug {
 
     /// Tells the guest that there is a device in `slot`, which was put there before.
     pub fn arrived(&self, slot: u8) {
-        self.arrived.fetch_or(1 << slot, SeqCst);
+        self.slots().arrived |= 1 << slot;
         self.raise();
     }
 
     /// Asks the guest to let go of the device in `slot`, once more if it has not yet.
     pub fn ask(&self, slot: u8) {
-        self.asked.fetch_or(1 << slot, SeqCst);
-        self.leaving.fetch_or(1 << slot, SeqCst);
-        self.raise();
+        let mut slots = self.slots();
+        // Whatever comes into that slot next is not what is asked for.
+        if slots.gone & 1 << slot == 0 {
+            slots.asked |= 1 << slot;
+            slots.leaving |= 1 << slot;
+            drop(slots);
+            self.raise();
+        }
     }
 
     /// The slots that the guest has let go of since the last time. Their functions are off the bus.
     pub fn take_gone(&self) -> Vec<u8> {
-        let gone = self.gone.swap(0, SeqCst);
+        let gone = std::mem::take(&mut self.slots().gone);
         (0..32).filter(|slot| gone & 1 << slot != 0).collect()
     }
 
@@ -80,15 +94,18 @@ impl Hotplug {
         let _ = self.interrupt.write(1);
     }
 
-    fn eject(&self, slots: u32) {
-        let asked = self.asked.fetch_and(!slots, SeqCst) & slots;
-        self.leaving.fetch_and(!asked, SeqCst);
+    fn eject(&self, wanted: u32) {
+        let mut slots = self.slots();
+        let asked = slots.asked & wanted;
+        slots.asked &= !asked;
+        slots.leaving &= !asked;
+        slots.gone |= asked;
         for slot in (0..32).filter(|slot| asked & 1 << slot != 0) {
             // Here and not in the main thread: when this write is done, the guest finds nothing there any more.
             self.root.remove(slot);
         }
+        drop(slots);
         if asked != 0 {
-            self.gone.fetch_or(asked, SeqCst);
             let _ = self.let_go.write(1);
         }
     }
@@ -102,8 +119,8 @@ impl BusDevice for Registers {
         data.fill(0);
         if data.len() == 4 {
             let value = match offset {
-                ARRIVED => self.0.arrived.swap(0, SeqCst),
-                LEAVING => self.0.leaving.swap(0, SeqCst),
+                ARRIVED => std::mem::take(&mut self.0.slots().arrived),
+                LEAVING => std::mem::take(&mut self.0.slots().leaving),
                 _ => 0,
             };
             data.copy_from_slice(&value.to_le_bytes());
@@ -191,6 +208,22 @@ mod tests {
         assert_eq!((hotplug.take_gone(), hotplug.take_gone()), (vec![2], vec![]));
         // Once is enough.
         registers.write(8, &0b100u32.to_le_bytes());
+        assert!(hotplug.take_gone().is_empty());
+    }
+
+    #[test]
+    fn who_asks_for_a_device_that_is_gone_does_not_ask_for_the_next_one_in_its_slot() {
+        let (root, hotplug, mut registers) = bus();
+        hotplug.ask(2);
+        registers.write(8, &0b100u32.to_le_bytes());
+        // The main thread has not heard of it yet.
+        hotplug.ask(2);
+        assert_eq!(hotplug.take_gone(), [2]);
+        let ids = Ids { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
+        root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(ids)))));
+        hotplug.arrived(2);
+        assert_eq!(get(&mut registers, 4), 0);
+        registers.write(8, &u32::MAX.to_le_bytes());
         assert!(hotplug.take_gone().is_empty());
     }
 

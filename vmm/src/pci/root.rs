@@ -43,9 +43,11 @@ impl Root {
         Arc::new(root)
     }
 
-    /// The lowest slot that is free.
-    pub fn free_slot(&self) -> Option<u8> {
-        lock(&self.slots).iter().position(Option::is_none).map(|slot| slot as u8)
+    /// The slots that are free, lowest first.
+    pub fn free_slots(&self) -> impl Iterator<Item = u8> + use<> {
+        let free: Vec<u8> =
+            (0..).zip(&*lock(&self.slots)).filter(|(_, at)| at.is_none()).map(|(slot, _)| slot).collect();
+        free.into_iter()
     }
 
     /// Puts a function into a slot, which is free.

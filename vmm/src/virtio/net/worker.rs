@@ -174,8 +174,13 @@ impl NetWorker {
         let mut slices = Vec::with_capacity(chains);
         let mut left = MAX_FRAME;
         for chain in self.ready.iter().take(chains) {
-            slices.extend(chain.writable_slices(&self.memory, 0, left));
-            left = left.saturating_sub(chain.writable_len());
+            let wanted = left.min(chain.writable_len());
+            let room = chain.writable_slices(&self.memory, 0, left);
+            if room.iter().map(VolatileSlice::len).sum::<usize>() != wanted as usize {
+                return Err(RingError::Malformed("has buffers in memory that was unplugged since"));
+            }
+            slices.extend(room);
+            left -= wanted;
             if left == 0 {
                 break;
             }

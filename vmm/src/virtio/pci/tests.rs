@@ -317,7 +317,7 @@ fn bars_are_where_the_guest_puts_them_and_never_in_each_other_s_way() {
     let mut vendor = [0; 4];
     root.read_config(2 << 15, &mut vendor);
     assert_eq!(vendor, [0xff; 4]);
-    assert_eq!(root.free_slot(), Some(2));
+    assert_eq!(root.free_slots().next(), Some(2));
 }
 
 #[test]
