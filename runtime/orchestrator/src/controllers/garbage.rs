@@ -18,7 +18,7 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
         .collect();
     let living: BTreeMap<&str, &Arc<Stored>> =
         everything.iter().map(|(_, stored)| (object::uid(&stored.object), *stored)).collect();
-    let mut owned: BTreeMap<&str, Vec<(&'static Kind, &Arc<Stored>)>> = BTreeMap::new();
+    let mut owned: Owned<'_> = BTreeMap::new();
     for (kind, stored) in &everything {
         for owner in owners(&stored.object) {
             owned.entry(object::text(owner, &["uid"])).or_default().push((kind, stored));
@@ -48,11 +48,12 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
                 plan.actions.push(without(kind, stored, finalizers, ORPHAN));
             }
         } else if has(FOREGROUND) {
+            let uid = object::uid(&stored.object);
             let holds = |dependent: &Value| {
-                owners(dependent).iter().any(|owner| {
-                    object::text(owner, &["uid"]) == object::uid(&stored.object)
-                        && owner["blockOwnerDeletion"] == true
-                })
+                let blocks = |owner: &Value| owner["blockOwnerDeletion"] == true;
+                owners(dependent).iter().any(|owner| object::text(owner, &["uid"]) == uid && blocks(owner))
+                    // Who waits for this one can't be waited for.
+                    && !leads_to(&owned, object::uid(dependent), uid)
             };
             // Whoever has another owner that stays is let go.
             let stays = |owner: &&Value| {
@@ -104,6 +105,21 @@ fn forsaken(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Stored>> {
 
 fn owners(value: &Value) -> &[Value] {
     object::list(value, &["metadata", "ownerReferences"])
+}
+
+type Owned<'a> = BTreeMap<&'a str, Vec<(&'static Kind, &'a Arc<Stored>)>>;
+
+/// Whether `to` is `from`, or what it owns, or what that owns in turn.
+fn leads_to(owned: &Owned<'_>, from: &str, to: &str) -> bool {
+    let (mut seen, mut open) = (BTreeSet::from([from]), vec![from]);
+    while let Some(uid) = open.pop() {
+        if uid == to {
+            return true;
+        }
+        let own = owned.get(uid).into_iter().flatten().map(|(_, stored)| object::uid(&stored.object));
+        open.extend(own.filter(|uid| seen.insert(uid)));
+    }
+    false
 }
 
 fn without(kind: &'static Kind, stored: &Arc<Stored>, finalizers: &[Value], gone: &str) -> Action {

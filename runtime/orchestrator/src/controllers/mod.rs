@@ -119,8 +119,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Of a store.
     pub fn of(store: &Store, now: DateTime<Utc>) -> Self {
-        let objects = crate::kinds::KINDS.iter().map(|kind| (kind.plural, store.list(kind, "").0)).collect();
-        Self { objects, now }
+        Self { objects: store.all(), now }
     }
 
     /// Objects of a kind.

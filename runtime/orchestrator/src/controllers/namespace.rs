@@ -4,7 +4,10 @@ use super::{Action, Plan, Ref, Snapshot, kind};
 use crate::engine::Propagation;
 use crate::kinds::KINDS;
 use crate::object;
+use crate::store::Stored;
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
     for namespace in snapshot.all("namespaces") {
@@ -31,12 +34,28 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
             }
         }
         if is_empty {
-            let patch = json!({"spec": {"finalizers": null}});
+            let patch = json!({"spec": {"finalizers": []}});
             plan.actions.push(Action::Merge {
                 target: Ref::to(kind("namespaces"), namespace),
-                subresource: "",
+                subresource: "finalize",
                 patch,
             });
+        }
+    }
+    forsaken(snapshot, plan);
+}
+
+/// Objects of namespaces that are not there: somebody let their namespace go before they were gone.
+fn forsaken(snapshot: &Snapshot, plan: &mut Plan) {
+    let there: BTreeSet<&str> =
+        snapshot.all("namespaces").iter().map(|namespace| object::name(&namespace.object)).collect();
+    for kind in KINDS.iter().filter(|kind| kind.namespaced) {
+        let lost = |stored: &&Arc<Stored>| {
+            !there.contains(object::namespace(&stored.object)) && !object::is_deleted(&stored.object)
+        };
+        for stored in snapshot.all(kind.plural).iter().filter(lost) {
+            let target = Ref::to(kind, stored);
+            plan.actions.push(Action::Delete { target, propagation: Propagation::Background });
         }
     }
 }

@@ -169,7 +169,7 @@ impl Engine {
         })
     }
 
-    /// Replaces an object, or its status.
+    /// Replaces an object, its status, or what holds a namespace (core's `/finalize`).
     ///
     /// # Errors
     /// It is not there, was changed by somebody else, or breaks a rule.
@@ -199,21 +199,6 @@ impl Engine {
         let mut written = Written { object, created: false, warnings };
         self.warn(target.kind, old.as_ref().map(|old| &old.object), &mut written, options.dry_run);
         Ok(written)
-    }
-
-    /// Takes over only `spec.finalizers`: how a namespace is let go (core's `/finalize`).
-    ///
-    /// # Errors
-    /// As for an update.
-    pub fn finalize(
-        &self,
-        target: Target<'_>,
-        body: Decoded,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError> {
-        let finalizers = object::list(&body.value, &["spec", "finalizers"]).to_vec();
-        let own = Target { subresource: "", ..target };
-        self.patch(own, &Patch::Merge(json!({"spec": {"finalizers": finalizers}})), options)
     }
 
     /// Changes a part of an object; apply makes it if it is not there.
@@ -359,13 +344,19 @@ impl Engine {
                     }
                 }
             }
-            _ if kind.has_status() => match old.get("status") {
-                Some(status) => new["status"] = status.clone(),
-                None => {
-                    object::remove(&mut new, &["status"]);
+            "finalize" => {
+                let finalizers = object::list(&new, &["spec", "finalizers"]).to_vec();
+                new = old.clone();
+                *object::entry(&mut new, &["spec", "finalizers"]) = finalizers.into();
+            }
+            _ => {
+                if kind.has_status() {
+                    keep(&mut new, old, &["status"]);
                 }
-            },
-            _ => {}
+                if kind.subresources.contains(&"finalize") {
+                    keep(&mut new, old, &["spec", "finalizers"]);
+                }
+            }
         }
         kind.strategy.default(&mut new);
         if old.get("spec") != new.get("spec") && old["metadata"].get("generation").is_some() {
@@ -390,6 +381,14 @@ impl Engine {
             return self.commit(&target.key(), Some(current.version), None, options.dry_run);
         }
         self.commit(&target.key(), Some(current.version), Some(new), options.dry_run)
+    }
+}
+
+/// Leaves `path` as it was.
+fn keep(new: &mut Value, old: &Value, path: &[&str]) {
+    match object::at(old, path) {
+        Some(value) => *object::entry(new, path) = value.clone(),
+        None => drop(object::remove(new, path)),
     }
 }
 

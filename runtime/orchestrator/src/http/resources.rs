@@ -55,15 +55,6 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
                 call,
             )
         }
-        (&Method::PUT, false) if subresource == "finalize" => {
-            let options = call.query.write_options(call.agent)?;
-            written(
-                engine,
-                engine.finalize(target, decode::body(call.content_type, call.body)?, &options)?,
-                target,
-                call,
-            )
-        }
         (&Method::PUT, false) => {
             let options = call.query.write_options(call.agent)?;
             written(

@@ -127,6 +127,15 @@ impl Store {
         (objects, memory.log.newest())
     }
 
+    /// The objects of all kinds, as they are at one moment; kinds of which there is none are left out.
+    pub fn all(&self) -> BTreeMap<&'static str, Vec<Arc<Stored>>> {
+        let mut all = BTreeMap::<_, Vec<_>>::new();
+        for (key, stored) in &self.memory().objects {
+            all.entry(key.kind().plural).or_default().push(Arc::clone(stored));
+        }
+        all
+    }
+
     /// The newest version.
     pub fn version(&self) -> u64 {
         self.memory().log.newest()

@@ -1,7 +1,8 @@
 //! Deployments, ReplicaSets, namespaces, garbage.
 
 use super::cluster::{Cluster, NAMESPACE, image, target};
-use crate::controllers::{condition, is_active, is_ready};
+use crate::controllers::{condition, is_active, is_ready, kind};
+use crate::decode::Decoded;
 use crate::engine::{DeleteOptions, Patch, Propagation, Target, WriteOptions};
 use crate::kinds::Kind;
 use crate::object;
@@ -214,6 +215,56 @@ fn a_namespace_takes_along_what_is_in_it() {
         (cluster.all("pods").len(), cluster.all("deployments").len(), cluster.all("serviceaccounts").len()),
         (0, 0, 0)
     );
+}
+
+#[test]
+fn a_namespace_is_not_let_go_by_a_plain_write_and_what_is_in_none_goes() {
+    let cluster = Cluster::new();
+    cluster.create(
+        "pods",
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "one"}]}}),
+    );
+    cluster.settle();
+    let namespace = Target { kind: kind("namespaces"), namespace: "", name: NAMESPACE, subresource: "" };
+    let finalize = Target { subresource: "finalize", ..namespace };
+    let body = |value: Value| Decoded { value, duplicates: Vec::new() };
+    let plain = json!({"metadata": {"name": NAMESPACE}});
+    let options = WriteOptions::default();
+    cluster.engine.update(namespace, body(plain.clone()), &options).unwrap();
+    let none = Patch::Merge(json!({"spec": {"finalizers": null}}));
+    cluster.engine.patch(namespace, &none, &options).unwrap();
+    let get = || cluster.engine.get(namespace).unwrap().object.clone();
+    assert_eq!(get()["spec"]["finalizers"], json!(["kubernetes"]));
+    for wrong in
+        [json!(3), json!([]), json!({"metadata": {"name": "other"}}), json!({"metadata": {"uid": "u"}})]
+    {
+        assert!(cluster.engine.update(finalize, body(wrong.clone()), &options).is_err(), "{wrong}");
+    }
+    // Somebody lets it go by force: what is in it does not stay.
+    cluster.engine.update(finalize, body(plain), &options).unwrap();
+    cluster.engine.delete(namespace, &DeleteOptions::default()).unwrap();
+    assert!(cluster.engine.get(namespace).is_err() && !cluster.all("pods").is_empty());
+    cluster.settle();
+    assert!(cluster.all("pods").is_empty() && cluster.all("serviceaccounts").is_empty());
+}
+
+#[test]
+fn who_owns_each_other_does_not_wait_for_each_other() {
+    let cluster = Cluster::new();
+    for name in ["a", "b", "itself"] {
+        cluster.create("configmaps", json!({"metadata": {"name": name}}));
+    }
+    for (owned, by) in [("a", "b"), ("b", "a"), ("itself", "itself")] {
+        let uid = cluster.get("configmaps", by)["metadata"]["uid"].clone();
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": by, "uid": uid, "blockOwnerDeletion": true});
+        cluster.patch("configmaps", owned, json!({"metadata": {"ownerReferences": [owner]}}));
+    }
+    let foreground = DeleteOptions { propagation: Propagation::Foreground, ..DeleteOptions::default() };
+    for name in ["a", "itself"] {
+        cluster.engine.delete(target("configmaps", name), &foreground).unwrap();
+    }
+    cluster.settle();
+    assert!(cluster.all("configmaps").is_empty());
 }
 
 #[test]
