@@ -156,7 +156,15 @@ impl File {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         give_back(&connection);
         let mark = Mark::open(path, newest)?;
-        Ok((Self { connection, key, writes: 0, bytes: 0, newest, mark }, objects, log))
+        let file = Self { connection, key, writes: 0, bytes: 0, newest, mark };
+        file.begin_log();
+        Ok((file, objects, log))
+    }
+
+    /// Begins the log anew: behind its last whole write may lie frames of one that was cut short, and those would look like later writes once
+    /// another was cut short before them. A disk without room for it keeps the log as it is.
+    fn begin_log(&self) {
+        let _ = self.settle();
     }
 
     /// Brings all writes from the log into the file, which has more ways to notice damage.
@@ -167,6 +175,14 @@ impl File {
     /// Writes all or none and syncs once; the version that each write got. Events up to version `floor` are not
     /// needed any more.
     pub(super) fn write(&mut self, writes: &[Write], floor: u64) -> Result<Vec<u64>, StoreError> {
+        let written = self.try_write(writes, floor);
+        if written.is_err() {
+            self.begin_log();
+        }
+        written
+    }
+
+    fn try_write(&mut self, writes: &[Write], floor: u64) -> Result<Vec<u64>, StoreError> {
         let transaction = self.connection.transaction()?;
         let mut written = Vec::with_capacity(writes.len());
         let (mut version, mut bytes) = (self.newest, self.bytes);

@@ -445,6 +445,35 @@ fn a_write_that_a_loss_of_power_cut_short_was_never_made() {
 }
 
 #[test]
+fn two_losses_of_power_one_after_the_other_are_no_damage() {
+    let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+    let log_of = |folder: &TempDir| folder.path().join("objects.db-wal");
+    let key = Key::new(kind("ConfigMap"), "a", "one");
+    // A write that is lost while it happens: the beginning of it in the log is torn, the rest of it is whole.
+    let lose = |from: &TempDir, object: Value| {
+        let store = open(from);
+        put(&store, &key, map("one", 1));
+        let start = std::fs::metadata(log_of(from)).unwrap().len() as usize;
+        put(&store, &key, object);
+        let copy = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        for name in ["objects.db", "objects.db-wal", "key"] {
+            std::fs::copy(from.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let mut log = std::fs::read(log_of(&copy)).unwrap();
+        // Where the log was begun anew, its file keeps its length.
+        let start = if start < log.len() { start } else { 32 + 2 * (4096 + 24) };
+        log[start + 100] ^= 1;
+        std::fs::write(log_of(&copy), log).unwrap();
+        let answered = store.version() - 1;
+        std::fs::write(copy.path().join("objects.db-mark"), format!("{answered:020}\n")).unwrap();
+        (copy, answered)
+    };
+    let (folder, _) = lose(&folder, json!({"metadata": {"name": "one"}, "data": {"x": "x".repeat(200_000)}}));
+    let (folder, answered) = lose(&folder, map("one", 2));
+    assert_eq!(reopened(&folder).map(|(version, _)| version), Ok(answered));
+}
+
+#[test]
 fn a_store_that_is_settled_has_nothing_in_its_log() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder);
