@@ -1,10 +1,12 @@
 //! Events: sentences about objects, for people (`kubectl describe`). The same sentence again is counted, not written once more.
 
+use super::chatter::Verdict;
 use super::{Engine, Patch, Target, WriteOptions};
 use crate::controllers::Ref;
 use crate::decode::Decoded;
 use crate::status::{ApiError, Reason};
 use serde_json::json;
+use std::sync::PoisonError;
 
 /// Longest message, in bytes (core's `NoteLengthLimit`).
 const MAX_MESSAGE: usize = 1024;
@@ -46,7 +48,7 @@ impl Note {
     }
 
     /// The name of the event: the same for the same sentence about the same object.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let said = [&self.about.uid, &self.reason, &self.message, &self.field].map(String::as_str).join("\0");
         let digest = ring::digest::digest(&ring::digest::SHA256, said.as_bytes());
         let number: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -71,25 +73,38 @@ impl Engine {
         if self.get(target).is_ok() { Ok(()) } else { self.tell(note) }
     }
 
-    /// Writes an event, or counts one that is there.
+    /// Writes an event, or counts one that is there, as far as there are not too many about that object already.
     ///
     /// # Errors
     /// The store does not work. That the namespace is gone or going is no error: nobody is left who would read it.
     pub fn tell(&self, note: &Note) -> Result<(), ApiError> {
+        let verdict = self.chatter.lock().unwrap_or_else(PoisonError::into_inner).judge(note, self.time());
+        match verdict {
+            Verdict::Tell => self.write_event(note, &note.name()),
+            // One event for them all, with the last of the sentences.
+            Verdict::Combine => {
+                let all = Note { message: String::new(), field: String::new(), ..note.clone() };
+                let message = format!("(combined from similar events): {}", note.message);
+                self.write_event(&Note { message, ..note.clone() }, &all.name())
+            }
+            Verdict::Drop => Ok(()),
+        }
+    }
+
+    fn write_event(&self, note: &Note, name: &str) -> Result<(), ApiError> {
         let kind = crate::controllers::kind("events");
-        let name = note.name();
-        let target = Target { kind, namespace: note.namespace(), name: &name, subresource: "" };
+        let target = Target { kind, namespace: note.namespace(), name, subresource: "" };
+        let message = &note.message[..note.message.floor_char_boundary(MAX_MESSAGE)];
         let options = WriteOptions { manager: note.source.into(), ..WriteOptions::default() };
         let now = self.now();
         let result = match self.get(target) {
             Ok(there) => {
                 let count = crate::object::number(&there.object, &["count"]).unwrap_or(1).max(1);
-                let patch =
-                    json!({"count": count.saturating_add(1).min(i64::from(i32::MAX)), "lastTimestamp": now});
+                let count = count.saturating_add(1).min(i64::from(i32::MAX));
+                let patch = json!({"count": count, "lastTimestamp": now, "message": message});
                 self.patch(target, &Patch::Merge(patch), &options)
             }
             Err(_) => {
-                let message = &note.message[..note.message.floor_char_boundary(MAX_MESSAGE)];
                 let mut about = json!({"apiVersion": note.about.kind.api_version(), "kind": note.about.kind.kind, "name": note.about.name,
                     "uid": note.about.uid, "resourceVersion": note.about.version.to_string()});
                 for (field, value) in [("namespace", &note.about.namespace), ("fieldPath", &note.field)] {

@@ -3,6 +3,7 @@
 mod act;
 mod admission;
 mod bootstrap;
+mod chatter;
 mod delete;
 mod event;
 mod read;
@@ -21,7 +22,7 @@ use crate::status::{ApiError, Reason};
 use crate::store::{CommitError, Key, Store, Stored};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Attempts at a change that others get in the way of; each is made on what they wrote.
 const MAX_ATTEMPTS: usize = 10;
@@ -39,6 +40,7 @@ pub trait World: Send + Sync {
 pub struct Engine {
     store: Store,
     world: Arc<dyn World>,
+    chatter: Arc<Mutex<chatter::Chatter>>,
 }
 
 /// What a client says beside the object.
@@ -93,7 +95,7 @@ pub struct Written {
 impl Engine {
     /// On this store.
     pub fn new(store: Store, world: Arc<dyn World>) -> Self {
-        Self { store, world }
+        Self { store, world, chatter: Arc::default() }
     }
 
     /// The store under it.

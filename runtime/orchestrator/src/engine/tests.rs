@@ -395,6 +395,18 @@ fn a_grace_period_beyond_all_calendars_is_one_all_the_same() {
 }
 
 #[test]
+fn an_object_of_too_many_parts_is_refused() {
+    let (_folder, engine) = engine();
+    let pod = |variables: usize| {
+        let env: Vec<Value> = (0..variables).map(|number| json!({"name": format!("V{number}")})).collect();
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}})
+    };
+    let error = create(&engine, target("Pod", "a", ""), pod(40_000)).unwrap_err();
+    assert_eq!(error.reason, Reason::RequestEntityTooLarge);
+    create(&engine, target("Pod", "a", ""), pod(1000)).unwrap();
+}
+
+#[test]
 fn nothing_is_made_in_a_namespace_that_goes() {
     let (_folder, engine) = engine();
     assert!(matches!(

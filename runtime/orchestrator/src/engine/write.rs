@@ -154,6 +154,7 @@ impl Engine {
         if !is_managed {
             patch::track_update(kind.structure(), None, &mut object, writer);
         }
+        check_weight(&object, 0)?;
         let name = object::name(&object).to_owned();
         let key = Key::new(kind, target.namespace, &name);
         let exists = || {
@@ -372,6 +373,7 @@ impl Engine {
                 patch::track_update(kind.structure(), Some(old), &mut new, writer);
             }
         }
+        check_weight(&new, object::weight(old))?;
         if same_but_times(old, &new) {
             // A write that changes nothing makes no version: controllers that write what is there already would wake each other for ever.
             return Ok(Arc::new(Stored { object: old.clone(), version: current.version }));
@@ -382,6 +384,24 @@ impl Engine {
         }
         self.commit(&target.key(), Some(current.version), Some(new), options.dry_run)
     }
+}
+
+/// An object that takes more memory than this is refused: a megabyte of small parts, counted once more for those who manage them, takes a
+/// gigabyte.
+const MAX_WEIGHT: usize = 32 << 20;
+
+/// `already` is what it took before: whoever makes it lighter is not held up.
+fn check_weight(object: &Value, already: usize) -> Result<(), ApiError> {
+    let weight = object::weight(object);
+    if weight <= MAX_WEIGHT.max(already) {
+        return Ok(());
+    }
+    let message = format!(
+        "the object has too many parts: it would take some {} MiB of memory, and {} MiB is the most",
+        weight >> 20,
+        MAX_WEIGHT >> 20
+    );
+    Err(ApiError::new(Reason::RequestEntityTooLarge, message))
 }
 
 /// Leaves `path` as it was.
