@@ -2,6 +2,9 @@
 //!
 //! The locks (flock) belong to the open files and thus live with the VM's process: whatever ends it gives its disks back, and a new
 //! daemon or a killed `vial vm run` changes nothing. They are advisory: they stop another VM, not another program.
+//!
+//! The kernel takes an io_uring apart after the process that had it is gone, some ten milliseconds as a rule, and only then closes the
+//! file that is registered in it. So a disk that is in use is only refused when it stays so.
 
 use super::launch::open;
 use crate::Error;
@@ -9,6 +12,13 @@ use rustix::fs::{FileType, FlockOperation, OFlags, SeekFrom, flock, fstat, seek}
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a disk may stay locked by a VM that is gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at a lock.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The disks that one VM has so far.
 #[derive(Debug, Default)]
@@ -18,7 +28,8 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Opens a disk: alone if the VM may write to it, else together with others that only read.
+    /// Opens a disk: alone if the VM may write to it, else together with others that only read. Waits up to a second for one that is in
+    /// use.
     ///
     /// # Errors
     /// [`Error::DiskInUse`] and [`Error::DiskTwice`]; when it can't be opened or is neither a file nor a block device.
@@ -30,11 +41,18 @@ impl Disks {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,
         };
-        match flock(&fd, lock) {
-            Ok(()) => self.locked.push(file),
-            Err(Errno::WOULDBLOCK) if self.locked.contains(&file) => {
-                return Err(Error::DiskTwice { path: path.into() });
+        let until = Instant::now() + PATIENCE;
+        let locked = loop {
+            match flock(&fd, lock) {
+                Err(Errno::WOULDBLOCK) if self.locked.contains(&file) => {
+                    return Err(Error::DiskTwice { path: path.into() });
+                }
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => sleep(PAUSE),
+                result => break result,
             }
+        };
+        match locked {
+            Ok(()) => self.locked.push(file),
             Err(Errno::WOULDBLOCK) => return Err(Error::DiskInUse { path: path.into(), read_only }),
             // A file system without locks still makes a disk.
             Err(error @ (Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK)) => {
@@ -88,6 +106,19 @@ mod tests {
         assert!(matches!(vm().open(&disk, false), Err(Error::DiskInUse { .. })));
         drop(readers);
         vm().open(&disk, false).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_about_to_be_given_back_is_waited_for() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        let writer = Disks::default().open(disk.path(), false).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(20 * PAUSE);
+                drop(writer);
+            });
+            Disks::default().open(disk.path(), false).unwrap();
+        });
     }
 
     #[test]
