@@ -14,7 +14,7 @@ pub mod address_space;
 pub mod api;
 pub mod arch;
 pub mod args;
-mod back_ends;
+pub mod back_ends;
 pub mod backplane;
 pub mod boot_timer;
 mod build_error;

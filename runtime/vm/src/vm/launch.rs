@@ -257,10 +257,10 @@ fn listen(path: &Path) -> Result<OwnedFd, Error> {
     Ok(UnixListener::bind(&short).map_err(Error::file("listen on", path))?.into())
 }
 
-/// A vhost-user back end that listens.
+/// A vhost-user back end that listens. One that is busy is an error: nothing would end the wait for it, not even the caller's going away.
 fn connect(path: &Path) -> Result<OwnedFd, Error> {
     let (short, _folder) = sys_path::short(path).map_err(Error::file("find the back end's socket", path))?;
-    Ok(UnixStream::connect(&short)
+    Ok(vmm::back_ends::dial(&short)
         .map_err(Error::file("connect to the vhost-user back end at", path))?
         .into())
 }
@@ -276,4 +276,20 @@ fn open_tap(name: &str) -> Result<OwnedFd, Error> {
     let tun = open(Path::new("/dev/net/tun"), OFlags::RDWR | OFlags::NONBLOCK)?;
     sys::attach_tap(&tun, name).map_err(Error::file("attach to the TAP device", Path::new(name)))?;
     Ok(tun)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_back_end_whose_queue_is_full_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("back-end");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = connect(&path).unwrap();
+        let error = connect(&path).unwrap_err();
+        assert!(vmm::chain(&error).contains("it is busy"), "{error}");
+    }
 }
