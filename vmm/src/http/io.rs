@@ -1,6 +1,7 @@
 //! A Unix stream as hyper wants it. Readiness comes from the server's epoll set, which polls a connection whenever its stream
 //! changes: so what would block is simply pending.
 
+use crate::sys::has_room;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -58,7 +59,12 @@ impl RequestLine {
 }
 
 /// A stream that does not wait.
-pub(super) struct Stream(pub UnixStream, pub Rc<RequestLine>);
+pub(super) struct Stream {
+    pub socket: UnixStream,
+    pub line: Rc<RequestLine>,
+    /// Set for the last bytes, for which nobody comes back.
+    pub ending: Rc<Cell<bool>>,
+}
 
 fn ready<T>(result: io::Result<T>, context: &Context<'_>) -> Poll<io::Result<T>> {
     match result {
@@ -79,8 +85,8 @@ impl Read for Stream {
     ) -> Poll<io::Result<()>> {
         let mut piece = [0; PIECE];
         let room = cursor.remaining().min(PIECE);
-        ready((&self.0).read(&mut piece[..room]), context).map_ok(|length| {
-            self.1.read(&mut piece[..length]);
+        ready((&self.socket).read(&mut piece[..room]), context).map_ok(|length| {
+            self.line.read(&mut piece[..length]);
             cursor.put_slice(&piece[..length]);
         })
     }
@@ -88,7 +94,12 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready((&self.0).write(bytes), context)
+        // A socket says that it has room while a quarter of its buffer is in use at most, and each small write takes a kilobyte of it. So
+        // what a slow client is to get gathers here, becomes few large writes, and the rest of the buffer is kept for the end.
+        if !self.ending.get() && !has_room(&self.socket) {
+            return Poll::Pending;
+        }
+        ready((&self.socket).write(bytes), context)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -97,7 +108,7 @@ impl Write for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Whoever is gone already needs no telling.
-        let _ = self.0.shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
         Poll::Ready(Ok(()))
     }
 }

@@ -12,6 +12,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -96,6 +97,7 @@ impl Server {
     /// Serves until it is stopped.
     pub fn run(mut self, desk: Desk) {
         let mut connections: HashMap<u64, Connection> = HashMap::new();
+        let ending = Rc::new(Cell::new(false));
         let mut next = FIRST;
         loop {
             let mut events = [EpollEvent::default(); MAX_CONNECTIONS + 3];
@@ -103,14 +105,15 @@ impl Server {
             for event in &events[..count] {
                 match event.data() {
                     STOP => {
-                        // A last time, for answers that have not gone out.
+                        // A last time, for answers and events that have not gone out.
+                        ending.set(true);
                         connections.values_mut().for_each(|connection| {
                             connection.poll();
                         });
                         return;
                     }
                     LISTENER => {
-                        if let Some(connection) = self.accept(&desk, connections.len(), next) {
+                        if let Some(connection) = self.accept(&desk, &ending, connections.len(), next) {
                             connections.insert(next, connection);
                             next += 1;
                         }
@@ -132,7 +135,13 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, desk: &Desk, open: usize, token: u64) -> Option<Connection> {
+    fn accept(
+        &mut self,
+        desk: &Desk,
+        ending: &Rc<Cell<bool>>,
+        open: usize,
+        token: u64,
+    ) -> Option<Connection> {
         let mut stream = self.spare.accept(&self.listener)?;
         stream.set_nonblocking(true).ok()?;
         if open >= MAX_CONNECTIONS {
@@ -143,13 +152,13 @@ impl Server {
         // Edges are enough, since hyper reads and writes until it would block. The first comes at once.
         let edges = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(edges, token)).ok()?;
-        Some(serve(stream, desk.clone(), self.limit))
+        Some(serve(stream, desk.clone(), Rc::clone(ending), self.limit))
     }
 }
 
-fn serve(stream: UnixStream, desk: Desk, limit: usize) -> Connection {
+fn serve(socket: UnixStream, desk: Desk, ending: Rc<Cell<bool>>, limit: usize) -> Connection {
     let line = Rc::new(RequestLine::default());
-    let stream = Stream(stream, Rc::clone(&line));
+    let stream = Stream { socket, line: Rc::clone(&line), ending };
     let service = service_fn(move |request| {
         let (desk, line) = (desk.clone(), Rc::clone(&line));
         async move { Ok::<_, Infallible>(handle(request, &line, &desk, limit).await) }

@@ -33,10 +33,10 @@ impl Events {
         text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// What is told from now on until the event of this name: the names.
+    /// What is told from now on until the chunk with the event of this name: the names.
     fn until(&mut self, name: &str) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        while names.last().is_none_or(|last| last != name) {
+        while !names.iter().any(|told| told == name) {
             let lines = self.next();
             assert!(!lines.is_empty(), "it ended without {name}: {names:?}");
             names.extend(lines.iter().map(|line| line["event"].as_str().unwrap().to_owned()));
@@ -130,4 +130,29 @@ fn without_a_bus_nothing_comes_and_streams_are_few() {
         assert!(stream.next().is_empty());
     }
     assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
+fn who_reads_nothing_until_the_end_is_told_what_he_missed_and_how_it_ended() {
+    if !kvm() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let (mut child, mut http) = spawn_api(&vm, &[]);
+    let (mut slow, mut late) = (Events::open(&vm), Events::open(&vm));
+    start(&vm, &mut http);
+    // More than the socket, the server and its memory of events hold.
+    for _ in 0..1000 {
+        http.ok("PATCH", "/vm", &json!({"state": "Paused"}));
+        http.ok("PATCH", "/vm", &json!({"state": "Resumed"}));
+    }
+    // Who begins to read has the rest without anything new happening.
+    late.until("missed");
+    http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    assert!(!late.until("exit").contains(&"missed".to_owned()));
+    assert!(late.next().is_empty());
+    assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+    let names = slow.until("exit");
+    assert_eq!(names.iter().filter(|name| *name == "missed").count(), 1, "{names:?}");
+    assert!(slow.next().is_empty());
 }
