@@ -215,13 +215,18 @@ impl Block {
             let meter = Meter::new(Arc::clone(&self.throttle), index, worker::TIMER);
             let (common, flights) = (common.clone(), Arc::clone(&lane.flights));
             lane.worker.start(&self.name, context, |context| {
+                let mut flights = flights.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // Who exchanged the files just now may have found neither a worker nor these; he finds this worker, or it the new files.
+                if let Some(flights) = &mut flights {
+                    flights.change(&common.slot.disk());
+                }
                 Ok(BlockWorker {
                     memory: context.memory,
                     queue,
                     interrupt: context.interrupt,
                     meter,
                     common,
-                    flights: flights.lock().unwrap_or_else(PoisonError::into_inner).take(),
+                    flights,
                     chain: Chain::default(),
                 })
             })?;

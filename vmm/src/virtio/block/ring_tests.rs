@@ -234,6 +234,26 @@ fn files_that_were_exchanged_are_closed_whatever_the_driver_does() {
 }
 
 #[test]
+fn a_worker_that_is_made_while_files_are_exchanged_keeps_no_old_one() {
+    use rustix::fs::{FlockOperation, flock};
+    let old = tempfile::NamedTempFile::new().unwrap();
+    old.as_file().set_len(4096).unwrap();
+    let under = old.reopen().unwrap();
+    flock(&under, FlockOperation::LockExclusive).unwrap();
+    let device = Block::new(config(&under, 2, false)).unwrap();
+    drop(under);
+    let slot = device.tray().slot;
+    let mut guest = Guest::cold(Box::new(device));
+    // As far as it gets when it finds no worker, and what a worker would have is on its way to one.
+    let new = Disk::new("disk", vec![file(&pattern(4096, 1))], false, false).unwrap();
+    drop(slot.exchange(new));
+    guest.negotiate(VERSION_1 | MQ);
+    guest.set_up_rings();
+    guest.set_status(15);
+    assert!(is_closed(old.path()));
+}
+
+#[test]
 fn a_ring_takes_nothing_but_reads_writes_and_syncs() {
     use io_uring::opcode;
     let under = file(&[0; 512]);

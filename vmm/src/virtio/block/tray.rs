@@ -22,7 +22,7 @@ impl Slot {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn exchange(&self, disk: Disk) -> Arc<Disk> {
+    pub(super) fn exchange(&self, disk: Disk) -> Arc<Disk> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut slot, Arc::new(disk))
     }
