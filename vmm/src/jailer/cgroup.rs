@@ -59,11 +59,24 @@ fn open_path(parent: &Path, controllers: &[&str]) -> Result<PathBuf, JailError> 
             folder.push(name);
             fs::create_dir_all(&folder).map_err(step("make the cgroup", &folder))?;
         }
+        let file = folder.join("cgroup.controllers");
+        let available = fs::read_to_string(&file).map_err(step("read", &file))?;
+        if let Some(controller) = missing(&available, controllers) {
+            return Err(JailError::NoController { controller: controller.to_owned(), group: folder });
+        }
         for controller in controllers {
             write(&folder.join("cgroup.subtree_control"), &format!("+{controller}"))?;
         }
     }
     Ok(folder)
+}
+
+/// The first that is asked for and not among the `available`, as cgroup.controllers lists them.
+fn missing<'a>(available: &str, controllers: &[&'a str]) -> Option<&'a str> {
+    controllers
+        .iter()
+        .copied()
+        .find(|wanted| !available.split_ascii_whitespace().any(|there| there == *wanted))
 }
 
 fn join(group: &Path) -> Result<(), JailError> {
@@ -83,6 +96,13 @@ mod tests {
         let mounts = "proc /proc proc rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(mount_point(mounts), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(mount_point("proc /proc\n\n"), None);
+    }
+
+    #[test]
+    fn controllers_that_are_not_there_are_found() {
+        assert_eq!(missing("cpuset cpu io memory\n", &["cpu", "memory"]), None);
+        assert_eq!(missing("cpuset io\n", &["cpuset", "cpu"]), Some("cpu"));
+        assert_eq!(missing("\n", &["memory"]), Some("memory"));
     }
 
     #[test]

@@ -58,6 +58,16 @@ pub enum JailError {
     /// No cgroup v2.
     #[error("--cgroup and --parent-cgroup need the unified hierarchy, and none is mounted")]
     NoCgroups,
+    /// The controller of a setting is not to be had.
+    #[error(
+        "the cgroup {group} has no controller {controller}: a cgroup of version 1 has it, or the kernel or the group above lacks it"
+    )]
+    NoController {
+        /// Which.
+        controller: String,
+        /// Where it would be enabled.
+        group: PathBuf,
+    },
 }
 
 pub(super) fn step(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JailError {
