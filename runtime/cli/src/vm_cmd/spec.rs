@@ -64,6 +64,19 @@ pub struct NetArg {
     mac: Option<String>,
 }
 
+fn twice(key: &str) -> String {
+    format!("{key} is given twice")
+}
+
+/// Fills what `key` stands for.
+fn once<T>(key: &str, place: &mut Option<T>, value: T) -> Result<(), String> {
+    if place.is_some() {
+        return Err(twice(key));
+    }
+    *place = Some(value);
+    Ok(())
+}
+
 fn parse_disk(text: &str) -> Result<DiskArg, String> {
     let mut words = text.split(',');
     let place = words.next().filter(|p| !p.is_empty()).ok_or("a disk needs a path")?;
@@ -78,8 +91,9 @@ fn parse_disk(text: &str) -> Result<DiskArg, String> {
             None if word == "ro" && matches!(disk.source, DiskSource::Socket(_)) => {
                 return Err("a back end's disk is read-only if the back end says so: leave ro out".into());
             }
+            None if word == "ro" && disk.read_only => return Err(twice("ro")),
             None if word == "ro" => disk.read_only = true,
-            Some(("id", id)) => disk.id = Some(id.to_owned()),
+            Some(("id", id)) => once("id", &mut disk.id, id.to_owned())?,
             _ => return Err(format!("{word:?} is neither ro nor id=NAME")),
         }
     }
@@ -90,8 +104,8 @@ fn parse_fs(text: &str) -> Result<FsSpec, String> {
     let (mut tag, mut socket) = (None, None);
     for word in text.split(',') {
         match word.split_once('=') {
-            Some(("tag", name)) if !name.is_empty() => tag = Some(name.to_owned()),
-            Some(("socket", path)) if !path.is_empty() => socket = Some(PathBuf::from(path)),
+            Some(("tag", name)) if !name.is_empty() => once("tag", &mut tag, name.to_owned())?,
+            Some(("socket", path)) if !path.is_empty() => once("socket", &mut socket, PathBuf::from(path))?,
             _ => return Err(format!("{word:?} is neither tag=TAG nor socket=PATH")),
         }
     }
@@ -105,8 +119,8 @@ fn parse_net(text: &str) -> Result<NetArg, String> {
     let (mut tap, mut mac) = (None, None);
     for word in text.split(',') {
         match word.split_once('=') {
-            Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
-            Some(("mac", address)) => mac = Some(check_mac(address)?),
+            Some(("tap", name)) if !name.is_empty() => once("tap", &mut tap, name.to_owned())?,
+            Some(("mac", address)) => once("mac", &mut mac, check_mac(address)?)?,
             _ => return Err(format!("{word:?} is neither tap=NAME nor mac=ADDRESS")),
         }
     }
@@ -246,6 +260,10 @@ mod tests {
             (&[][..], "--disk PATH"),
             (&["--disk", ",ro"], "needs a path"),
             (&["--disk", "/a,rw"], "neither ro"),
+            (&["--disk", "/a,ro,id=x,id=y"], "id is given twice"),
+            (&["--disk", "/a,ro,ro"], "ro is given twice"),
+            (&["--disk", "/a", "--fs", "tag=a,socket=/s,socket=/t"], "socket is given twice"),
+            (&["--disk", "/a", "--net", "tap=a,tap=b"], "tap is given twice"),
             (&["--disk", "socket="], "needs the path"),
             (&["--disk", "socket=/s,ro"], "leave ro out"),
             (&["--disk", "/a", "--fs", "tag=t"], "tag=TAG and socket=PATH"),
