@@ -7,6 +7,7 @@
 //! request is complete that wants none.
 
 use crate::api::control::{MAX_FILES, MAX_LINE, Reply, Request};
+use crate::api::document;
 use crate::door::Spare;
 use crate::http::action::Asker;
 use crate::http::{Answer, Fault};
@@ -176,7 +177,7 @@ impl Control {
 
 /// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
 fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &UnixStream) -> bool {
-    match serde_json::from_slice(line) {
+    match document::parse(line) {
         Ok(request) => {
             let files = match request {
                 Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. } => {
@@ -296,7 +297,7 @@ mod tests {
         assert!(is_closed(&mut one), "the command was dropped");
         // Behind a request that wants none, read at one go.
         sent(&mut world, &format!("{{\"action\":\"info\"}}\n{line}"), 3);
-        assert_eq!(world.command(), Some((Request::Info, 0)));
+        assert_eq!(world.command(), Some((Request::Info {}, 0)));
         assert_eq!(world.command(), Some((request, 3)));
         // How many it should be is for the drive to say.
         sent(&mut world, &line, MAX_FILES);
@@ -321,6 +322,21 @@ mod tests {
         world.client.shutdown(std::net::Shutdown::Write).unwrap();
         while world.manager.run_with_timeout(0).unwrap() > 0 {}
         assert!(is_closed(&mut reader));
+    }
+
+    #[test]
+    fn what_no_request_has_is_refused() {
+        for line in [
+            r#"{"action":"pause","x":1}"#,
+            r#"{"action":"eject","drive_id":"a","x":1}"#,
+            r#"{"action":"update_drive","drive_id":"a","rate_limiter":[]}"#,
+            r#"["pause"]"#,
+            r#"{"action":"dance"}"#,
+        ] {
+            let mut world = World::new();
+            world.send(&format!("{line}\n"), &[]);
+            assert_eq!(world.command(), None, "{line}");
+        }
     }
 
     #[test]
@@ -353,7 +369,7 @@ mod tests {
 
         #[test]
         fn any_line_is_a_request_or_refused(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = serde_json::from_slice::<Request>(&line);
+            let _ = document::parse::<Request>(&line);
         }
     }
 }

@@ -154,15 +154,15 @@ fn info(machine: &Machine, state: &str) -> Reply {
 fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal) -> State {
     let Command { request, files, reply } = command;
     match (request, state) {
-        (Request::Pause, State::Running) => {
+        (Request::Pause {}, State::Running) => {
             machine.vcpus.pause();
             State::Pausing(vec![reply])
         }
-        (Request::Pause, State::Pausing(mut waiting)) => {
+        (Request::Pause {}, State::Pausing(mut waiting)) => {
             waiting.push(reply);
             State::Pausing(waiting)
         }
-        (Request::Resume, old) => {
+        (Request::Resume {}, old) => {
             if let Err(error) = machine.resume_devices() {
                 end.end(ExitReason::InternalError, error.to_string());
             }
@@ -176,14 +176,14 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             reply.send(&info(machine, "running"));
             State::Running
         }
-        (Request::PowerButton, state) => {
+        (Request::PowerButton {}, state) => {
             match machine.press_power_button() {
                 Ok(()) => reply.send(&info(machine, name(&state))),
                 Err(error) => reply.refuse(format!("the power button's interrupt: {error}")),
             }
             state
         }
-        (Request::Stop, state) => {
+        (Request::Stop {}, state) => {
             end.end(ExitReason::Stopped, "by request");
             reply.send(&info(machine, name(&state)));
             state
@@ -231,7 +231,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             changed(machine, &state, &reply, machine.resize_memory(requested_size_mib));
             state
         }
-        (Request::NewGeneration, state) => {
+        (Request::NewGeneration {}, state) => {
             match machine.generation.change() {
                 Ok(()) => reply.send(&info(machine, name(&state))),
                 Err(error) => reply.refuse(crate::chain(&error)),
@@ -250,7 +250,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             changed(machine, &state, &reply, result);
             state
         }
-        (Request::Pause | Request::Info, state) => {
+        (Request::Pause {} | Request::Info {}, state) => {
             reply.send(&info(machine, name(&state)));
             state
         }

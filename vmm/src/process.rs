@@ -328,15 +328,9 @@ fn read_config(source: &ConfigSource, options: &Options) -> Result<VmConfig, Sta
 
 /// The configuration with the processor's template in it, where it has the path of one instead, as Firecracker's has.
 fn with_template(document: Vec<u8>) -> Result<Vec<u8>, StartError> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Names {
-        cpu_config: PathBuf,
-    }
     // What is none of these, or no document at all, the parser judges.
-    let (Ok(Names { cpu_config: path }), Ok(mut whole)) =
-        (serde_json::from_slice(&document), serde_json::from_slice::<serde_json::Value>(&document))
-    else {
+    let Ok(mut whole) = serde_json::from_slice::<serde_json::Value>(&document) else { return Ok(document) };
+    let Some(path) = whole.get("cpu-config").and_then(serde_json::Value::as_str).map(PathBuf::from) else {
         return Ok(document);
     };
     let template = read("the processor's template (cpu-config)", File::open(&path), &format!("{path:?}"))?;

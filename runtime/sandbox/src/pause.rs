@@ -14,7 +14,7 @@ async fn vm(registry: &Registry, pod: &PodId) -> Result<Vm, PodError> {
 /// # Errors
 /// When there is no such VM, or it does not answer.
 pub async fn pause(registry: &Registry, pod: &PodId) -> Result<(), PodError> {
-    vm(registry, pod).await?.control(ControlRequest::Pause).await?;
+    vm(registry, pod).await?.control(ControlRequest::Pause {}).await?;
     Ok(())
 }
 
@@ -23,7 +23,7 @@ pub async fn pause(registry: &Registry, pod: &PodId) -> Result<(), PodError> {
 /// # Errors
 /// When there is no such VM, or it does not answer.
 pub async fn resume(registry: &Registry, pod: &PodId) -> Result<(), PodError> {
-    vm(registry, pod).await?.control(ControlRequest::Resume).await?;
+    vm(registry, pod).await?.control(ControlRequest::Resume {}).await?;
     Ok(())
 }
 
@@ -32,7 +32,7 @@ pub async fn resume(registry: &Registry, pod: &PodId) -> Result<(), PodError> {
 /// # Errors
 /// When there is no such VM, or it does not answer.
 pub async fn is_paused(registry: &Registry, pod: &PodId) -> Result<bool, PodError> {
-    let reply = vm(registry, pod).await?.control(ControlRequest::Info).await?;
+    let reply = vm(registry, pod).await?.control(ControlRequest::Info {}).await?;
     Ok(matches!(reply, ControlReply::Ok { state, .. } if state == "paused"))
 }
 

@@ -190,7 +190,7 @@ impl Vm {
         let Some(process) = &self.0.process else { return Ok(self.wait_exit().await) };
         let button = async {
             if !grace.is_zero()
-                && let Err(error) = self.control(Request::PowerButton).await
+                && let Err(error) = self.control(Request::PowerButton {}).await
             {
                 tracing::debug!(vm = %self.id(), %error, "the power button does not work");
                 // Nothing to wait for then: the guest was not asked.

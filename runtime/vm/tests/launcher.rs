@@ -216,7 +216,7 @@ impl World {
         }
         let missing = DiskSource::Concat(vec![folder.join("missing")]);
         assert!(matches!(one.insert("image0", &missing).await.unwrap_err(), Error::File { .. }));
-        one.control(vial_vm::ControlRequest::Stop).await.unwrap();
+        one.control(vial_vm::ControlRequest::Stop {}).await.unwrap();
         one.wait_exit().await;
         assert!(matches!(one.insert("image0", &image).await.unwrap_err(), Error::Control(_)));
         assert!(matches!(one.eject("image0").await.unwrap_err(), Error::Control(_)));

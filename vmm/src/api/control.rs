@@ -11,20 +11,20 @@ pub const MAX_LINE: usize = 4096;
 /// Descriptors that one request brings at most: the files of a medium.
 pub const MAX_FILES: usize = 240;
 
-/// Host → VMM.
+/// Host → VMM. Those without fields are objects too: of a variant that has none serde takes whatever comes along.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Press the ACPI power button.
-    PowerButton,
+    PowerButton {},
     /// End the VM now, in order.
-    Stop,
+    Stop {},
     /// Stop the vCPUs.
-    Pause,
+    Pause {},
     /// Let them go on.
-    Resume,
+    Resume {},
     /// Counters and state.
-    Info,
+    Info {},
     /// Puts a medium into a removable drive that has none. The files come with the request's bytes as SCM_RIGHTS: one for a
     /// drive that the guest may write to, else 1 to [`MAX_FILES`], which make one disk in their order. Each is a regular file or a
     /// block device of whole sectors of 512 bytes, and not all are empty. Descriptors that come with another request are closed.
@@ -61,7 +61,7 @@ pub enum Request {
         requested_size_mib: u64,
     },
     /// Tells the guest that it is a copy of another VM: its generation ID and its VMClock change.
-    NewGeneration,
+    NewGeneration {},
     /// Asks the guest for another amount of its memory.
     Balloon {
         /// In MiB, at most what the guest has.

@@ -260,12 +260,12 @@ fn patch_network(vm: &mut Machine, update: &PartialNetworkInterface) -> Outcome 
 /// What the event loop does for the control socket too.
 fn request(action: &Action) -> Option<Request> {
     match action {
-        Action::PatchVm(VmState::Paused) => Some(Request::Pause),
-        Action::PatchVm(VmState::Resumed) => Some(Request::Resume),
+        Action::PatchVm(VmState::Paused) => Some(Request::Pause {}),
+        Action::PatchVm(VmState::Resumed) => Some(Request::Resume {}),
         Action::Act(InstanceAction::SendCtrlAltDel) | Action::Vial(VialAction::PowerButton) => {
-            Some(Request::PowerButton)
+            Some(Request::PowerButton {})
         }
-        Action::Vial(VialAction::Stop) => Some(Request::Stop),
+        Action::Vial(VialAction::Stop) => Some(Request::Stop {}),
         Action::Unplug(device) => Some(Request::Unplug { device: device.clone() }),
         _ => None,
     }

@@ -3,25 +3,26 @@
 use super::action::{Action, BalloonAction, Configure, Fault, VmState};
 use crate::api::config::BalloonStart;
 use crate::api::control::Unplugged;
-use serde::Deserialize;
+use crate::api::document;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Body of `PUT /actions` and `PUT /vial/actions`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ActionInfo<T> {
     action_type: T,
 }
 
 /// Body of `PATCH /vm`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Vm {
     state: VmState,
 }
 
 /// A body that says nothing.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
@@ -184,8 +185,8 @@ fn patch_balloon(parts: [&str; 4], body: &[u8]) -> Result<Action, Fault> {
     Ok(Action::Balloon(action))
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| {
+fn json<T: DeserializeOwned + Serialize>(body: &[u8]) -> Result<T, Fault> {
+    document::parse(body).map_err(|error| {
         Fault::bad(format!("An error occurred when deserializing the json body of a request: {error}."))
     })
 }
@@ -273,6 +274,19 @@ mod tests {
                 r#"{"action_type":"Dance"}"#,
                 "An error occurred when deserializing the json body of a request: unknown variant `Dance`",
             ),
+            (
+                "PUT",
+                "/machine-config",
+                "[2,128]",
+                "An error occurred when deserializing the json body of a request: the document is a list",
+            ),
+            (
+                "PUT",
+                "/drives/a",
+                r#"{"drive_id":"a","rate_limiter":[]}"#,
+                "An error occurred when deserializing the json body of a request: `rate_limiter` is a list",
+            ),
+            ("PUT", "/actions", r#"["InstanceStart"]"#, "An error occurred when deserializing"),
             (
                 "PUT",
                 "/machine-config",

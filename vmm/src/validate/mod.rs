@@ -21,6 +21,7 @@ use crate::api::config::{
     CpuTemplate, Drive, HugePages, IoEngine, KernelLoad, MachineConfig, MemoryBacking, MemoryHotplug, Pmem,
     RateLimiter, Transport, VmConfig,
 };
+use crate::api::document;
 use crate::arch::places::Places;
 use crate::pci::SLOTS;
 use crate::virtio::vhost_user::MAX_TAG;
@@ -220,7 +221,7 @@ pub fn parse(document: &[u8]) -> Result<VmConfig, ConfigError> {
     if document.len() as u64 > MAX_DOCUMENT {
         return Err(ConfigError::TooLong);
     }
-    serde_json::from_slice(document).map_err(ConfigError::Json)
+    document::parse(document).map_err(ConfigError::Json)
 }
 
 /// Checks what a document says.

@@ -44,6 +44,19 @@ fn impossible_machines_are_refused_before_anything_is_opened() {
 }
 
 #[test]
+fn lists_in_the_place_of_objects_are_told() {
+    let mut vm = Vm::new(HANG);
+    set(&mut vm, "/machine-config", json!([1, 32]));
+    let output = vm.run();
+    assert_eq!(output.status.code(), Some(ExitReason::BadConfig.code()));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("`machine-config` is a list, expected an object"), "{message}");
+    // Whose only element could be the path of a processor's template.
+    vm.config = json!([vm.path("config")]);
+    assert_eq!(vm.run().status.code(), Some(ExitReason::BadConfig.code()));
+}
+
+#[test]
 fn files_that_are_not_there_are_named() {
     if !kvm() {
         return;

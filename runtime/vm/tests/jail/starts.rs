@@ -64,7 +64,7 @@ async fn start_and_end(world: &World, number: u32) {
         vm.kill().unwrap();
         EndReason::Killed
     } else {
-        vm.control(ControlRequest::Stop).await.unwrap();
+        vm.control(ControlRequest::Stop {}).await.unwrap();
         EndReason::Exit(ExitReason::Stopped)
     };
     assert_eq!(vm.wait_exit().await.reason, right);
