@@ -246,6 +246,37 @@ async fn who_is_late_or_second_is_told() {
     assert_eq!(line.json("GET", &path, &Value::Null).await.1["data"].as_object().unwrap().len(), 21);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_whose_body_breaks_off_deletes_nothing() {
+    let server = Server::start();
+    let wire = Wire::to(&server);
+    let mut line = wire.line().await;
+    for name in ["a", "b"] {
+        assert_eq!(line.json("POST", MAPS, &map(name, 1)).await.0, 201);
+    }
+    let options = r#"{"kind":"DeleteOptions","dryRun":["All"]"#;
+    for path in [MAPS.to_owned(), format!("{MAPS}/a")] {
+        for rest in [
+            format!("content-length: 200\r\n\r\n{options}"),
+            format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{options}\r\nzz\r\n", options.len()),
+        ] {
+            let mut raw = wire.connect().await;
+            let head = "content-type: application/json\r\nhost: localhost\r\n";
+            raw.write_all(format!("DELETE {path} HTTP/1.1\r\n{head}{rest}").as_bytes()).await.unwrap();
+            raw.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            // Whether the answer still gets there is the connection's affair; its end is what is waited for.
+            let _ = raw.read_to_end(&mut answer).await;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{path} {rest}: {answer}");
+        }
+    }
+    let (_, left) = line.json("GET", MAPS, &Value::Null).await;
+    let names: Vec<_> =
+        left["items"].as_array().unwrap().iter().map(|map| &map["metadata"]["name"]).collect();
+    assert!(names.contains(&&"a".into()) && names.contains(&&"b".into()), "{names:?}");
+}
+
 /// The next line of a watch.
 async fn next(watch: &mut hyper::body::Incoming, rest: &mut Vec<u8>) -> Value {
     loop {

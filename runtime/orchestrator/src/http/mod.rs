@@ -42,6 +42,8 @@ use tokio_rustls::TlsAcceptor;
 const MAX_CONNECTIONS: usize = 4096;
 /// A client that says nothing during the handshake, or between a request's first and last header, goes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request's body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves for ever. Dropping it ends the listener; connections end with their runtime.
 pub async fn serve(
@@ -70,6 +72,22 @@ pub async fn serve(
             let _place = place;
             server.connection(tls, stream).await;
         });
+    }
+}
+
+/// A request's body to its end. Half of one is none: what it would have said, such as not to delete, is not known.
+async fn whole(body: Incoming) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY + 1).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let message = format!("the body has more than {MAX_BODY} bytes");
+            Err(ApiError::new(Reason::RequestEntityTooLarge, message))
+        }
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("the body can't be read to its end: {error}"))),
+        Err(_) => {
+            let seconds = BODY_PATIENCE.as_secs();
+            Err(ApiError::bad_request(format!("the body was not there within {seconds} s")))
+        }
     }
 }
 
@@ -122,13 +140,9 @@ impl Server {
             route => route,
         };
         let (head, body) = request.into_parts();
-        let body = match Limited::new(body, MAX_BODY + 1).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                let message = format!("the body has more than {MAX_BODY} bytes");
-                return reply::error(&ApiError::new(Reason::RequestEntityTooLarge, message));
-            }
-            Err(_) => Bytes::new(),
+        let body = match whole(body).await {
+            Ok(body) => body,
+            Err(error) => return reply::error(&error),
         };
         if matches!(head.method, Method::GET | Method::HEAD) {
             return self.reply(route, &head, &body);
