@@ -18,6 +18,7 @@ mod images;
 mod inspect;
 mod kubernetes;
 mod life;
+mod limits;
 mod live;
 mod names;
 mod network;
@@ -76,6 +77,8 @@ fn start(paths: Paths, detached: bool) -> Result<(), ApiError> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    // After the launcher was forked, which has no use for it.
+    limits::raise_descriptors();
     let isolation = launcher.isolation();
     match &isolation.missing {
         None => tracing::info!(pid = launcher.helper_pid(), ?isolation, "the launcher is ready"),

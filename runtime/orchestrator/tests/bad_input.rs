@@ -277,6 +277,24 @@ async fn a_deletion_whose_body_breaks_off_deletes_nothing() {
     assert!(names.contains(&&"a".into()) && names.contains(&&"b".into()), "{names:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_certificate_takes_no_place_and_who_is_one_too_many_is_told() {
+    let server = Server::start_for(Arc::new(RealWorld::default()), Arc::new(NoStreams), 1);
+    let mut strangers = Vec::new();
+    for _ in 0..100 {
+        strangers.push(tokio::net::TcpStream::connect(&server.address).await.unwrap());
+    }
+    let wire = Wire::to(&server);
+    let mut first = wire.line().await;
+    assert_eq!(first.json("GET", MAPS, &Value::Null).await.0, 200);
+    // The oldest were sent away, although they have said nothing wrong yet; the newest may still speak.
+    assert_eq!(strangers[0].read(&mut [0]).await.unwrap_or_default(), 0);
+    assert!(strangers[99].try_read(&mut [0]).is_err(), "nothing, and no end");
+    let (code, status) = wire.line().await.json("GET", MAPS, &Value::Null).await;
+    assert_eq!((code, &status["reason"]), (429, &"TooManyRequests".into()));
+    assert_eq!(first.json("GET", MAPS, &Value::Null).await.0, 200);
+}
+
 /// The next line of a watch.
 async fn next(watch: &mut hyper::body::Incoming, rest: &mut Vec<u8>) -> Value {
     loop {

@@ -106,10 +106,11 @@ pub fn start(
         .enable_all()
         .build()?;
     let Listening { listener, tls, .. } = listening;
+    let connections = http::connections(crate::limits::descriptors());
     let serve = move || {
         runtime.block_on(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => http::serve(listener, tls, engine, streams, metrics).await,
+                Ok(listener) => http::serve(listener, tls, engine, streams, metrics, connections).await,
                 Err(error) => tracing::error!(%error, "declared objects can't be served"),
             }
         });

@@ -29,36 +29,48 @@ use reply::Reply;
 use request::{Query, Route};
 use resources::Call;
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at a time. A watch over HTTP/1.1 is one.
+/// Connections at a time that show a certificate, at most. A watch over HTTP/1.1 is one.
 const MAX_CONNECTIONS: usize = 4096;
+/// Descriptors that are left to the rest of the process, where there are twice as many.
+const RESERVE: usize = 1024;
+/// Connections at a time that have not shown a certificate, or have none: the oldest goes for a new one. Whoever has a certificate shows it within
+/// milliseconds.
+const MAX_STRANGERS: usize = 64;
 /// A client that says nothing during the handshake, or between a request's first and last header, goes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request's body may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Serves for ever. Dropping it ends the listener; connections end with their runtime.
+/// Connections for a process that may have so many descriptors (none: any number).
+pub fn connections(descriptors: Option<u64>) -> usize {
+    let descriptors = descriptors.and_then(|many| usize::try_from(many).ok()).unwrap_or(usize::MAX);
+    descriptors.saturating_sub(RESERVE).max(descriptors / 2).min(MAX_CONNECTIONS)
+}
+
+/// Serves for ever, so many connections at a time (see [`connections`]). Dropping it ends the listener; connections end with their runtime.
 pub async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
     engine: Engine,
     streams: Arc<dyn Streams>,
     metrics: Arc<dyn Metrics>,
+    connections: usize,
 ) {
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    let server = Arc::new(Server { engine, streams: streams::Desk::new(streams), metrics, address });
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(connections));
+    let server = Arc::new(Server { engine, streams: streams::Desk::new(streams), metrics, address, room });
+    let mut strangers = Strangers::default();
     loop {
-        // Closed never.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(_) => {
@@ -67,11 +79,43 @@ pub async fn serve(
                 continue;
             }
         };
-        let (tls, server) = (tls.clone(), Arc::clone(&server));
-        tokio::spawn(async move {
-            let _place = place;
-            server.connection(tls, stream).await;
-        });
+        let (tls, server, sent_away) = (tls.clone(), Arc::clone(&server), strangers.admit());
+        tokio::spawn(server.connection(tls, stream, sent_away));
+    }
+}
+
+/// Connections that have not shown a certificate, the oldest first: who is dropped from here is sent away.
+#[derive(Default)]
+struct Strangers(VecDeque<oneshot::Sender<Infallible>>);
+
+impl Strangers {
+    fn admit(&mut self) -> oneshot::Receiver<Infallible> {
+        self.0.retain(|stranger| !stranger.is_closed());
+        if self.0.len() >= MAX_STRANGERS {
+            self.0.pop_front();
+        }
+        let (sender, sent_away) = oneshot::channel();
+        self.0.push_back(sender);
+        sent_away
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// Has a certificate, and a place.
+    Known,
+    /// Has a certificate, and there is no place.
+    Late,
+    /// Has none.
+    Stranger,
+}
+
+/// Waits until a connection is sent away; one that is not among the strangers never is.
+async fn told(sent_away: &mut Option<oneshot::Receiver<Infallible>>) {
+    match sent_away {
+        Some(sent_away) => drop(sent_away.await),
+        None => std::future::pending().await,
     }
 }
 
@@ -96,26 +140,56 @@ struct Server {
     streams: streams::Desk,
     metrics: Arc<dyn Metrics>,
     address: String,
+    room: Arc<Semaphore>,
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, tls: TlsAcceptor, stream: TcpStream) {
+    async fn connection(
+        self: Arc<Self>,
+        tls: TlsAcceptor,
+        stream: TcpStream,
+        sent_away: oneshot::Receiver<Infallible>,
+    ) {
         // Small answers must not wait for acknowledgements.
         let _ = stream.set_nodelay(true);
-        let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await else { return };
-        let is_known = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+        let mut sent_away = Some(sent_away);
+        let stream = tokio::select! {
+            stream = tokio::time::timeout(PATIENCE, tls.accept(stream)) => stream,
+            () = told(&mut sent_away) => return,
+        };
+        let Ok(Ok(stream)) = stream else { return };
+        let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+        let place = has_certificate.then(|| Arc::clone(&self.room).try_acquire_owned().ok()).flatten();
+        let caller = match (has_certificate, &place) {
+            (true, Some(_)) => Caller::Known,
+            (true, None) => Caller::Late,
+            (false, _) => Caller::Stranger,
+        };
+        if caller == Caller::Known {
+            // Nobody's turn comes before its own end.
+            sent_away = None;
+        }
         let service = service_fn(|request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request, is_known).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, caller).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_headers(100);
-        // A broken connection is the client's affair.
-        let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        // Others are told once why, and go.
+        http.keep_alive(caller == Caller::Known);
+        tokio::select! {
+            // A broken connection is the client's affair.
+            _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades() => {}
+            () = told(&mut sent_away) => {}
+        }
     }
 
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>, is_known: bool) -> Reply {
-        if !is_known {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>, caller: Caller) -> Reply {
+        if caller == Caller::Late {
+            let message = "as many connections are open as there may be: each watch and each stream is one";
+            return reply::error(&ApiError::new(Reason::TooManyRequests, message));
+        }
+        if caller == Caller::Stranger {
             let hint = if request.headers().contains_key(AUTHORIZATION) {
                 "tokens are not known here; "
             } else {
@@ -284,4 +358,30 @@ fn review(kind: &str, call: &Call<'_>) -> Result<Reply, ApiError> {
 /// Where a server listens when nobody says otherwise: loopback only.
 pub fn default_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 6443))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_process_keeps_descriptors() {
+        assert_eq!(connections(None), MAX_CONNECTIONS);
+        assert_eq!(connections(Some(1 << 20)), MAX_CONNECTIONS);
+        assert_eq!(connections(Some(4096)), 4096 - RESERVE);
+        assert_eq!(connections(Some(1024)), 512);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_strangers_the_oldest_go() {
+        let mut strangers = Strangers::default();
+        let known = strangers.admit();
+        let mut first = strangers.admit();
+        drop(known);
+        let rest: Vec<_> = (1..MAX_STRANGERS).map(|_| strangers.admit()).collect();
+        assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "one had gone");
+        let _newest = strangers.admit();
+        assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert_eq!((strangers.0.len(), rest.len()), (MAX_STRANGERS, MAX_STRANGERS - 1));
+    }
 }

@@ -33,6 +33,11 @@ impl Server {
     }
 
     pub fn start_in(world: Arc<dyn World>, streams: Arc<dyn Streams>) -> Self {
+        Self::start_for(world, streams, http::connections(None))
+    }
+
+    /// For so many connections at a time.
+    pub fn start_for(world: Arc<dyn World>, streams: Arc<dyn Streams>, connections: usize) -> Self {
         let folder = TempDir::new().unwrap();
         let key = SealKey::at(&folder.path().join("seal.key")).unwrap();
         let engine = Engine::new(Store::open(&folder.path().join("objects.db"), key).unwrap(), world);
@@ -51,7 +56,7 @@ impl Server {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                http::serve(listener, tls, serving, streams, Arc::new(Measured(measured))).await
+                http::serve(listener, tls, serving, streams, Arc::new(Measured(measured)), connections).await
             });
         });
         Self { folder, kubeconfig, address: address.to_string(), engine }
