@@ -21,6 +21,8 @@ pub const CONTAINER: &str = "io.kubernetes.container.name";
 pub const ATTEMPT: &str = "vial.attempt";
 /// On containers: [`Attempt::failures`].
 pub const FAILURES: &str = "vial.failures";
+/// On containers: [`Attempt::sandbox`], in milliseconds since the epoch.
+pub const RUN: &str = "vial.sandbox-started";
 
 /// All that is there of Pods, by uid.
 #[derive(Default)]
@@ -105,6 +107,7 @@ pub fn attempt(daemon: &Daemon, record: &Record) -> Attempt {
         image_id: record.image_id.clone(),
         state,
         active,
+        sandbox: label(record, RUN).parse().ok().map(time),
     }
 }
 

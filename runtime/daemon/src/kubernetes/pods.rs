@@ -376,8 +376,10 @@ impl Node {
             let wait = (WAITS_S.0 << failures.min(10)).min(WAITS_S.1);
             let until = now + TimeDelta::seconds(wait);
             let reason = if failures == 0 { first } else { later }.to_owned();
-            work.waiting
-                .insert(container.to_owned(), Waiting { reason, message, until, failures: failures + 1 });
+            work.waiting.insert(
+                container.to_owned(),
+                Waiting { reason, message, since: now, until, failures: failures + 1 },
+            );
         });
     }
 

@@ -1,7 +1,7 @@
 //! Steps of a Pod's life, done with what this daemon has for everybody's pods.
 
 use super::ask;
-use super::observe::{self, ATTEMPT, CONTAINER, FAILURES, NAMESPACE, POD, UID};
+use super::observe::{self, ATTEMPT, CONTAINER, FAILURES, NAMESPACE, POD, RUN, UID};
 use super::pods::Node;
 use super::{facts, image};
 use crate::error::{ApiError, Result};
@@ -293,6 +293,7 @@ fn container_request(
     {
         labels.insert(key.to_owned(), text);
     }
+    labels.extend(sandbox.started_ms.map(|run| (RUN.to_owned(), run.to_string())));
     CreateContainer {
         image: object::text(part.spec, &["image"]).to_owned(),
         name: Some(name(pod, &format!(".{}.{number}", part.name.chars().take(30).collect::<String>()))),

@@ -168,10 +168,15 @@ fn is_first_to_come(all: &[Part<'_>], observed: &Observed, part: &Part<'_>) -> b
 /// Whether an init container has done its work in the sandbox that runs.
 pub(super) fn is_done(observed: &Observed, container: &str) -> bool {
     let Sandbox::Running { since, .. } = &observed.sandbox else { return false };
-    match observed.newest(container).map(|attempt| &attempt.state) {
-        Some(State::Ended(end)) => end.code == 0 && end.finished.is_some_and(|finished| finished >= *since),
-        _ => false,
-    }
+    let Some(attempt) = observed.newest(container) else { return false };
+    let State::Ended(end) = &attempt.state else { return false };
+    // By which run of the sandbox it was in, and not by when it ended: a clock may be set back, and its work must not be done twice. Those of
+    // before that was noted have nothing but their times.
+    let is_of_this_run = match attempt.sandbox {
+        Some(run) => run == *since,
+        None => end.finished.is_some_and(|finished| finished >= *since),
+    };
+    end.code == 0 && is_of_this_run
 }
 
 /// Does what a container needs to be there; says whether those after it may begin.
@@ -195,8 +200,13 @@ fn begin(
     if observed.busy.contains(part.name) || newest.is_some_and(|attempt| attempt.active) {
         return false;
     }
-    let due = [observed.waiting.get(part.name).map(|waiting| waiting.until), newest.and_then(due)];
-    match due.into_iter().flatten().max().filter(|due| *due > now) {
+    // A wait that began in the future is from before the clock was set back: nobody knows how long ago that was.
+    let waits = [
+        observed.waiting.get(part.name).map(|waiting| (waiting.since, waiting.until)),
+        newest.and_then(wait_after),
+    ];
+    let waits = waits.into_iter().flatten().filter(|(since, _)| *since <= now).map(|(_, until)| until);
+    match waits.max().filter(|due| *due > now) {
         Some(due) => decision.look_again(due),
         None => decision.steps.push(Step::Start {
             container: part.name.into(),
@@ -232,11 +242,11 @@ pub(super) fn again(pod: &Value, part: &Part<'_>, end: &End, observed: &Observed
     }
 }
 
-/// When a container that ended may be started again; none: it has not.
-pub(super) fn due(attempt: &Attempt) -> Option<DateTime<Utc>> {
+/// From when to when a container that ended is not started again; none: it has not.
+fn wait_after(attempt: &Attempt) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     let State::Ended(end) = &attempt.state else { return None };
     let wait = wait_s(attempt);
-    end.finished.map(|finished| finished + TimeDelta::seconds(wait))
+    end.finished.map(|finished| (finished, finished + TimeDelta::seconds(wait)))
 }
 
 /// Seconds between the end of an attempt and the next one: none, 10, 20, … 300.

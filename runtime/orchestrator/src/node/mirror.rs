@@ -155,6 +155,7 @@ mod tests {
             image_id: "y".into(),
             state,
             active: true,
+            sandbox: None,
         };
         let observed = Observed { containers: [(container, vec![attempt])].into(), ..Observed::default() };
         let labels = [("a".to_owned(), "1".to_owned()), ("no label".to_owned(), "x".to_owned())].into();

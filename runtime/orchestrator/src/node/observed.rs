@@ -45,7 +45,7 @@ pub enum Sandbox {
     Starting,
     /// It can have containers.
     Running {
-        /// Since when.
+        /// Since when; also tells this run of it from others.
         since: DateTime<Utc>,
         /// Its addresses.
         ips: Vec<IpAddr>,
@@ -69,6 +69,8 @@ pub struct Attempt {
     pub state: State,
     /// Something of it is still there that has to end.
     pub active: bool,
+    /// Since when the sandbox ran in which it was started: which run of the sandbox that was. None: it was not noted.
+    pub sandbox: Option<DateTime<Utc>>,
 }
 
 /// Where an attempt is in its life.
@@ -111,6 +113,8 @@ pub struct Waiting {
     pub reason: String,
     /// In words.
     pub message: String,
+    /// When it was tried last.
+    pub since: DateTime<Utc>,
     /// Not tried again before then.
     pub until: DateTime<Utc>,
     /// How often it was tried in vain.

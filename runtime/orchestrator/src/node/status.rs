@@ -1,6 +1,6 @@
 //! What a pod says of itself: phase, conditions, containers; as kubelet says it, for `kubectl` and everybody else reads it so.
 
-use super::life::{again, due, is_done, wait_s};
+use super::life::{again, is_done, wait_s};
 use super::observed::{Attempt, End, Health, Observed, Sandbox, State};
 use super::{Part, Role, parts, refused};
 use crate::controllers::{Action, Ref, kind};
@@ -228,7 +228,7 @@ fn waits_again(pod: &Value, part: &Part<'_>, attempt: &Attempt, observed: &Obser
         return waiting(&known.reason, &known.message);
     }
     let wait = wait_s(attempt);
-    if wait == 0 || due(attempt).is_none() {
+    if wait == 0 {
         return waiting("ContainerCreating", "");
     }
     let (name, namespace, uid) = (object::name(pod), object::namespace(pod), object::uid(pod));

@@ -27,6 +27,7 @@ fn attempt(number: u32, state: State) -> Attempt {
         image_id: "sha256:1".into(),
         state,
         active,
+        sandbox: None,
     }
 }
 
@@ -190,6 +191,32 @@ fn a_lost_sandbox_begins_anew() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_repeats_nothing_and_stops_nothing() {
+    let mut pod = pod("Always");
+    let crashed = seen("a", vec![ended(1, 1, 100_000)]);
+    assert_eq!(decide(&pod, &crashed, at(0)), Decision { steps: vec![start(2)], again: None });
+    let waiting = Waiting {
+        reason: "ImagePullBackOff".into(),
+        message: String::new(),
+        since: at(3000),
+        until: at(3010),
+        failures: 1,
+    };
+    let waits = Observed { waiting: [("a".to_owned(), waiting)].into(), ..Observed::default() };
+    assert_eq!(decide(&pod, &waits, at(0)).steps, [start(0)]);
+    // Done in this run of the sandbox, whatever the clock says; and not in another.
+    pod["spec"]["initContainers"] = json!([{"name": "i", "image": "x"}]);
+    let next = |run: i64| {
+        let done = Attempt { sandbox: Some(at(run)), ..ended(0, 0, -500) };
+        match &decide(&pod, &seen("i", vec![done]), at(-499)).steps[..] {
+            [Step::Start { container, .. }] => container.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((next(-100), next(-900)), ("a".to_owned(), "i".to_owned()));
+}
+
+#[test]
 fn a_deleted_pod_is_ended_removed_and_let_go() {
     let mut pod = pod("Always");
     pod["metadata"]["deletionTimestamp"] = at(30).to_rfc3339().into();
@@ -207,8 +234,13 @@ fn a_deleted_pod_is_ended_removed_and_let_go() {
 #[test]
 fn what_can_not_be_had_is_waited_for_and_the_ill_are_ended() {
     let pod = pod("Always");
-    let waiting =
-        Waiting { reason: "ImagePullBackOff".into(), message: "m".into(), until: at(10), failures: 1 };
+    let waiting = Waiting {
+        reason: "ImagePullBackOff".into(),
+        message: "m".into(),
+        since: at(0),
+        until: at(10),
+        failures: 1,
+    };
     let observed = Observed { waiting: [("a".to_owned(), waiting)].into(), ..Observed::default() };
     let decision = decide(&pod, &observed, at(0));
     assert_eq!((decision.steps.len(), decision.again), (0, Some(at(10))));

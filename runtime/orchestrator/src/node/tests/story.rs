@@ -146,6 +146,10 @@ impl World {
                         "{container} had {number} before: {rows:?}"
                     );
                     self.made += 1;
+                    let run = match self.sandbox {
+                        Some(Vm::Running(since)) => Some(since),
+                        _ => None,
+                    };
                     let (id, image, image_id) = (format!("{container}{number}"), "x".into(), "y".into());
                     rows.push(Attempt {
                         id,
@@ -155,6 +159,7 @@ impl World {
                         image_id,
                         state: State::Starting,
                         active: true,
+                        sandbox: run,
                     });
                 }
                 _ => {
