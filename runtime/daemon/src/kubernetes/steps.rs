@@ -184,6 +184,16 @@ fn name(pod: &Stored, rest: &str) -> String {
     format!("{}{end}", begin.chars().take(room).collect::<String>()).chars().take(MOST).collect()
 }
 
+/// The same for a container. What names have in common at their beginning is told apart by the place in the pod: no container's name has a dot.
+fn container_name(pod: &Stored, part: &Part<'_>, number: u32) -> String {
+    const MOST: usize = 30;
+    if part.name.len() <= MOST {
+        return name(pod, &format!(".{}.{number}", part.name));
+    }
+    let place = parts(&pod.object).iter().position(|other| other.name == part.name).unwrap_or_default();
+    name(pod, &format!(".{}.{place}.{number}", part.name.chars().take(MOST).collect::<String>()))
+}
+
 fn sandbox_request(pod: &Stored) -> CreatePod {
     let (value, size) = (&pod.object, schedule::size(&pod.object));
     let texts = |path: &[&str]| -> Vec<String> {
@@ -296,7 +306,7 @@ fn container_request(
     labels.extend(sandbox.started_ms.map(|run| (RUN.to_owned(), run.to_string())));
     CreateContainer {
         image: object::text(part.spec, &["image"]).to_owned(),
-        name: Some(name(pod, &format!(".{}.{number}", part.name.chars().take(30).collect::<String>()))),
+        name: Some(container_name(pod, part, number)),
         pod: Some(sandbox.id.to_string()),
         command: wanted.args,
         entrypoint: wanted.command,
@@ -383,4 +393,24 @@ async fn finalize(node: &Arc<Node>, pod: &Stored) -> Result<()> {
     spawn_blocking(move || node.let_go(&about))
         .await?
         .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::collections::HashSet;
+
+    #[test]
+    fn containers_with_names_that_begin_alike_have_names_of_their_own() {
+        let names: Vec<String> = (0..14).map(|n| format!("{}-{n}", "c".repeat(60))).collect();
+        let containers: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+        let metadata = json!({"name": "p".repeat(253), "namespace": "default", "uid": "12345678-9abc"});
+        let object = json!({"metadata": metadata, "spec": {"containers": containers}});
+        let pod = Stored { object, version: 1 };
+        let all = parts(&pod.object);
+        let made: HashSet<String> = all.iter().map(|part| container_name(&pod, part, u32::MAX)).collect();
+        assert_eq!(made.len(), names.len());
+        assert!(made.iter().all(|name| name.len() <= 64 && name.contains(".12345678.")), "{made:?}");
+    }
 }
