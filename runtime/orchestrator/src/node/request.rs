@@ -3,14 +3,18 @@
 use super::Part;
 use crate::object;
 use crate::quantity::Quantity;
+use crate::store::Stored;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Bytes of a container's environment at most: Linux gives arguments and environment 6 MiB together.
-const MAX_ENVIRONMENT: usize = 1 << 20;
+/// Bytes of a container's command, arguments and environment at most, written as JSON: they go to the guest in one message of 1 MiB, with some
+/// 30 KiB of other things. Linux would take more (`execve(2)`: 2 MiB where the stack has 8).
+const MAX_START: usize = 896 << 10;
+/// Bytes of one of them at most, with the zero at its end (`execve(2)`'s `MAX_ARG_STRLEN`).
+const MAX_STRING: usize = 128 << 10;
 
 /// A container as it is to be.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,7 +58,7 @@ pub struct Sources<'a> {
     /// The pod.
     pub pod: &'a Value,
     /// A ConfigMap or Secret (by its plural) of the pod's namespace.
-    pub get: &'a (dyn Fn(&str, &str) -> Option<Arc<crate::store::Stored>> + Sync),
+    pub get: &'a (dyn Fn(&str, &str) -> Option<Arc<Stored>> + Sync),
     /// The machine's address.
     pub host_ip: &'a str,
     /// The pod's addresses.
@@ -89,14 +93,16 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         let names = object::list(own_context, &["capabilities", kind]).iter().filter_map(Value::as_str);
         names.map(|name| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned()).collect()
     };
-    let command = words("command");
+    let (command, args) = (words("command"), words("args"));
+    let env: Vec<String> = env.list.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    check_length([&command, &args, &env])?;
     let memory = limit("memory").map(|quantity| quantity.ceil().max(0).unsigned_abs());
     let milli_cpus =
         limit("cpu").map(|quantity| u32::try_from(quantity.milli().clamp(10, 32_000)).unwrap_or(32_000));
     Ok(Wanted {
         command: (!command.is_empty()).then_some(command),
-        args: words("args"),
-        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        args,
+        env,
         workdir: Some(object::text(part.spec, &["workingDir"]).to_owned()).filter(|path| !path.is_empty()),
         user: number("runAsUser"),
         group: number("runAsGroup"),
@@ -111,6 +117,25 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         stdin: part.spec["stdin"] == true,
         terminal: part.spec["tty"] == true,
     })
+}
+
+/// Whether the guest can start it, which would say it later and in other words.
+fn check_length(strings: [&Vec<String>; 3]) -> Result<(), String> {
+    if let Some(long) = strings.into_iter().flatten().find(|string| string.len() >= MAX_STRING) {
+        let begin: String = long.chars().take(40).collect();
+        return Err(format!(
+            "\"{begin}…\" has {} bytes, and an argument or variable has less than {MAX_STRING}",
+            long.len()
+        ));
+    }
+    // Texts can always be written as JSON.
+    let size = serde_json::to_vec(&strings).map_or(usize::MAX, |json| json.len());
+    match size > MAX_START {
+        true => Err(format!(
+            "command, arguments and environment have {size} bytes as JSON, and {MAX_START} at most are possible: large values belong into a volume"
+        )),
+        false => Ok(()),
+    }
 }
 
 impl Wanted {
@@ -148,21 +173,36 @@ fn groups(pod_context: &Value) -> Vec<u32> {
     all.filter_map(|group| u32::try_from(group).ok()).collect()
 }
 
-/// The environment in its order: `envFrom`, then `env`, each of which may name those before it.
-fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Vec<(String, String)>, String> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut size = 0;
-    let mut set = |env: &mut Vec<(String, String)>, name: String, value: String| {
-        size += name.len() + value.len();
-        if size > MAX_ENVIRONMENT {
-            return Err(format!("the environment has more than {MAX_ENVIRONMENT} bytes"));
+/// Variables in their order, each once.
+#[derive(Default)]
+pub(super) struct Environment {
+    list: Vec<(String, String)>,
+    /// Where each is in the list.
+    places: HashMap<String, usize>,
+}
+
+impl Environment {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.places.get(name).map(|place| self.list[*place].1.as_str())
+    }
+
+    fn set(&mut self, name: String, value: String) {
+        match self.places.get(&name) {
+            Some(place) => self.list[*place].1 = value,
+            None => {
+                self.places.insert(name.clone(), self.list.len());
+                self.list.push((name, value));
+            }
         }
-        match env.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => env.push((name, value)),
-        }
-        Ok(())
-    };
+    }
+}
+
+/// A container's environment: `envFrom`, then `env`, each of which may name those before it.
+///
+/// # Errors
+/// A sentence that says what is not there.
+pub(super) fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Environment, String> {
+    let mut env = Environment::default();
     for from in object::list(part.spec, &["envFrom"]) {
         let prefix = object::text(from, &["prefix"]);
         for (field, plural) in [("configMapRef", "configmaps"), ("secretRef", "secrets")] {
@@ -173,7 +213,7 @@ fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Vec<(String, St
                 if !key.contains('=')
                     && let Ok(value) = String::from_utf8(value)
                 {
-                    set(&mut env, format!("{prefix}{key}"), value)?;
+                    env.set(format!("{prefix}{key}"), value);
                 }
             }
         }
@@ -185,7 +225,7 @@ fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Vec<(String, St
             Some(from) => drawn(part, sources, from)?,
         };
         if let Some(value) = value {
-            set(&mut env, name, value)?;
+            env.set(name, value);
         }
     }
     Ok(env)
@@ -196,7 +236,8 @@ fn drawn(part: &Part<'_>, sources: &Sources<'_>, from: &Value) -> Result<Option<
     for (field, plural) in [("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")] {
         let Some(reference) = from.get(field) else { continue };
         let key = object::text(reference, &["key"]);
-        let found = data(sources, plural, reference, "name")?.and_then(|mut data| data.remove(key));
+        let found = source(sources, plural, reference, "name")?
+            .and_then(|stored| entries(plural, &stored.object, |name| name == key).remove(key));
         let name = object::text(reference, &["name"]);
         return match found {
             Some(bytes) => String::from_utf8(bytes)
@@ -223,33 +264,46 @@ fn singular(plural: &str) -> &'static str {
     if plural == "secrets" { "Secret" } else { "ConfigMap" }
 }
 
-/// The entries of a ConfigMap or Secret that `reference` names in its field `name`; none: it is optional and not there.
+/// The ConfigMap or Secret that `reference` names in its field `name`; none: it is optional and not there.
+fn source(
+    sources: &Sources<'_>,
+    plural: &str,
+    reference: &Value,
+    name: &str,
+) -> Result<Option<Arc<Stored>>, String> {
+    let name = object::text(reference, &[name]);
+    match (sources.get)(plural, name) {
+        None if reference["optional"] != true => {
+            Err(format!("{} {name:?} not found", singular(plural).to_lowercase()))
+        }
+        found => Ok(found),
+    }
+}
+
+/// Its entries.
 pub(super) fn data(
     sources: &Sources<'_>,
     plural: &str,
     reference: &Value,
     name: &str,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
-    let name = object::text(reference, &[name]);
-    let Some(stored) = (sources.get)(plural, name) else {
-        return match reference["optional"] == true {
-            true => Ok(None),
-            false => Err(format!("{} {name:?} not found", singular(plural).to_lowercase())),
-        };
-    };
+    let found = source(sources, plural, reference, name)?;
+    Ok(found.map(|stored| entries(plural, &stored.object, |_| true)))
+}
+
+/// The entries of a ConfigMap or Secret with such keys.
+fn entries(plural: &str, object: &Value, is_wanted: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<u8>> {
     let bytes = |value: &Value| STANDARD.decode(value.as_str().unwrap_or_default()).ok();
-    let mut entries = BTreeMap::new();
-    for (key, value) in object::object(&stored.object, &["data"]) {
+    let texts = object::object(object, &["data"]).iter().filter(|(key, _)| is_wanted(key));
+    let texts = texts.filter_map(|(key, value)| {
         let value = match plural {
             "secrets" => bytes(value),
             _ => value.as_str().map(|text| text.as_bytes().to_vec()),
         };
-        entries.extend(value.map(|value| (key.clone(), value)));
-    }
-    for (key, value) in object::object(&stored.object, &["binaryData"]) {
-        entries.extend(bytes(value).map(|value| (key.clone(), value)));
-    }
-    Ok(Some(entries))
+        Some((key.clone(), value?))
+    });
+    let others = object::object(object, &["binaryData"]).iter().filter(|(key, _)| is_wanted(key));
+    texts.chain(others.filter_map(|(key, value)| Some((key.clone(), bytes(value)?)))).collect()
 }
 
 /// A field of the pod, as the downward API names it.
@@ -326,8 +380,8 @@ pub(super) fn resource(part: &Part<'_>, sources: &Sources<'_>, reference: &Value
 ///
 /// # Errors
 /// A sentence that says which is not.
-pub(super) fn expanded(text: &str, part: &Part<'_>, sources: &Sources<'_>) -> Result<String, String> {
-    let out = expand(text, &environment(part, sources)?);
+pub(super) fn expanded(text: &str, env: &Environment) -> Result<String, String> {
+    let out = expand(text, env);
     match out.contains("$(") {
         true => Err(format!("subPathExpr {text:?} names a variable that the container does not have")),
         false => Ok(out),
@@ -335,7 +389,7 @@ pub(super) fn expanded(text: &str, part: &Part<'_>, sources: &Sources<'_>) -> Re
 }
 
 /// `$(NAME)` becomes the variable's value if there is one, `$$` a single `$` (Kubernetes' `expansion` package).
-fn expand(text: &str, env: &[(String, String)]) -> String {
+fn expand(text: &str, env: &Environment) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -345,8 +399,8 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
             out.push('$');
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match env.iter().find(|(known, _)| known == name) {
-                Some((_, value)) => out.push_str(value),
+            match env.get(name) {
+                Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
             }
             rest = after;
@@ -361,7 +415,6 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
 mod tests {
     use super::*;
     use crate::node::parts;
-    use crate::store::Stored;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -372,6 +425,17 @@ mod tests {
             let object = match (plural, name) {
                 ("configmaps", "c") => {
                     json!({"data": {"k": "text", "bad=": "x"}, "binaryData": {"b": "/w=="}})
+                }
+                ("configmaps", "many") => {
+                    let data: serde_json::Map<_, _> =
+                        (0..20_000).map(|n| (format!("k{n}"), json!("x"))).collect();
+                    json!({"data": data})
+                }
+                ("configmaps", "long") => json!({"data": {"k": "x".repeat(MAX_STRING)}}),
+                ("configmaps", "large") => {
+                    let data: serde_json::Map<_, _> =
+                        (0..9).map(|n| (format!("k{n}"), json!("x".repeat(100 << 10)))).collect();
+                    json!({"data": data})
                 }
                 ("secrets", "s") => json!({"data": {"pass": "c2VjcmV0"}}),
                 _ => return None,
@@ -408,6 +472,22 @@ mod tests {
             (made.args, made.memory, made.milli_cpus),
             (vec!["p".to_owned()], Some(64 << 20), Some(250))
         );
+    }
+
+    #[test]
+    fn an_environment_is_as_large_as_a_guest_can_take() {
+        let from = |name: &str| json!({"configMapRef": {"name": name}});
+        let made = wanted(
+            json!({"name": "a", "envFrom": [from("many"), from("many")], "env": [{"name": "k7", "value": "y"}]}),
+        );
+        let env = made.unwrap().env;
+        assert_eq!(env.len(), 20_000);
+        assert!(env.contains(&"k7=y".to_owned()) && env.contains(&"k19999=x".to_owned()));
+        for name in ["long", "large"] {
+            let error = wanted(json!({"name": "a", "envFrom": [from(name)]})).unwrap_err();
+            assert!(error.contains("bytes") && error.len() < 200, "{error}");
+        }
+        assert!(wanted(json!({"name": "a", "args": ["x".repeat(MAX_STRING)]})).is_err());
     }
 
     #[test]
@@ -453,7 +533,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_expanded(text in any::<String>()) {
-            let env = [("A".to_owned(), "1".to_owned())];
+            let mut env = Environment::default();
+            env.set("A".into(), "1".into());
             let out = expand(&text, &env);
             if !text.contains('$') {
                 prop_assert_eq!(out, text);

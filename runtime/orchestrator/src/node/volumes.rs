@@ -1,6 +1,6 @@
 //! A container's volumes: what is to be in them, drawn from objects and the pod's own fields, and where the container sees them.
 
-use super::request::{Sources, data, expanded, field, resource};
+use super::request::{Environment, Sources, data, environment, expanded, field, resource};
 use super::{Part, schedule};
 use crate::object;
 use crate::quantity::Quantity;
@@ -53,6 +53,7 @@ pub struct Mount {
 /// A sentence that says what is not there, or not possible.
 pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mount>), String> {
     let (mut volumes, mut mounts, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut env: Option<Environment> = None;
     for mount in object::list(part.spec, &["volumeMounts"]) {
         let name = object::text(mount, &["name"]);
         let declared = object::list(sources.pod, &["spec", "volumes"])
@@ -65,7 +66,13 @@ pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mo
         let is_empty = declared.get("emptyDir").is_some();
         let sub = match object::text(mount, &["subPathExpr"]) {
             "" => object::text(mount, &["subPath"]).to_owned(),
-            text => expanded(text, part, sources)?,
+            text => {
+                let env = match &mut env {
+                    Some(env) => env,
+                    none => none.insert(environment(part, sources)?),
+                };
+                expanded(text, env)?
+            }
         };
         let sub = sub.trim_end_matches('/');
         let path = object::text(mount, &["mountPath"]);
