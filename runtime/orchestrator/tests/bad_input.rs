@@ -295,6 +295,28 @@ async fn who_has_no_certificate_takes_no_place_and_who_is_one_too_many_is_told()
     assert_eq!(first.json("GET", MAPS, &Value::Null).await.0, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_an_object_is_not_deleted() {
+    let server = Server::start();
+    let mut line = Wire::to(&server).line().await;
+    let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    assert_eq!(line.json("POST", deployments, &web).await.0, 201);
+    assert_eq!(line.json("POST", "/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await.0, 201);
+    for (object, parts) in [
+        (format!("{deployments}/web"), ["status", "scale"]),
+        ("/api/v1/namespaces/x".to_owned(), ["status", "finalize"]),
+    ] {
+        for part in parts {
+            let (code, status) = line.json("DELETE", &format!("{object}/{part}"), &Value::Null).await;
+            assert_eq!((code, &status["reason"]), (405, &"MethodNotAllowed".into()), "{object}/{part}");
+        }
+        let (code, found) = line.json("GET", &object, &Value::Null).await;
+        assert_eq!((code, &found["metadata"]["deletionTimestamp"]), (200, &Value::Null), "{object}");
+    }
+}
+
 /// The next line of a watch.
 async fn next(watch: &mut hyper::body::Incoming, rest: &mut Vec<u8>) -> Value {
     loop {

@@ -74,7 +74,8 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
             options.force &= matches!(patch, Patch::Apply(_));
             written(engine, engine.patch(target, &patch, &options)?, target, call)
         }
-        (&Method::DELETE, false) => delete(engine, target, call),
+        // A part of an object is not deleted without the whole.
+        (&Method::DELETE, false) if subresource.is_empty() => delete(engine, target, call),
         (&Method::DELETE, true) => delete_collection(engine, objects, call),
         _ => Err(not_allowed()),
     }
