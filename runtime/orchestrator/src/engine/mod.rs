@@ -140,8 +140,11 @@ impl Engine {
         dry_run: bool,
     ) -> Result<Arc<Stored>, Failure> {
         if dry_run {
-            let version = expected.unwrap_or(0);
-            return Ok(Arc::new(Stored { object: object.unwrap_or_default(), version }));
+            return match object {
+                Some(object) => Ok(Arc::new(Stored { object, version: expected.unwrap_or(0) })),
+                // As a deletion answers: the last that there was of it.
+                None => self.store.get(key).ok_or(Failure::Stale),
+            };
         }
         self.store.commit(key, expected, object).map_err(|error| match error {
             CommitError::Stale => Failure::Stale,

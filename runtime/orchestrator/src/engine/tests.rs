@@ -344,6 +344,22 @@ fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
 }
 
 #[test]
+fn a_deletion_that_is_only_tried_answers_as_a_real_one() {
+    let (_folder, engine) = engine();
+    create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap();
+    let delete = |dry_run| {
+        let options = DeleteOptions { dry_run, ..DeleteOptions::default() };
+        match engine.delete(target("ConfigMap", "a", "m"), &options).unwrap() {
+            Deleted::Gone(stored) => crate::object::uid(&stored.object).to_owned(),
+            Deleted::Going(_) => panic!("nothing holds it"),
+        }
+    };
+    let tried = delete(true);
+    assert!(!tried.is_empty());
+    assert_eq!(delete(false), tried);
+}
+
+#[test]
 fn a_list_is_deleted_as_its_objects_are_one_by_one() {
     let (_folder, engine) = engine();
     let maps = target("ConfigMap", "a", "").kind;
