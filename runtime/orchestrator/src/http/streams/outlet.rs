@@ -1,7 +1,31 @@
-//! Where bytes of one stream to a client go, whichever transport it came by.
+//! Where bytes of one stream to a client go, whichever transport it came by; and those from it.
 
 use super::{spdy, web};
 use std::io;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// A client whose input nobody takes is asked so often whether it is still there.
+const ASKED: Duration = Duration::from_secs(15);
+
+/// Passes on what a client sent. While nobody takes it the connection is not read, so the client's end is not seen: only what is written to it
+/// finds that out.
+///
+/// # Errors
+/// The client is gone. That nobody will ever take it is none: it is dropped, as a closed pipe would.
+pub(super) async fn deliver<T, F: Future<Output = io::Result<()>>>(
+    to: &mpsc::Sender<T>,
+    item: T,
+    ping: impl Fn() -> F,
+) -> io::Result<()> {
+    let sending = to.send(item);
+    tokio::pin!(sending);
+    while timeout(ASKED, &mut sending).await.is_err() {
+        ping().await?;
+    }
+    Ok(())
+}
 
 /// One stream's way to the client.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 //!   2n + 1 its errors, and the first message on both is the port (two bytes, little-endian).
 
 use super::backend::{Duplex, Streams};
-use super::outlet::Outlet;
+use super::outlet::{Outlet, deliver};
 use super::web::Said;
 use super::{spdy, web};
 use crate::object;
@@ -196,7 +196,13 @@ pub(super) async fn over_tunnel(io: Box<dyn web::Io>, target: Target) {
         writer.close().await;
     };
     let work = async {
-        tokio::join!(out_ward, over_spdy(Box::new(inner), target));
+        let serving = over_spdy(Box::new(inner), target);
+        tokio::pin!(out_ward, serving);
+        tokio::select! {
+            () = &mut serving => out_ward.await,
+            // Before the other only when the client is gone.
+            () = &mut out_ward => {}
+        }
     };
     tokio::pin!(work);
     tokio::select! {
@@ -231,9 +237,10 @@ pub(super) async fn over_channels(io: Box<dyn web::Io>, protocol: &str, ports: &
             let Some(input) = inputs.get_mut(usize::from(channel / 2)) else { continue };
             match said {
                 Said::Data(channel, bytes) if channel % 2 == 0 && !bytes.is_empty() => {
-                    if let Some(input) = input {
-                        // What nobody takes is dropped, as a closed pipe would.
-                        let _ = input.send(bytes).await;
+                    if let Some(input) = input
+                        && deliver(input, bytes, || writer.ping()).await.is_err()
+                    {
+                        return;
                     }
                 }
                 Said::End(channel) if channel % 2 == 0 => *input = None,

@@ -4,7 +4,7 @@
 //! `Status` tells the end. On SPDY the client opens a stream for each.
 
 use super::backend::{Process, Size, Stdio};
-use super::outlet::Outlet;
+use super::outlet::{Outlet, deliver};
 use super::web::Said;
 use super::{spdy, web};
 use crate::status::{ApiError, Reason};
@@ -79,7 +79,7 @@ pub(super) async fn over_websocket(
         error: Outlet::Web(writer.clone(), ERROR),
     };
     let can_end = protocol.starts_with("v5");
-    let reading = read_channels(reader, can_end, stdin_sender, size_sender);
+    let reading = read_channels(reader, &writer, can_end, stdin_sender, size_sender);
     let serving = async {
         // Tells clients that wait for it that the connection stands, as Kubernetes does.
         let first = client.stdout.as_ref().or(client.stderr.as_ref()).unwrap_or(&client.error).clone();
@@ -93,6 +93,7 @@ pub(super) async fn over_websocket(
 
 async fn read_channels(
     mut reader: web::Reader,
+    writer: &web::Writer,
     can_end: bool,
     stdin: mpsc::Sender<Bytes>,
     sizes: mpsc::Sender<Size>,
@@ -101,14 +102,17 @@ async fn read_channels(
     while let Some(said) = reader.said(can_end).await {
         match said {
             Said::Data(STDIN, bytes) if !bytes.is_empty() => {
-                if let Some(stdin) = &stdin {
-                    // What nobody takes is dropped, as a closed pipe would.
-                    let _ = stdin.send(bytes).await;
+                if let Some(stdin) = &stdin
+                    && deliver(stdin, bytes, || writer.ping()).await.is_err()
+                {
+                    return;
                 }
             }
             Said::Data(RESIZE, bytes) => {
-                if let Some(size) = size(&bytes) {
-                    let _ = sizes.send(size).await;
+                if let Some(size) = size(&bytes)
+                    && deliver(&sizes, size, || writer.ping()).await.is_err()
+                {
+                    return;
                 }
             }
             Said::End(STDIN) => stdin = None,
@@ -266,7 +270,10 @@ fn status(end: Result<i32, ApiError>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::SinkExt;
     use proptest::prelude::*;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::{Message, protocol::Role as Protocol};
 
     #[test]
     fn ends_are_told_as_clients_read_them() {
@@ -290,6 +297,20 @@ mod tests {
         assert_eq!(seen.recv().await, Some(Size { cols: 80, rows: 24 }));
         assert_eq!(seen.recv().await, Some(Size { cols: 100, rows: 50 }));
         assert_eq!(seen.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_is_noticed_while_nobody_takes_what_it_sent() {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let mut client = WebSocketStream::from_raw_socket(client, Protocol::Client, None).await;
+        let (reader, writer) = web::open(Box::new(server)).await;
+        let ((stdin, _taken_never), (sizes, _)) = (mpsc::channel(PIECES), mpsc::channel(PIECES));
+        for _ in 0..2 * PIECES {
+            client.send(Message::binary(vec![STDIN, 1])).await.unwrap();
+        }
+        drop(client);
+        let reading = read_channels(reader, &writer, true, stdin, sizes);
+        assert!(timeout(Duration::from_secs(3600), reading).await.is_ok(), "it waits for who does not read");
     }
 
     proptest! {

@@ -105,6 +105,11 @@ impl Writer {
         self.0.lock().await.send(Message::Binary(bytes)).await.map_err(io::Error::other)
     }
 
+    /// Asks the client whether it is there. It answers to the library.
+    pub(super) async fn ping(&self) -> io::Result<()> {
+        self.0.lock().await.send(Message::Ping(Bytes::new())).await.map_err(io::Error::other)
+    }
+
     /// Ends the connection in order.
     pub(super) async fn close(&self) {
         let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };

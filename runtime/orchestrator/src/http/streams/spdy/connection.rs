@@ -1,5 +1,6 @@
 //! One connection: a task that reads it, streams with their bytes, and whoever writes.
 
+use super::super::outlet::deliver;
 use super::frame::{self, Decoder, Encoder, Event, MAX_DATA, Status};
 use super::headers::Headers;
 use bytes::{Bytes, BytesMut};
@@ -60,6 +61,12 @@ impl Session {
         let mut writer = self.0.lock().await;
         writer.io.write_all(bytes).await?;
         writer.io.flush().await
+    }
+
+    /// Asks the client whether it is there.
+    async fn ping(&self) -> io::Result<()> {
+        // The server's are even (2.6.5), and its answer is looked at by nobody: one number is enough.
+        self.write(&frame::ping(2)).await
     }
 
     /// Says that the connection ends here, and sends nothing more.
@@ -143,14 +150,13 @@ impl Reading {
         match event {
             Event::Open { stream, headers, fin } => self.open(stream, headers, fin).await?,
             Event::Data { stream, bytes } => {
-                // What nobody takes is dropped, as a closed pipe would.
                 if let Some(open) = self.open.get(&stream).filter(|open| open.is_open) {
-                    let _ = open.input.send(bytes).await;
+                    deliver(&open.input, bytes, || self.session.ping()).await?;
                 }
             }
             Event::Fin { stream } => self.close(stream, false),
             Event::Reset { stream } => self.close(stream, true),
-            // Those of the server are even (2.6.5), and it sends none.
+            // Those of the server are even (2.6.5): these are answers.
             Event::Ping { id } if id % 2 == 1 => self.session.write(&frame::ping(id)).await?,
             Event::Ping { .. } | Event::GoAway => {}
         }
@@ -249,6 +255,24 @@ mod tests {
             .iter()
             .for_each(has);
         [Event::Ping { id: 9 }, Event::GoAway].iter().for_each(has);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_is_noticed_while_nobody_takes_what_it_sent() {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (_session, mut streams, reading) = serve(server);
+        let reading = tokio::spawn(reading);
+        let mut deflater = Deflater::new();
+        client.write_all(&open(&mut deflater, 1, &[("streamType", "stdin")])).await.unwrap();
+        let stream = streams.recv().await.unwrap();
+        for _ in 0..2 * MAX_PIECES {
+            client.write_all(&frame::data(1, 1, false)).await.unwrap();
+            client.write_all(b"x").await.unwrap();
+        }
+        drop(client);
+        let hour = std::time::Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, reading).await.is_ok(), "it waits for who does not read");
+        drop(stream);
     }
 
     #[tokio::test]
