@@ -48,6 +48,11 @@ impl DeleteOptions {
     /// # Errors
     /// It asks for something that there is not.
     pub fn of(value: &Value) -> Result<Self, ApiError> {
+        let kind = object::text(value, &["kind"]);
+        if !matches!(kind, "" | "DeleteOptions") {
+            let message = format!("the body of a deletion is a DeleteOptions object, and this is a {kind}");
+            return Err(ApiError::bad_request(message));
+        }
         let value = &decode::shaped("DeleteOptions", value.clone())?;
         let text = |path: &[&str]| Some(object::text(value, path).to_owned()).filter(|text| !text.is_empty());
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);

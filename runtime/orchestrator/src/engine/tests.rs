@@ -564,10 +564,12 @@ fn a_deletion_that_is_not_understood_deletes_nothing() {
         json!({"orphanDependents": "maybe"}),
         json!({"gracePeriodSeconds": "soon"}),
         json!({"propagationPolicy": 1}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}),
     ] {
         assert!(DeleteOptions::of(&wrong).is_err(), "{wrong}");
     }
-    assert!(DeleteOptions::of(&json!({"dryRun": ["All"]})).unwrap().dry_run);
+    let good = json!({"apiVersion": "v1", "kind": "DeleteOptions", "dryRun": ["All"]});
+    assert!(DeleteOptions::of(&good).unwrap().dry_run);
 }
 
 #[test]
