@@ -7,6 +7,7 @@ use crate::quantity::Quantity;
 use crate::status::{Cause, CauseKind};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// Containers, volumes or variables in one pod at most: what is beyond is no pod but a mistake.
 const MAX_ITEMS: usize = 4096;
@@ -65,6 +66,26 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
                 causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
             }
             validate_container(container, &place, &volumes, list == "initContainers", causes);
+        }
+    }
+    validate_host_ports(spec, prefix, causes);
+}
+
+/// What runs at the same time shares no port of the machine. Init containers that end have theirs one after the other.
+fn validate_host_ports(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
+    let mut taken = BTreeSet::new();
+    for (index, container) in object::list(spec, &["containers"]).iter().take(MAX_ITEMS).enumerate() {
+        for (place, port) in object::list(container, &["ports"]).iter().take(MAX_ITEMS).enumerate() {
+            let Some(number) = object::number(port, &["hostPort"]) else { continue };
+            let protocol = match object::text(port, &["protocol"]) {
+                "" => "TCP",
+                protocol => protocol,
+            };
+            let ip = object::text(port, &["hostIP"]).parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
+            if !taken.insert((protocol, number, ip)) {
+                let field = format!("{prefix}.containers[{index}].ports[{place}].hostPort");
+                causes.push(Cause::new(CauseKind::Duplicate, field, format!("{number}/{protocol}")));
+            }
         }
     }
 }
@@ -137,8 +158,28 @@ fn validate_volumes<'a>(spec: &'a Value, prefix: &str, causes: &mut Vec<Cause>) 
         if volume.get("secret").is_some() {
             required(causes, volume, &["secret", "secretName"], &format!("{place}.secret.secretName"));
         }
+        validate_items(volume, &place, causes);
+        let projected = object::list(volume, &["projected", "sources"]);
+        for (index, source) in projected.iter().take(MAX_ITEMS).enumerate() {
+            validate_items(source, &format!("{place}.projected.sources[{index}]"), causes);
+        }
     }
     names
+}
+
+/// Files of a volume stay in it.
+fn validate_items(source: &Value, place: &str, causes: &mut Vec<Cause>) {
+    for kind in ["configMap", "secret", "downwardAPI"] {
+        for (index, item) in object::list(source, &[kind, "items"]).iter().take(MAX_ITEMS).enumerate() {
+            let place = format!("{place}.{kind}.items[{index}].path");
+            let path = object::text(item, &["path"]);
+            required(causes, item, &["path"], &place);
+            if path.starts_with('/') || path.split('/').any(|step| step == "..") {
+                let message = format!("{path:?}: must be a relative path without '..'");
+                causes.push(Cause::new(CauseKind::Invalid, place, message));
+            }
+        }
+    }
 }
 
 fn validate_container(
@@ -327,6 +368,10 @@ fn validate_mounts(container: &Value, place: &str, volumes: &BTreeSet<&str>, cau
                 format!("{path:?}: must be unique"),
             ));
         }
+        if path.contains(':') {
+            let message = format!("{path:?}: must not contain ':'");
+            causes.push(Cause::new(CauseKind::Invalid, format!("{place}.mountPath"), message));
+        }
         let sub = object::text(mount, &["subPath"]);
         if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
             causes.push(Cause::new(
@@ -421,5 +466,19 @@ mod tests {
         assert_eq!(mistakes(twice), ["spec.restartPolicy", "spec.containers[1].name"]);
         let volumes = json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "emptyDir": {}, "secret": {"secretName": "s"}}]});
         assert_eq!(mistakes(volumes), ["spec.volumes[0]"]);
+        let port = |ip: &str| json!({"containerPort": 80, "hostPort": 80, "hostIP": ip});
+        let ports = json!({"containers": [{"name": "a", "image": "x", "ports": [port(""), port("192.0.2.1")]}, {"name": "b", "image": "x", "ports": [port("0.0.0.0")]}]});
+        assert_eq!(mistakes(ports), ["spec.containers[1].ports[0].hostPort"]);
+        let items = json!([{"key": "k", "path": "../x"}, {"key": "k", "path": "a/..b"}]);
+        let files = json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "a:b"}]}],
+            "volumes": [{"name": "v", "configMap": {"name": "c", "items": items}}, {"name": "w", "projected": {"sources": [{"secret": {"name": "s", "items": items}}]}}]});
+        assert_eq!(
+            mistakes(files),
+            [
+                "spec.volumes[0].configMap.items[0].path",
+                "spec.volumes[1].projected.sources[0].secret.items[0].path",
+                "spec.containers[0].volumeMounts[0].mountPath"
+            ]
+        );
     }
 }
