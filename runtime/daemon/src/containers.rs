@@ -2,6 +2,7 @@
 
 use crate::body::json;
 use crate::error::{ApiError, Result};
+use crate::kubernetes::refuse_marks;
 use crate::live::Phase;
 use crate::state::Shared;
 use crate::store::Record;
@@ -51,7 +52,8 @@ pub async fn create(
     Query(query): Query<CreateQuery>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Created>)> {
-    let request = json(&body)?;
+    let request: CreateContainer = json(&body)?;
+    refuse_marks(&request.labels)?;
     if !query.start {
         let record = tokio::spawn(async move { creation::create(&daemon, request).await }).await??;
         return Ok((StatusCode::CREATED, Json(created(record, None))));
@@ -73,6 +75,7 @@ fn created(record: Record, warning: Option<String>) -> Created {
 pub async fn run(State(daemon): State<Shared>, request: Request) -> Result<Response> {
     let (upgrade, body) = upgrade(request).await?;
     let request: CreateContainer = json(&body)?;
+    refuse_marks(&request.labels)?;
     let (stdin, timing) = (request.stdin, request.timing);
     let start = Some(Position::default());
     let attach = Attach { start, stdin, terminal: request.terminal.is_some(), owner: true, timing };

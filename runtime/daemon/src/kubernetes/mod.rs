@@ -20,6 +20,8 @@ mod steps;
 mod streams;
 mod web;
 
+pub use observe::refuse_marks;
+
 use crate::error::{ApiError, Result};
 use crate::paths::Paths;
 use crate::state::Shared;

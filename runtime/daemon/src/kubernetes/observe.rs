@@ -1,10 +1,11 @@
 //! What the store and this daemon know of declared pods, in the words of `vial_orchestrator::node`.
 
+use crate::error::ApiError;
 use crate::recovery;
 use crate::state::Daemon;
 use crate::store::{PodRecord, Record};
-use std::collections::HashMap;
-use vial_api::{PodState, State};
+use std::collections::{BTreeMap, HashMap};
+use vial_api::{ErrorKind, PodState, State};
 use vial_orchestrator::chrono::{DateTime, Utc};
 use vial_orchestrator::node::observed::{self, Attempt, End, Observed, Sandbox};
 
@@ -23,6 +24,25 @@ pub const ATTEMPT: &str = "vial.attempt";
 pub const FAILURES: &str = "vial.failures";
 /// On containers: [`Attempt::sandbox`], in milliseconds since the epoch.
 pub const RUN: &str = "vial.sandbox-started";
+
+/// What our own marks on what is declared begin with.
+const MARKS: &str = "io.kubernetes.";
+
+/// Whether the labels that a client gives are its own to give. With those of a Pod it would be taken for a part of one, and be removed with what is
+/// left over of it, or never be seen.
+///
+/// # Errors
+/// One of them is not.
+pub fn refuse_marks(labels: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    match labels.keys().find(|key| key.starts_with(MARKS)) {
+        Some(key) => {
+            let message =
+                format!("label {key}: those of {MARKS}* are the daemon's own; give it another name");
+            Err(ApiError::new(ErrorKind::InvalidArgument, message))
+        }
+        None => Ok(()),
+    }
+}
 
 /// All that is there of Pods, by uid.
 #[derive(Default)]
@@ -136,4 +156,20 @@ fn label<'a>(record: &'a Record, name: &str) -> &'a str {
 
 fn number(record: &Record, name: &str) -> u32 {
     label(record, name).parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_marks_are_nobody_elses_to_give() {
+        let labels = |key: &str| BTreeMap::from([(key.to_owned(), "zzz".to_owned())]);
+        for mark in [UID, POD, NAMESPACE, CONTAINER] {
+            assert!(refuse_marks(&labels(mark)).is_err(), "{mark}");
+        }
+        for own in ["app", "app.kubernetes.io/name", "io.kubernetesx"] {
+            assert!(refuse_marks(&labels(own)).is_ok(), "{own}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
-use vial_api::{CreateQuery, Created, Member, Pod, PodState, RemoveQuery, StopQuery};
+use vial_api::{CreatePod, CreateQuery, Created, Member, Pod, PodState, RemoveQuery, StopQuery};
 
 /// `POST /v1/pods`
 pub async fn create(
@@ -17,7 +17,8 @@ pub async fn create(
     Query(query): Query<CreateQuery>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Created>)> {
-    let request = json(&body)?;
+    let request: CreatePod = json(&body)?;
+    crate::kubernetes::refuse_marks(&request.labels)?;
     // A task of its own: this handler is dropped when the client goes.
     let made = tokio::spawn(async move {
         let record = creation::create(&daemon, request).await?;
