@@ -94,7 +94,9 @@ pub fn decide(pod: &Value, observed: &Observed, now: DateTime<Utc>) -> Decision 
 fn end(pod: &Value, observed: &Observed, now: DateTime<Utc>, decision: &mut Decision) {
     let deadline = object::text(pod, &["metadata", "deletionTimestamp"]);
     let deadline = DateTime::parse_from_rfc3339(deadline).map_or(now, |deadline| deadline.to_utc());
-    let grace = (deadline - now).max(LEAST_GRACE);
+    // A clock that was set back makes it no longer than it was given.
+    let given = object::number(pod, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(i64::MAX);
+    let grace = (deadline - now).min(TimeDelta::seconds(given.clamp(0, 1 << 31))).max(LEAST_GRACE);
     if stop_all(pod, observed, grace, "the pod is deleted", decision) {
         return;
     }

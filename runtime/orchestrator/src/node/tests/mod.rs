@@ -226,6 +226,12 @@ fn a_deleted_pod_is_ended_removed_and_let_go() {
         matches!(&steps[..], [Step::Stop { grace, .. }] if *grace == TimeDelta::seconds(20)),
         "{steps:?}"
     );
+    pod["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+    let steps = decide(&pod, &observed, at(-100_000)).steps;
+    assert!(
+        matches!(&steps[..], [Step::Stop { grace, .. }] if *grace == TimeDelta::seconds(30)),
+        "{steps:?}: the clock was set back"
+    );
     observed.containers.insert("a".into(), vec![ended(0, 143, 12)]);
     assert_eq!(decide(&pod, &observed, at(12)).steps, [Step::Remove]);
     assert_eq!(decide(&pod, &Observed::default(), at(12)).steps, [Step::Finalize]);
