@@ -95,7 +95,7 @@ impl Machine {
     }
 
     fn plug(&mut self, kind: u8) {
-        let Some(slot) = self.root.free_slot().filter(|slot| *slot < 6) else { return };
+        let Some(slot) = self.root.free_slots().next().filter(|slot| *slot < 6) else { return };
         let device: Box<dyn VirtioDevice> = match kind % 3 {
             0 => Box::new(Rng::new(None).unwrap()),
             1 => Box::new(Console::new(None, None).unwrap()),

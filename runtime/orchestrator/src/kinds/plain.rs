@@ -168,6 +168,9 @@ impl Strategy for Namespace {
     fn prepare_create(&self, object: &mut Value) {
         object["spec"] = json!({"finalizers": ["kubernetes"]});
         object["status"] = json!({"phase": "Active"});
+    }
+
+    fn default(&self, object: &mut Value) {
         let name = object::name(object).to_owned();
         *object::entry(object, &["metadata", "labels", "kubernetes.io/metadata.name"]) = name.into();
     }
