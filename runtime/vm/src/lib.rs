@@ -40,3 +40,4 @@ pub use registry::{Registry, VmInfo, VmState};
 pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, FsSpec, Limits, NetSpec, TapSource, VmSpec};
 pub use vm::{Vm, host_memory_mib};
 pub use vmm::api::control::{Reply as ControlReply, Request as ControlRequest};
+pub use vmm::sys::share_arena;
