@@ -19,7 +19,8 @@ work = tempfile.mkdtemp(dir="/var/lib/vial")
 os.environ.update(VIAL_DATA_DIR=f"{work}/data", VIAL_RUN_DIR=f"{work}/run")
 for folder in ("data", "run"):
     os.makedirs(f"{work}/{folder}", mode=0o700)
-LIMIT = 600
+# Seconds that anything may take: the emulated host is slow.
+LIMIT = 1800
 COMMAND = ["sleep", "10000"]
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -69,7 +70,8 @@ def until(path, is_so):
     events = line.getresponse()
     while not is_so(held.values()):
         text = events.readline()
-        assert text, "it does not come to be so"
+        if not text:
+            sys.exit(f"{path} did not come to be as it should within {LIMIT} s: {sum(map(is_ready, held.values()))} of {len(held)} are Ready")
         event = json.loads(text)
         name = event["object"]["metadata"]["name"]
         if event["type"] == "DELETED":
