@@ -75,9 +75,16 @@ pub struct Sources<'a> {
 /// A sentence that says what is not there (`CreateContainerConfigError`).
 pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, String> {
     let env = environment(part, sources)?;
-    let words = |field: &str| -> Vec<String> {
+    let mut room = MAX_START;
+    let mut words = |field: &str| -> Result<Vec<String>, String> {
         let words = object::list(part.spec, &[field]).iter().filter_map(Value::as_str);
-        words.map(|word| expand(word, &env)).collect()
+        words
+            .map(|word| {
+                let word = expand(word, &env)?.text;
+                take(&mut room, word.len())?;
+                Ok(word)
+            })
+            .collect()
     };
     let pod_context = object::at(sources.pod, &["spec", "securityContext"]).unwrap_or(&Value::Null);
     let own_context = part.spec.get("securityContext").unwrap_or(&Value::Null);
@@ -93,7 +100,7 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
         let names = object::list(own_context, &["capabilities", kind]).iter().filter_map(Value::as_str);
         names.map(|name| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned()).collect()
     };
-    let (command, args) = (words("command"), words("args"));
+    let (command, args) = (words("command")?, words("args")?);
     let env: Vec<String> = env.list.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     check_length([&command, &args, &env])?;
     let memory = limit("memory").map(|quantity| quantity.ceil().max(0).unsigned_abs());
@@ -122,20 +129,32 @@ pub fn container(part: &Part<'_>, sources: &Sources<'_>) -> Result<Wanted, Strin
 /// Whether the guest can start it, which would say it later and in other words.
 fn check_length(strings: [&Vec<String>; 3]) -> Result<(), String> {
     if let Some(long) = strings.into_iter().flatten().find(|string| string.len() >= MAX_STRING) {
-        let begin: String = long.chars().take(40).collect();
-        return Err(format!(
-            "\"{begin}…\" has {} bytes, and an argument or variable has less than {MAX_STRING}",
-            long.len()
-        ));
+        return Err(too_long(long));
     }
     // Texts can always be written as JSON.
-    let size = serde_json::to_vec(&strings).map_or(usize::MAX, |json| json.len());
-    match size > MAX_START {
-        true => Err(format!(
-            "command, arguments and environment have {size} bytes as JSON, and {MAX_START} at most are possible: large values belong into a volume"
-        )),
+    match serde_json::to_vec(&strings).map_or(usize::MAX, |json| json.len()) > MAX_START {
+        true => Err(too_much()),
         false => Ok(()),
     }
+}
+
+fn too_long(text: &str) -> String {
+    let begin: String = text.chars().take(40).collect();
+    format!(
+        "\"{begin}…\" becomes longer than an argument or variable can be, which has less than {MAX_STRING} bytes"
+    )
+}
+
+fn too_much() -> String {
+    format!(
+        "command, arguments and environment have more than {MAX_START} bytes (as JSON, with what is replaced): large values belong into a volume"
+    )
+}
+
+/// Takes bytes from what a container may have. They are counted before they are kept: variables that name each other twice would double with each.
+fn take(room: &mut usize, bytes: usize) -> Result<(), String> {
+    *room = room.checked_sub(bytes).ok_or_else(too_much)?;
+    Ok(())
 }
 
 impl Wanted {
@@ -174,19 +193,25 @@ fn groups(pod_context: &Value) -> Vec<u32> {
 }
 
 /// Variables in their order, each once.
-#[derive(Default)]
 pub(super) struct Environment {
     list: Vec<(String, String)>,
     /// Where each is in the list.
     places: HashMap<String, usize>,
+    /// Bytes of names and values that may still come; those that are replaced don't come back.
+    room: usize,
 }
 
 impl Environment {
+    fn new() -> Self {
+        Self { list: Vec::new(), places: HashMap::new(), room: MAX_START }
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         self.places.get(name).map(|place| self.list[*place].1.as_str())
     }
 
-    fn set(&mut self, name: String, value: String) {
+    fn set(&mut self, name: String, value: String) -> Result<(), String> {
+        take(&mut self.room, name.len() + value.len())?;
         match self.places.get(&name) {
             Some(place) => self.list[*place].1 = value,
             None => {
@@ -194,6 +219,7 @@ impl Environment {
                 self.list.push((name, value));
             }
         }
+        Ok(())
     }
 }
 
@@ -202,7 +228,7 @@ impl Environment {
 /// # Errors
 /// A sentence that says what is not there.
 pub(super) fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Environment, String> {
-    let mut env = Environment::default();
+    let mut env = Environment::new();
     for from in object::list(part.spec, &["envFrom"]) {
         let prefix = object::text(from, &["prefix"]);
         for (field, plural) in [("configMapRef", "configmaps"), ("secretRef", "secrets")] {
@@ -213,7 +239,7 @@ pub(super) fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Envi
                 if !key.contains('=')
                     && let Ok(value) = String::from_utf8(value)
                 {
-                    env.set(format!("{prefix}{key}"), value);
+                    env.set(format!("{prefix}{key}"), value)?;
                 }
             }
         }
@@ -221,11 +247,11 @@ pub(super) fn environment(part: &Part<'_>, sources: &Sources<'_>) -> Result<Envi
     for variable in object::list(part.spec, &["env"]) {
         let name = object::text(variable, &["name"]).to_owned();
         let value = match variable.get("valueFrom") {
-            None => Some(expand(object::text(variable, &["value"]), &env)),
+            None => Some(expand(object::text(variable, &["value"]), &env)?.text),
             Some(from) => drawn(part, sources, from)?,
         };
         if let Some(value) = value {
-            env.set(name, value);
+            env.set(name, value)?;
         }
     }
     Ok(env)
@@ -379,18 +405,31 @@ pub(super) fn resource(part: &Part<'_>, sources: &Sources<'_>, reference: &Value
 /// A `subPathExpr`: every variable that it names has to be there.
 ///
 /// # Errors
-/// A sentence that says which is not.
+/// A sentence that says which is not, or that it becomes too long.
 pub(super) fn expanded(text: &str, env: &Environment) -> Result<String, String> {
-    let out = expand(text, env);
-    match out.contains("$(") {
-        true => Err(format!("subPathExpr {text:?} names a variable that the container does not have")),
-        false => Ok(out),
+    let Expanded { text: out, absent } = expand(text, env)?;
+    match absent {
+        Some(name) => {
+            Err(format!("subPathExpr {text:?} names variable {name:?}, which the container does not have"))
+        }
+        None => Ok(out),
     }
 }
 
+/// A text whose variables are replaced.
+struct Expanded {
+    text: String,
+    /// The first that is not there.
+    absent: Option<String>,
+}
+
 /// `$(NAME)` becomes the variable's value if there is one, `$$` a single `$` (Kubernetes' `expansion` package).
-fn expand(text: &str, env: &Environment) -> String {
-    let mut out = String::with_capacity(text.len());
+///
+/// # Errors
+/// A sentence: it becomes longer than any argument.
+fn expand(text: &str, env: &Environment) -> Result<Expanded, String> {
+    let mut out = String::new();
+    let mut absent = None;
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -401,14 +440,24 @@ fn expand(text: &str, env: &Environment) -> String {
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match env.get(name) {
                 Some(value) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
+                None => {
+                    out.extend(["$(", name, ")"]);
+                    absent.get_or_insert_with(|| name.to_owned());
+                }
             }
             rest = after;
         } else {
             out.push('$');
         }
+        if out.len() >= MAX_STRING {
+            break;
+        }
     }
-    out + rest
+    out.push_str(rest);
+    match out.len() >= MAX_STRING {
+        true => Err(too_long(text)),
+        false => Ok(Expanded { text: out, absent }),
+    }
 }
 
 #[cfg(test)]
@@ -491,6 +540,28 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_double_each_other_end_before_they_fill_memory() {
+        let double = |n: u8| json!({"name": format!("V{}", n + 1), "value": format!("$(V{n})$(V{n})")});
+        let env: Vec<Value> = std::iter::once(json!({"name": "V0", "value": "x".repeat(1000)}))
+            .chain((0..60).map(double))
+            .collect();
+        let error = wanted(json!({"name": "a", "env": env})).unwrap_err();
+        assert!(error.contains("longer"), "{error}");
+        // Each is short enough; all of them are too many.
+        let long = json!([{"name": "L", "value": "x".repeat(100_000)}]);
+        let many = |count: usize| json!({"name": "a", "env": long, "args": vec!["$(L)"; count]});
+        assert_eq!(wanted(many(7)).unwrap().args.len(), 7);
+        assert!(wanted(many(100_000)).unwrap_err().contains("more than"));
+        let copies: Vec<Value> = std::iter::once(long[0].clone())
+            .chain((0..100_000).map(|n| json!({"name": format!("N{n}"), "value": "$(L)"})))
+            .collect();
+        assert!(wanted(json!({"name": "a", "env": copies})).unwrap_err().contains("more than"));
+        // One text that names it often.
+        let error = wanted(json!({"name": "a", "env": long, "command": ["$(L)".repeat(100_000)]}));
+        assert!(error.unwrap_err().contains("longer"));
+    }
+
+    #[test]
     fn what_is_not_there_is_named() {
         for (env, word) in [
             (json!({"secretKeyRef": {"name": "none", "key": "k"}}), "not found"),
@@ -533,9 +604,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_expanded(text in any::<String>()) {
-            let mut env = Environment::default();
-            env.set("A".into(), "1".into());
-            let out = expand(&text, &env);
+            let mut env = Environment::new();
+            env.set("A".into(), "1".into()).unwrap();
+            let out = expand(&text, &env).unwrap().text;
             if !text.contains('$') {
                 prop_assert_eq!(out, text);
             }

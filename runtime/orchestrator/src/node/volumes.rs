@@ -110,7 +110,7 @@ fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) 
             group: group(sources.pod),
         });
     }
-    let mut files = BTreeMap::new();
+    let mut files = Files::of(name);
     if let Some(projected) = declared.get("projected") {
         let mode = object::number(projected, &["defaultMode"]);
         for source in object::list(projected, &["sources"]) {
@@ -123,15 +123,13 @@ fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) 
             .unwrap_or(&Value::Null);
         add(&mut files, declared, "secretName", object::number(own, &["defaultMode"]), part, sources)?;
     }
+    let mut files = files.files;
     let group = group(sources.pod);
     if group != 0 {
         // Its members read what they are given, whatever the mode says of groups, as kubelet has it.
         files.values_mut().for_each(|file: &mut File| file.mode |= 0o440);
     }
     let size: usize = files.values().map(|file: &File| file.bytes.len()).sum();
-    if size > MAX_FILES {
-        return Err(format!("volume {name} has more than {MAX_FILES} bytes of files"));
-    }
     // Each file takes whole pages, and while it is written anew twice; and it has a name.
     let room = files.len() * 16 * 1024 + 2 * size + (1 << 16);
     Ok(Volume { name: name.into(), size: room as u64, files: Some(files.into_values().collect()), group })
@@ -142,9 +140,37 @@ fn group(pod: &Value) -> u32 {
     group.and_then(|group| u32::try_from(group).ok()).unwrap_or(0)
 }
 
+/// The files of one volume while they are gathered.
+struct Files<'a> {
+    volume: &'a str,
+    files: BTreeMap<String, File>,
+    /// Bytes of paths and files that may still come; those that are replaced don't come back. Counted before they are kept: a short pod
+    /// can name one large text many times.
+    room: usize,
+}
+
+impl<'a> Files<'a> {
+    fn of(volume: &'a str) -> Self {
+        Self { volume, files: BTreeMap::new(), room: MAX_FILES }
+    }
+
+    fn put(&mut self, path: &str, own: Option<i64>, mode: Option<i64>, bytes: Vec<u8>) -> Result<(), String> {
+        if path.is_empty() || path.split('/').any(|step| matches!(step, "" | "." | "..")) {
+            return Err(format!("{path:?} is no path in a volume"));
+        }
+        let left = self.room.checked_sub(path.len() + bytes.len());
+        self.room =
+            left.ok_or_else(|| format!("volume {} has more than {MAX_FILES} bytes of files", self.volume))?;
+        // Twelve bits at most, so it fits.
+        let mode = (own.or(mode).unwrap_or(MODE) & 0o777) as u32;
+        self.files.insert(path.to_owned(), File { path: path.to_owned(), mode, bytes });
+        Ok(())
+    }
+}
+
 /// Adds what one source gives. `secret`: what a Secret's name is called in it.
 fn add(
-    files: &mut BTreeMap<String, File>,
+    files: &mut Files<'_>,
     source: &Value,
     secret: &str,
     mode: Option<i64>,
@@ -153,19 +179,20 @@ fn add(
 ) -> Result<(), String> {
     for (kind, plural, name) in [("configMap", "configmaps", "name"), ("secret", "secrets", secret)] {
         let Some(own) = source.get(kind) else { continue };
-        let Some(mut entries) = data(sources, plural, own, name)? else { continue };
+        let Some(entries) = data(sources, plural, own, name)? else { continue };
         let items = object::list(own, &["items"]);
         if items.is_empty() {
             for (key, bytes) in entries {
-                put(files, &key, None, mode, bytes)?;
+                files.put(&key, None, mode, bytes)?;
             }
             continue;
         }
         for item in items {
             let key = object::text(item, &["key"]);
-            match entries.remove(key) {
+            match entries.get(key) {
                 Some(bytes) => {
-                    put(files, object::text(item, &["path"]), object::number(item, &["mode"]), mode, bytes)?
+                    let own = object::number(item, &["mode"]);
+                    files.put(object::text(item, &["path"]), own, mode, bytes.clone())?;
                 }
                 None if own["optional"] == true => {}
                 None => return Err(format!("references non-existent {kind} key: {key}")),
@@ -177,27 +204,12 @@ fn add(
             Some(reference) => field(sources, object::text(reference, &["fieldPath"]))?,
             None => resource(part, sources, &item["resourceFieldRef"])?,
         };
-        put(files, object::text(item, &["path"]), object::number(item, &["mode"]), mode, text.into_bytes())?;
+        let own = object::number(item, &["mode"]);
+        files.put(object::text(item, &["path"]), own, mode, text.into_bytes())?;
     }
     if source.get("serviceAccountToken").is_some() || source.get("clusterTrustBundle").is_some() {
         return Err("tokens of service accounts and trust bundles are not possible here".into());
     }
-    Ok(())
-}
-
-fn put(
-    files: &mut BTreeMap<String, File>,
-    path: &str,
-    own: Option<i64>,
-    mode: Option<i64>,
-    bytes: Vec<u8>,
-) -> Result<(), String> {
-    if path.is_empty() || path.split('/').any(|step| matches!(step, "" | "." | "..")) {
-        return Err(format!("{path:?} is no path in a volume"));
-    }
-    // Twelve bits at most, so it fits.
-    let mode = (own.or(mode).unwrap_or(MODE) & 0o777) as u32;
-    files.insert(path.to_owned(), File { path: path.to_owned(), mode, bytes });
     Ok(())
 }
 
@@ -222,6 +234,7 @@ mod tests {
         let get = |plural: &str, name: &str| {
             let object = match (plural, name) {
                 ("configmaps", "c") => json!({"data": {"k": "text", "l": "more"}}),
+                ("configmaps", "large") => json!({"data": {"k": "x".repeat(1 << 20)}}),
                 ("secrets", "s") => json!({"data": {"pass": "c2VjcmV0"}}),
                 _ => return None,
             };
@@ -251,6 +264,19 @@ mod tests {
         );
         assert_eq!(projected[1].bytes, b"a=\"1\"");
         assert_eq!(files(json!({"name": "v", "configMap": {"name": "none", "optional": true}})), []);
+    }
+
+    #[test]
+    fn one_text_may_be_many_files_but_not_without_end() {
+        let items = |count: usize| -> Vec<Value> {
+            (0..count).map(|n| json!({"key": "k", "path": format!("f{n}")})).collect()
+        };
+        let volume = |count| json!({"name": "v", "configMap": {"name": "large", "items": items(count)}});
+        let mount = || json!({"name": "v", "mountPath": "/v"});
+        assert_eq!(made(volume(7), mount()).unwrap().0[0].files.as_ref().unwrap().len(), 7);
+        assert!(made(volume(100_000), mount()).unwrap_err().contains("more than"));
+        let sources = vec![json!({"configMap": {"name": "large"}}); 100];
+        assert!(made(json!({"name": "v", "projected": {"sources": sources}}), mount()).is_err());
     }
 
     #[test]
