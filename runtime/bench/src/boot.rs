@@ -213,6 +213,7 @@ fn room(step: &str) -> Option<Room> {
         | "container noted"
         | "network slot taken"
         | "writable layer ready"
+        | "turn to boot"
         | "pod running"
         | "media inserted"
         | "VM files open" => Room::Daemon,

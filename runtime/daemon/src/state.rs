@@ -16,7 +16,7 @@ use vial_image::ImageStore;
 use vial_network::Network;
 use vial_sandbox::log::OutputLog;
 use vial_sandbox::upper::Uppers;
-use vial_sandbox::{ContainerId, Host, PodId, Task};
+use vial_sandbox::{ContainerId, Host, PodId, Task, Turns};
 use vial_vm::{Launcher, Parts, Registry};
 
 /// The daemon's insides.
@@ -46,6 +46,8 @@ pub struct Daemon {
     pub stopping: watch::Sender<bool>,
     /// Held by who starts a container that is there, until the others can see that.
     pub start_gate: tokio::sync::Mutex<()>,
+    /// Whose VM boots now.
+    turns: Turns,
     /// The machine's boot id.
     pub boot: String,
 }
@@ -89,6 +91,11 @@ fn pick<'a>(
     }
 }
 
+/// A switch of the environment that is a number.
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 impl Daemon {
     /// Puts the parts together.
     #[expect(clippy::too_many_arguments, reason = "called once, with one of each")]
@@ -102,6 +109,8 @@ impl Daemon {
         boot: String,
         network: Network,
     ) -> Shared {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let at_once = number("VIAL_STARTS_AT_ONCE").unwrap_or(2 * processors);
         Arc::new(Self {
             paths,
             store,
@@ -116,6 +125,7 @@ impl Daemon {
             pods: Mutex::default(),
             stopping: watch::Sender::new(false),
             start_gate: tokio::sync::Mutex::default(),
+            turns: Turns::new(at_once),
             boot,
         })
     }
@@ -138,12 +148,12 @@ impl Daemon {
                 ),
             ));
         }
-        let seconds = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
         Ok(Host {
             launcher: self.launcher.clone(),
+            turns: self.turns.clone(),
             registry: self.registry.clone(),
             parts,
-            start_within: std::time::Duration::from_secs(seconds("VIAL_START_TIMEOUT_S").unwrap_or(60)),
+            start_within: std::time::Duration::from_secs(number("VIAL_START_TIMEOUT_S").unwrap_or(60)),
             verbose: std::env::var_os("VIAL_POD_DEBUG").is_some(),
         })
     }

@@ -20,6 +20,7 @@ mod start;
 mod supervise;
 mod task;
 pub mod timing;
+mod turns;
 pub mod upper;
 mod volumes;
 
@@ -31,6 +32,7 @@ pub use slots::{Shared, Slot};
 pub use start::{SandboxPlan, TaskPlan};
 pub use supervise::Ended;
 pub use task::{Connections, ExecStreams, PutHow, Task};
+pub use turns::Turns;
 pub use volumes::{File, Volume};
 
 /// Milliseconds since the epoch, by the host's clock.

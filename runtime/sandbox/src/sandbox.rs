@@ -5,6 +5,7 @@ use crate::error::PodError;
 use crate::ids::{ContainerId, PodId};
 use crate::start;
 use crate::task::{Connections, Task};
+use crate::turns::Turns;
 use agent_protocol::{AgentError, ErrorKind, Event, FEATURE_FORWARD, Request, Response};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,9 @@ pub struct Host {
     pub registry: Registry,
     /// VMM, kernel, agent.
     pub parts: Parts,
-    /// How long a VM may take until its agent reports.
+    /// How many VMs may boot at a time.
+    pub turns: Turns,
+    /// How long a VM may take until its agent reports, once it is its turn.
     pub start_within: Duration,
     /// Whether kernel and agent of the guest tell all they do on its console, which is logged in the VM's folder.
     pub verbose: bool,

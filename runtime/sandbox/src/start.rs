@@ -96,6 +96,11 @@ pub(crate) async fn launch(
     let id: VmId = plan.pod.vm_name().parse()?;
     let spec = vm_spec(host, &mut plan, &content);
     let mut cancelled = std::pin::pin!(cancelled);
+    let turn = tokio::select! {
+        turn = host.turns.take() => turn,
+        () = &mut cancelled => return Err(PodError::Cancelled),
+    };
+    timing.reached("turn to boot");
     let vm = tokio::select! {
         // Dropped halfway, the launch leaves nothing behind.
         vm = Vm::launch(&host.launcher, &host.registry, &host.parts, id, spec) => vm?,
@@ -106,7 +111,7 @@ pub(crate) async fn launch(
         timing.reached_at(step, at_us);
     }
     let started = tokio::select! {
-        started = first_write(host, &vm, plan, content, timing) => started,
+        started = turn.hold(first_write(host, &vm, plan, content, timing)) => started,
         () = &mut cancelled => Err(PodError::Cancelled),
     };
     for milestone in vm.milestones() {
