@@ -3,11 +3,13 @@
 
 use super::facts;
 use crate::state::Shared;
+use std::sync::Arc;
 use std::time::Duration;
 use vial_orchestrator::engine::Engine;
 use vial_orchestrator::kinds::Kind;
 use vial_orchestrator::node::machine;
 use vial_orchestrator::status::ApiError;
+use vial_orchestrator::store::Stored;
 
 /// A store that does not take writes (its disk is full) is tried again after that.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Starts them. They end with the process: whatever they were about to do, their successors see again.
-pub fn start(daemon: &Shared, engine: &Engine) {
+pub fn start(daemon: &Shared, engine: &Engine, name: &str) {
     tokio::spawn(controllers(engine.clone()));
-    tokio::spawn(super::pods::Node::new(daemon, engine).run());
-    tokio::spawn(node(daemon.clone(), engine.clone()));
+    tokio::spawn(super::pods::Node::new(daemon, engine, name).run());
+    tokio::spawn(node(daemon.clone(), engine.clone(), name.to_owned()));
 }
 
 async fn controllers(engine: Engine) {
@@ -56,29 +58,41 @@ pub fn failed(who: &str, error: &dyn std::fmt::Display) -> Option<Duration> {
 }
 
 /// Keeps the Node true.
-async fn node(daemon: Shared, engine: Engine) {
+async fn node(daemon: Shared, engine: Engine, name: String) {
     let Some(kind) = Kind::by_path("", "v1", "nodes") else { return };
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut changes = engine.store().changes();
     loop {
-        let (own, looking) = (daemon.clone(), engine.clone());
-        let looked = tokio::task::spawn_blocking(move || -> Result<bool, ApiError> {
-            let facts = facts::of(&own);
-            let actions = machine::plan(&facts, &looking.store().list(kind, "").0, looking.time());
+        // Before the look: what is written during it is looked at again.
+        changes.borrow_and_update();
+        let (own, looking, name) = (daemon.clone(), engine.clone(), name.clone());
+        let looked = tokio::task::spawn_blocking(move || -> Result<_, ApiError> {
+            let facts = facts::of(&own, &name);
+            let nodes = looking.store().list(kind, "").0;
+            let actions = machine::plan(&facts, &nodes, looking.time());
             actions.iter().try_for_each(|action| looking.act(action))?;
-            Ok(!actions.is_empty())
+            Ok(versions(&nodes))
         });
-        match looked.await {
-            // Made, and not told yet; or told, and to be seen so.
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                looks.tick().await;
-            }
-            Ok(Err(error)) => {
-                failed("the keeper of the node", &error);
-                looks.tick().await;
-            }
+        let (seen, wait) = match looked.await {
+            Ok(Ok(seen)) => (Some(seen), LOOK),
+            Ok(Err(error)) => (None, failed("the keeper of the node", &error).unwrap_or(PATIENCE)),
             Err(_) => return,
+        };
+        let others_write = async {
+            // What was made or told just now is looked at once more, and what a client made of it; other objects are no news here.
+            while seen.is_none() || seen == Some(versions(&engine.store().list(kind, "").0)) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = others_write => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Of all nodes, in their order.
+fn versions(nodes: &[Arc<Stored>]) -> Vec<u64> {
+    nodes.iter().map(|node| node.version).collect()
 }

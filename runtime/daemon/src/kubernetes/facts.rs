@@ -1,22 +1,46 @@
 //! What is seen of the machine.
 
+use super::place;
+use crate::paths::{Paths, named};
 use crate::state::Shared;
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use vial_orchestrator::node::machine::Facts;
+use vial_orchestrator::node::machine::{self, Facts};
+use vial_orchestrator::object::is_dns_subdomain;
 
 /// Upper bound of what is shown of a text of the system's, in characters.
 const MAX_TEXT: usize = 256;
 
+/// The Node's name: what it was called at first.
+///
+/// # Errors
+/// It can't be noted.
+pub fn name(paths: &Paths) -> io::Result<String> {
+    let file = place::node(paths);
+    if let Ok(noted) = std::fs::read_to_string(&file)
+        && is_dns_subdomain(noted.trim())
+    {
+        return Ok(noted.trim().to_owned());
+    }
+    let name = machine::name_of(&hostname());
+    std::fs::write(&file, &name).map_err(|error| named(error, "write", &file))?;
+    Ok(name)
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Looks. What can't be seen is empty or nothing.
-pub fn of(daemon: &Shared) -> Facts {
-    let name = rustix::system::uname();
+pub fn of(daemon: &Shared, name: &str) -> Facts {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let disk = rustix::fs::statvfs(&daemon.paths.data).ok();
     let blocks = |pick: fn(&rustix::fs::StatVfs) -> u64| {
         disk.as_ref().map_or(0, |disk| pick(disk).saturating_mul(disk.f_frsize))
     };
     Facts {
-        hostname: name.nodename().to_string_lossy().into_owned(),
+        name: name.to_owned(),
+        hostname: hostname(),
         address: address(),
         cpus: std::thread::available_parallelism()
             .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
@@ -26,7 +50,7 @@ pub fn of(daemon: &Shared) -> Facts {
         disk_available: blocks(|disk| disk.f_bavail),
         machine_id: text("/etc/machine-id"),
         boot_id: daemon.boot.clone(),
-        kernel: name.release().to_string_lossy().into_owned(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         os: os(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
         unready: daemon.host().err().map(|error| error.to_string()),
     }
@@ -63,6 +87,20 @@ fn address() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_keeps_its_name_when_its_host_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().into(), run: dir.path().into() };
+        place::make(&paths).unwrap();
+        let first = name(&paths).unwrap();
+        assert_eq!(first, machine::name_of(&hostname()));
+        std::fs::write(place::node(&paths), "of-before\n").unwrap();
+        assert_eq!(name(&paths).unwrap(), "of-before");
+        // What is no name is none.
+        std::fs::write(place::node(&paths), "a b").unwrap();
+        assert_eq!(name(&paths).unwrap(), first);
+    }
 
     #[test]
     fn what_the_system_says_is_read() {

@@ -86,18 +86,28 @@ pub async fn settle(daemon: &Shared) {
 
 async fn open(daemon: &Shared) -> Result<Opened> {
     let paths = daemon.paths.clone();
-    let (engine, listening, credential) = tokio::task::spawn_blocking(move || prepare(&paths)).await??;
+    let Prepared { engine, listening, credential, node } =
+        tokio::task::spawn_blocking(move || prepare(&paths)).await??;
     let address = listening.address;
     let connector = Arc::new(streams::Connector::new(daemon));
     serve::start(listening, engine.clone(), connector, Arc::new(metrics::Measures::of(daemon)))?;
-    control::start(daemon, &engine);
+    control::start(daemon, &engine, &node);
     tracing::info!(%address, "declared objects are served");
     Ok(Opened { engine, address, credential })
 }
 
-fn prepare(paths: &Paths) -> Result<(Engine, serve::Listening, Credential)> {
+struct Prepared {
+    engine: Engine,
+    listening: serve::Listening,
+    credential: Credential,
+    /// The Node's name.
+    node: String,
+}
+
+fn prepare(paths: &Paths) -> Result<Prepared> {
     let failed = |error: &dyn std::fmt::Display| ApiError::new(ErrorKind::Internal, error.to_string());
     place::make(paths)?;
+    let node = facts::name(paths)?;
     let key = SealKey::at(&place::seal_key(paths)).map_err(|error| failed(&error))?;
     let store = Store::open(&place::objects(paths), key).map_err(|error| failed(&error))?;
     let engine = Engine::new(store, Arc::new(RealWorld::default()));
@@ -105,7 +115,7 @@ fn prepare(paths: &Paths) -> Result<(Engine, serve::Listening, Credential)> {
     let authority = Authority::at(&place::folder(paths)).map_err(|error| failed(&error))?;
     let listening = serve::listen(paths, &authority)?;
     let credential = authority.client("admin").map_err(|error| failed(&error))?;
-    Ok((engine, listening, credential))
+    Ok(Prepared { engine, listening, credential, node })
 }
 
 /// `POST /v1/kubernetes`: opens it, and answers with what a client needs.

@@ -30,6 +30,11 @@ pub fn seal_key(paths: &Paths) -> PathBuf {
     folder(paths).join("seal.key")
 }
 
+/// The Node's name.
+pub fn node(paths: &Paths) -> PathBuf {
+    folder(paths).join("node")
+}
+
 /// The port that kubeconfigs name, in decimal.
 pub fn port(paths: &Paths) -> PathBuf {
     folder(paths).join("port")

@@ -33,6 +33,8 @@ const WAITS_S: (i64, i64) = (10, 300);
 pub struct Node {
     pub daemon: Shared,
     pub engine: Engine,
+    /// What it is called.
+    pub name: String,
     work: Mutex<HashMap<String, Work>>,
     wake: Notify,
 }
@@ -57,9 +59,9 @@ type Doing = (BTreeSet<String>, HashMap<String, DateTime<Utc>>);
 
 impl Node {
     /// On this daemon.
-    pub fn new(daemon: &Shared, engine: &Engine) -> Arc<Self> {
-        let (daemon, engine) = (daemon.clone(), engine.clone());
-        Arc::new(Self { daemon, engine, work: Mutex::default(), wake: Notify::new() })
+    pub fn new(daemon: &Shared, engine: &Engine, name: &str) -> Arc<Self> {
+        let (daemon, engine, name) = (daemon.clone(), engine.clone(), name.to_owned());
+        Arc::new(Self { daemon, engine, name, work: Mutex::default(), wake: Notify::new() })
     }
 
     /// Looks until the daemon ends: what becomes of starts that are given up then is for the next one to see to.
@@ -100,7 +102,7 @@ impl Node {
 
     /// One look, and what follows from it. When to look again even if nothing happens.
     fn look(self: &Arc<Self>) -> Result<Option<DateTime<Utc>>, Box<dyn std::error::Error + Send + Sync>> {
-        let facts = facts::of(&self.daemon);
+        let facts = facts::of(&self.daemon, &self.name);
         // Before what is there: what somebody was busy with may be done by then, and must not be begun again.
         let doing = self.doing();
         let there = observe::look(&self.daemon)?;
@@ -118,7 +120,7 @@ impl Node {
             later("who shows pods that nobody declared", &error);
         }
         let mut next = Vec::new();
-        let is_ours = |pod: &&Arc<Stored>| object::text(&pod.object, &["spec", "nodeName"]) == facts.name();
+        let is_ours = |pod: &&Arc<Stored>| object::text(&pod.object, &["spec", "nodeName"]) == self.name;
         for pod in pods.iter().filter(is_ours).filter(|pod| mirror::shown(&pod.object).is_none()) {
             known.insert(object::uid(&pod.object).to_owned());
             match self.one(pod, &there, &facts, doing.get(object::uid(&pod.object))) {
@@ -142,7 +144,7 @@ impl Node {
     ) -> Result<(), ApiError> {
         let found = super::mirror::found(&self.daemon, there);
         let around = status::Around { host_ip: &facts.address, now: self.engine.time() };
-        let shown = mirror::plan(&found, pods, &facts.name(), around);
+        let shown = mirror::plan(&found, pods, &self.name, around);
         for action in &shown.actions {
             match action {
                 // What it shows is gone already: nobody has to be waited for.
@@ -185,7 +187,7 @@ impl Node {
         let (nodes, pods) =
             (self.engine.store().list(kind("nodes"), "").0, self.engine.store().list(kind("pods"), "").0);
         // Its keeper makes it first.
-        let Some(node) = nodes.iter().find(|node| object::name(&node.object) == facts.name()) else {
+        let Some(node) = nodes.iter().find(|node| object::name(&node.object) == self.name) else {
             return Ok(());
         };
         let room = Room { facts, node: &node.object, vm: &room::vm_bytes, others: room::others(there) };

@@ -248,7 +248,7 @@ async fn wanted(
 ) -> Result<(Wanted, Option<String>, Vec<Mount>), Unmet> {
     let store = node.engine.store();
     let namespace = object::namespace(&pod.object);
-    let facts = facts::of(&node.daemon);
+    let facts = facts::of(&node.daemon, &node.name);
     let get = |plural: &str, name: &str| store.get(&Key::new(kind(plural), namespace, name));
     let ips = sandbox.network.as_ref().map(observe::addresses).unwrap_or_default();
     let sources = Sources {

@@ -1,6 +1,7 @@
 //! The one Node: what the machine has and how it is.
 
 use crate::controllers::{Action, Ref, kind};
+use crate::engine::Propagation;
 use crate::http::git_version;
 use crate::object;
 use crate::store::Stored;
@@ -22,7 +23,10 @@ const RESERVED_MEMORY: u64 = 256 << 20;
 /// What is seen of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Its name; any text.
+    /// The Node's name: [`name_of`] what the host was called when it was first asked for. A host may be renamed while it runs pods, and they
+    /// are on the node that they name.
+    pub name: String,
+    /// The host's name; any text.
     pub hostname: String,
     /// Where others reach it.
     pub address: String,
@@ -49,41 +53,51 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The Node's name: the host's as far as it is a DNS subdomain.
-    pub fn name(&self) -> String {
-        let plain = |c: char| match c.to_ascii_lowercase() {
-            c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' => c,
-            _ => '-',
-        };
-        let text: String = self.hostname.chars().take(253).map(plain).collect();
-        let labels = text.split('.').map(|label| label.trim_matches('-')).filter(|label| !label.is_empty());
-        let name = labels.collect::<Vec<_>>().join(".");
-        if object::is_dns_subdomain(&name) { name } else { "vial".into() }
-    }
-
     /// Bytes of memory that pods may have together.
     pub fn allocatable_memory(&self) -> u64 {
         self.memory.saturating_sub(RESERVED_MEMORY)
     }
 }
 
-/// What is to be written so that the Node says what is seen, and nothing else is a node.
+/// A Node's name: the host's as far as it is a DNS subdomain.
+pub fn name_of(hostname: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' => c,
+        _ => '-',
+    };
+    let text: String = hostname.chars().take(253).map(plain).collect();
+    let labels = text.split('.').map(|label| label.trim_matches('-')).filter(|label| !label.is_empty());
+    let name = labels.collect::<Vec<_>>().join(".");
+    if object::is_dns_subdomain(&name) { name } else { "vial".into() }
+}
+
+/// What is to be written so that the Node says what is seen, and nothing else is a node: no machine would run the pods of another.
 pub fn plan(facts: &Facts, nodes: &[Arc<Stored>], now: DateTime<Utc>) -> Vec<Action> {
-    let (name, nodes_kind) = (facts.name(), kind("nodes"));
+    let (name, nodes_kind) = (&facts.name, kind("nodes"));
+    let others = nodes.iter().filter(|node| object::name(&node.object) != name);
+    let mut actions: Vec<Action> = others
+        .filter(|node| !object::is_deleted(&node.object))
+        .map(|node| Action::Delete {
+            target: Ref::to(nodes_kind, node),
+            propagation: Propagation::Background,
+        })
+        .collect();
     let Some(node) = nodes.iter().find(|node| object::name(&node.object) == name) else {
         let labels = json!({"kubernetes.io/hostname": &name[..name.len().min(63)], "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
             "node-role.kubernetes.io/control-plane": ""});
         let object = json!({"metadata": {"name": name, "labels": labels}, "spec": {}});
-        return vec![Action::Create { kind: nodes_kind, namespace: String::new(), object }];
+        actions.push(Action::Create { kind: nodes_kind, namespace: String::new(), object });
+        return actions;
     };
     let status = status(facts, &node.object, now);
     let old = node.object.get("status").unwrap_or(&Value::Null);
     let is_due = heartbeat(old).is_none_or(|last| now - last >= HEARTBEAT || last > now);
     if !is_due && without_heartbeats(old) == without_heartbeats(&status) {
-        return Vec::new();
+        return actions;
     }
     let target = Ref::to(nodes_kind, node);
-    vec![Action::Merge { target, subresource: "status", patch: json!({"status": status}) }]
+    actions.push(Action::Merge { target, subresource: "status", patch: json!({"status": status}) });
+    actions
 }
 
 fn heartbeat(status: &Value) -> Option<DateTime<Utc>> {
@@ -162,6 +176,7 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
+            name: "box-1.example".into(),
             hostname: "Box_1.example".into(),
             address: "192.0.2.1".into(),
             cpus: 4,
@@ -194,6 +209,13 @@ mod tests {
         assert_eq!(plan(&facts(), &told, now + HEARTBEAT).len(), 1);
         // A clock that was set back does not silence it.
         assert_eq!(plan(&facts(), &told, now - HEARTBEAT).len(), 1);
+        let other = json!({"metadata": {"name": "other", "uid": "v"}, "spec": {}});
+        let both = [told.clone(), vec![Arc::new(Stored { object: other, version: 4 })]].concat();
+        let actions = plan(&facts(), &both, now);
+        assert!(
+            matches!(&actions[..], [Action::Delete { target, .. }] if target.name == "other"),
+            "{actions:?}"
+        );
         let short = Facts { memory_available: 1 << 20, ..facts() };
         let later = now + TimeDelta::seconds(9);
         let actions = plan(&short, &told, later);
@@ -207,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_host_gives_a_node_a_name(hostname in any::<String>()) {
-            let name = Facts { hostname, ..facts() }.name();
+            let name = name_of(&hostname);
             prop_assert!(object::is_dns_subdomain(&name), "{name}");
         }
     }

@@ -218,6 +218,7 @@ mod tests {
     fn facts() -> Facts {
         let text = String::new;
         Facts {
+            name: "box".into(),
             hostname: "box".into(),
             address: text(),
             cpus: 2,
