@@ -56,6 +56,13 @@ pub fn of(daemon: &Shared, name: &str) -> Facts {
     }
 }
 
+/// Bytes of memory that declared objects may take: an eighth of the machine's.
+pub fn room_for_objects() -> usize {
+    const LEAST: u64 = 64 << 20;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    usize::try_from((field(&meminfo, "MemTotal:") / 8).max(LEAST)).unwrap_or(usize::MAX)
+}
+
 fn text(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().chars().take(MAX_TEXT).collect()
 }

@@ -110,6 +110,7 @@ fn prepare(paths: &Paths) -> Result<Prepared> {
     let node = facts::name(paths)?;
     let key = SealKey::at(&place::seal_key(paths)).map_err(|error| failed(&error))?;
     let store = Store::open(&place::objects(paths), key).map_err(|error| failed(&error))?;
+    let store = store.with_room(facts::room_for_objects());
     let engine = Engine::new(store, Arc::new(RealWorld::default()));
     engine.bootstrap().map_err(|error| failed(&error))?;
     let authority = Authority::at(&place::folder(paths)).map_err(|error| failed(&error))?;

@@ -59,6 +59,16 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// As much is declared as the memory that objects may take.
+    #[error(
+        "no room for more objects: what is declared takes {held} MiB of memory, and {room} MiB at most are for it; delete what is not needed (kubectl get all,cm,secrets,events -A shows it)"
+    )]
+    Crowded {
+        /// MiB that are taken.
+        held: usize,
+        /// MiB that may be.
+        room: usize,
+    },
     /// A secret can't be sealed or opened.
     #[error(transparent)]
     Seal(#[from] SealError),

@@ -91,6 +91,9 @@ struct Inner {
 
 struct Memory {
     objects: BTreeMap<Key, Arc<Stored>>,
+    /// The weight of all of them, and what it may be.
+    held: usize,
+    room: usize,
     log: Log,
 }
 
@@ -102,8 +105,40 @@ impl Store {
     pub fn open(path: &Path, key: SealKey) -> Result<Self, StoreError> {
         let (file, objects, log) = File::open(path, key)?;
         let newest = watch::Sender::new(log.newest());
-        let memory = RwLock::new(Memory { objects, log });
+        let held = objects.values().map(|stored| object::weight(&stored.object)).sum();
+        let memory = RwLock::new(Memory { objects, held, room: usize::MAX, log });
         Ok(Self(Arc::new(Inner { file: Mutex::new(file), memory, newest })))
+    }
+
+    /// Objects may take so many bytes of memory ([`object::weight`]): new ones are refused beyond it, and those that are there may grow by
+    /// another eighth, so that what becomes of them can still be told.
+    #[must_use]
+    pub fn with_room(self, bytes: usize) -> Self {
+        self.0.memory.write().unwrap_or_else(PoisonError::into_inner).room = bytes;
+        self
+    }
+
+    /// What objects weigh after these writes.
+    ///
+    /// # Errors
+    /// More than they may.
+    fn weigh(&self, writes: &[Write]) -> Result<usize, StoreError> {
+        let memory = self.memory();
+        let (mut after, mut wants_more, mut has_new) = (memory.held, false, false);
+        for Write { kind, object, previous, .. } in writes {
+            let old = previous.as_ref().map_or(0, |stored| object::weight(&stored.object));
+            let new = if *kind == EventKind::Deleted { 0 } else { object::weight(object) };
+            // Never less than nothing: what is there is in the sum.
+            after = (after + new).saturating_sub(old);
+            has_new |= *kind == EventKind::Added;
+            // It takes a little more to be on its way out; without it there would be no way.
+            wants_more |= new > old && !object::is_deleted(object);
+        }
+        let bound = if has_new { memory.room } else { memory.room.saturating_add(memory.room / 8) };
+        match wants_more && after > bound {
+            true => Err(StoreError::Crowded { held: memory.held >> 20, room: memory.room >> 20 }),
+            false => Ok(after),
+        }
     }
 
     fn memory(&self) -> std::sync::RwLockReadGuard<'_, Memory> {
@@ -145,7 +180,7 @@ impl Store {
     /// When it returns, the write is durable.
     ///
     /// # Errors
-    /// What is there is another; or the disk is full or broken: then nothing has changed.
+    /// What is there is another; or the disk is full or broken, or objects would take too much memory: then nothing has changed.
     pub fn commit(
         &self,
         key: &Key,
@@ -159,7 +194,7 @@ impl Store {
     /// The same for several at once, which the disk is waited for once; nothing for those that were another than expected.
     ///
     /// # Errors
-    /// The disk is full or broken: then nothing has changed.
+    /// The disk is full or broken, or objects would take too much memory: then nothing has changed.
     pub fn commit_all(&self, changes: Vec<Change>) -> Result<Vec<Option<Arc<Stored>>>, StoreError> {
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = vec![None; changes.len()];
@@ -187,9 +222,11 @@ impl Store {
         if writes.is_empty() {
             return Ok(done);
         }
+        let held = self.weigh(&writes)?;
         let floor = self.memory().log.floor();
         let written = file.write(&writes, floor)?;
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
+        memory.held = held;
         for ((place, write), version) in places.into_iter().zip(writes).zip(written) {
             let Write { key, kind, mut object, previous } = write;
             *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();

@@ -243,6 +243,33 @@ fn large_objects_written_again_and_again_take_bounded_room_in_memory_and_in_the_
 }
 
 #[test]
+fn objects_take_no_more_memory_than_they_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str| Key::new(kind("ConfigMap"), "a", name);
+    let object = |kib: usize| Some(json!({"metadata": {"name": "x"}, "data": {"k": "x".repeat(kib << 10)}}));
+    let store = open(&folder).with_room(1 << 20);
+    let mut version = store.commit(&key("one"), None, object(500)).unwrap().version;
+    store.commit(&key("two"), None, object(500)).unwrap();
+    let full = store.commit(&key("three"), None, object(100));
+    assert!(matches!(full, Err(CommitError::Store(StoreError::Crowded { held: 0, room: 1 }))), "{full:?}");
+    // What is there is told of, up to a bound.
+    version = store.commit(&key("one"), Some(version), object(600)).unwrap().version;
+    assert!(store.commit(&key("one"), Some(version), object(700)).is_err());
+    assert_eq!(store.get(&key("one")).unwrap().version, version);
+    // It can always be made less, also by who finds more than there may be.
+    drop(store);
+    let store = open(&folder).with_room(100 << 10);
+    version = store.commit(&key("one"), Some(version), object(400)).unwrap().version;
+    let mut leaving = object(400).unwrap();
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    version = store.commit(&key("one"), Some(version), Some(leaving)).unwrap().version;
+    store.commit(&key("one"), Some(version), None).unwrap();
+    let two = store.get(&key("two")).unwrap().version;
+    store.commit(&key("two"), Some(two), None).unwrap();
+    store.commit(&key("three"), None, object(90)).unwrap();
+}
+
+#[test]
 fn objects_of_many_small_parts_are_not_remembered_as_if_they_were_small() {
     let mut log = Log::new(1);
     let key = Key::new(kind("ConfigMap"), "a", "one");
