@@ -8,6 +8,7 @@ use crate::sizing::VmSize;
 use crate::slots::{Shared, Slot};
 use crate::task::{Connections, Task};
 use crate::timing::{Step, Timing, monotonic_us};
+use crate::turns::Turn;
 use agent_protocol::{
     AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_BOOT_TIMES, FEATURE_NETWORK, FEATURE_PODS,
     Network, Request, Response, RootFs, StreamKind, Upper,
@@ -111,7 +112,7 @@ pub(crate) async fn launch(
         timing.reached_at(step, at_us);
     }
     let started = tokio::select! {
-        started = turn.hold(first_write(host, &vm, plan, content, timing)) => started,
+        started = first_write(host, &vm, turn, plan, content, timing) => started,
         () = &mut cancelled => Err(PodError::Cancelled),
     };
     for milestone in vm.milestones() {
@@ -232,6 +233,7 @@ fn vm_spec(host: &Host, plan: &mut SandboxPlan, content: &Content) -> VmSpec {
 async fn first_write(
     host: &Host,
     vm: &Vm,
+    turn: Turn,
     plan: SandboxPlan,
     content: Content,
     timing: &mut Timing,
@@ -242,6 +244,7 @@ async fn first_write(
     timing.reached("agent ready");
     let (agent, events) = vm.agent(PATIENCE, true).await?;
     timing.reached("agent connected");
+    drop(turn);
     // It would skip what it does not know, and a container would look in vain for its network or its disks.
     let lacks = |feature: &str| !agent.hello().features.iter().any(|known| known == feature);
     let (memory, task) = match content {
