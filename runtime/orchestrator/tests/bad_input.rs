@@ -312,6 +312,8 @@ async fn a_part_of_an_object_is_not_deleted() {
             let (code, status) = line.json("DELETE", &format!("{object}/{part}"), &Value::Null).await;
             assert_eq!((code, &status["reason"]), (405, &"MethodNotAllowed".into()), "{object}/{part}");
         }
+        let read = line.json("GET", "/api/v1/namespaces/x/finalize", &Value::Null).await;
+        assert_eq!(read.0, 405, "it is only written");
         let (code, found) = line.json("GET", &object, &Value::Null).await;
         assert_eq!((code, &found["metadata"]["deletionTimestamp"]), (200, &Value::Null), "{object}");
     }

@@ -1,12 +1,11 @@
 //! What there is: groups, versions, resources; in the legacy and in the aggregated form, both from the table of kinds.
 
+use super::resources::part_verbs;
 use crate::kinds::{KINDS, Kind};
 use serde_json::{Value, json};
 
 /// Verbs of every kind.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Verbs of a part of an object.
-const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// What can only be read, beside the kinds: group, version, plural, kind, whether it lives in a namespace. There are no services yet, and
 /// `kubectl cluster-info` wants to know that.
@@ -74,7 +73,7 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
         }
         list.push(entry);
         for part in kind.subresources {
-            let mut entry = json!({"name": format!("{}/{part}", kind.plural), "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind, "verbs": PART_VERBS});
+            let mut entry = json!({"name": format!("{}/{part}", kind.plural), "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind, "verbs": part_verbs(part)});
             if *part == "scale" {
                 (entry["group"], entry["version"], entry["kind"]) =
                     ("autoscaling".into(), "v1".into(), "Scale".into());
@@ -162,7 +161,7 @@ fn aggregated_kind(kind: &'static Kind) -> Value {
         .iter()
         .map(|part| {
             let scale = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
-            json!({"subresource": part, "responseKind": if *part == "scale" { &scale } else { &own }, "verbs": PART_VERBS})
+            json!({"subresource": part, "responseKind": if *part == "scale" { &scale } else { &own }, "verbs": part_verbs(part)})
         })
         .chain(streams)
         .collect();

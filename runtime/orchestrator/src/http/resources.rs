@@ -39,7 +39,10 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
     if subresource == "scale" {
         return scale(engine, target, call);
     }
+    let is_possible =
+        subresource.is_empty() || part_verbs(subresource).iter().any(|verb| *verb == verb_of(call.method));
     match (call.method, name.is_empty()) {
+        _ if !is_possible => Err(not_allowed()),
         (&Method::GET, _) if call.query.flag("watch") => start_watch(engine, objects, call),
         (&Method::GET, true) => list(engine, objects, call),
         (&Method::GET, false) => shown(engine, &*engine.get(target)?, target, call, 200),
@@ -74,10 +77,23 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
             options.force &= matches!(patch, Patch::Apply(_));
             written(engine, engine.patch(target, &patch, &options)?, target, call)
         }
-        // A part of an object is not deleted without the whole.
-        (&Method::DELETE, false) if subresource.is_empty() => delete(engine, target, call),
+        (&Method::DELETE, false) => delete(engine, target, call),
         (&Method::DELETE, true) => delete_collection(engine, objects, call),
         _ => Err(not_allowed()),
+    }
+}
+
+/// What may be done with a part of an object; it is not deleted without the whole.
+pub(super) fn part_verbs(part: &str) -> &'static [&'static str] {
+    if part == "finalize" { &["update"] } else { &["get", "patch", "update"] }
+}
+
+fn verb_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        _ => "",
     }
 }
 
