@@ -296,6 +296,18 @@ async fn who_has_no_certificate_takes_no_place_and_who_is_one_too_many_is_told()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_no_later_write_could_name_is_refused() {
+    let server = Server::start();
+    let mut line = Wire::to(&server).line().await;
+    let long = "x".repeat(129);
+    for manager in ["a%09b", "a%00", &long] {
+        let path = format!("{MAPS}?fieldManager={manager}");
+        assert_eq!(line.json("POST", &path, &map("m", 1)).await.0, 400, "{manager}");
+    }
+    assert_eq!(line.json("POST", MAPS, &map("m", 1)).await.0, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_an_object_is_not_deleted() {
     let server = Server::start();
     let mut line = Wire::to(&server).line().await;

@@ -69,7 +69,7 @@ async fn node(daemon: Shared, engine: Engine, name: String) {
             let facts = facts::of(&own, &name);
             let nodes = looking.store().list(kind, "").0;
             let actions = machine::plan(&facts, &nodes, looking.time());
-            actions.iter().try_for_each(|action| looking.act(action))?;
+            actions.iter().try_for_each(|action| looking.act_or_tell(action))?;
             Ok(versions(&nodes))
         });
         let (seen, wait) = match looked.await {

@@ -106,7 +106,7 @@ impl Node {
         // Before what is there: what somebody was busy with may be done by then, and must not be begun again.
         let doing = self.doing();
         let there = observe::look(&self.daemon)?;
-        self.place(&facts, &there)?;
+        let placed = self.place(&facts, &there);
         let (pods, _) = self.engine.store().list(kind("pods"), "");
         let mut again: Option<DateTime<Utc>> = None;
         let mut known = HashSet::new();
@@ -116,6 +116,9 @@ impl Node {
             let wait = control::failed(what, error).and_then(|wait| TimeDelta::from_std(wait).ok());
             again = [again, wait.map(|wait| self.engine.time() + wait)].into_iter().flatten().min();
         };
+        if let Err(error) = placed {
+            later("who places pods", &error);
+        }
         if let Err(error) = self.mirror(&pods, &there, &facts, &doing) {
             later("who shows pods that nobody declared", &error);
         }
@@ -149,7 +152,7 @@ impl Node {
             match action {
                 // What it shows is gone already: nobody has to be waited for.
                 Action::Delete { target, .. } => self.let_go(target)?,
-                action => self.engine.act(action)?,
+                action => self.engine.act_or_tell(action)?,
             }
         }
         for key in shown.unwanted {
@@ -191,7 +194,9 @@ impl Node {
             return Ok(());
         };
         let room = Room { facts, node: &node.object, vm: &room::vm_bytes, others: room::others(there) };
-        schedule::plan(&pods, &room, self.engine.time()).iter().try_for_each(|action| self.engine.act(action))
+        schedule::plan(&pods, &room, self.engine.time())
+            .iter()
+            .try_for_each(|action| self.engine.act_or_tell(action))
     }
 
     fn doing(&self) -> HashMap<String, Doing> {
@@ -220,18 +225,8 @@ impl Node {
             Some(_) => life::Decision::default(),
         };
         let told = status::status(&pod.object, &observed, status::Around { host_ip: &facts.address, now });
-        if let Some(action) = status::write(pod, told) {
-            if let Some(why) = &can_not {
-                let about = Ref::to(kind("pods"), pod);
-                self.engine.tell_once(&Note::warning(
-                    about,
-                    SOURCE,
-                    "FailedCreatePodSandBox",
-                    why.clone(),
-                ))?;
-            }
-            self.engine.act(&action)?;
-        }
+        // What can't be told is done all the same: a pod must be able to go.
+        let told = self.tell_status(pod, status::write(pod, told), can_not);
         for step in decision.steps {
             match &step {
                 Step::Stop { id, grace, .. } => match stopping.get(id) {
@@ -245,7 +240,22 @@ impl Node {
                 _ => self.take(pod, step),
             }
         }
-        Ok(decision.again)
+        told.map(|()| decision.again)
+    }
+
+    /// Tells what a Pod is doing, and why it can't be done.
+    fn tell_status(
+        &self,
+        pod: &Arc<Stored>,
+        status: Option<Action>,
+        can_not: Option<String>,
+    ) -> Result<(), ApiError> {
+        let Some(status) = status else { return Ok(()) };
+        if let Some(why) = can_not {
+            let about = Ref::to(kind("pods"), pod);
+            self.engine.tell_once(&Note::warning(about, SOURCE, "FailedCreatePodSandBox", why))?;
+        }
+        self.engine.act_or_tell(&status)
     }
 
     /// Has somebody ask after each container that runs, and nobody after those that don't.

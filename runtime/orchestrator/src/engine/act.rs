@@ -18,15 +18,22 @@ impl Engine {
         let plan = controllers::plan(&Snapshot::of(self.store(), self.time()));
         let before = self.store().version();
         for action in &plan.actions {
-            match self.act(action) {
-                Err(error) if error.reason != Reason::InternalError => self.complain(action, &error)?,
-                result => result?,
-            }
+            self.act_or_tell(action)?;
         }
         Ok((self.store().version() != before, plan))
     }
 
-    /// What breaks a rule is told to whom it was for, once, and holds nobody else up.
+    /// Does one thing. What breaks a rule is told to whom it was for, once, and holds nobody else up.
+    ///
+    /// # Errors
+    /// The store does not work.
+    pub fn act_or_tell(&self, action: &Action) -> Result<(), ApiError> {
+        match self.act(action) {
+            Err(error) if error.reason != Reason::InternalError => self.complain(action, &error),
+            result => result,
+        }
+    }
+
     fn complain(&self, action: &Action, error: &ApiError) -> Result<(), ApiError> {
         let (about, reason) = match action {
             Action::Create { object, namespace, .. } => match self.owner(object, namespace) {

@@ -56,19 +56,20 @@ impl Engine {
         Ok(value)
     }
 
-    /// Checks an object that is about to be stored; `old` is what it replaces.
+    /// Checks an object that is about to be stored; `old` is what it replaces. What was wrong with that already may stay so: it was stored
+    /// when the rules were others, and could neither be run nor told of nor deleted (Kubernetes ratchets its rules likewise).
     pub(super) fn validate(
         &self,
         kind: &'static Kind,
         old: Option<&Value>,
         new: &Value,
     ) -> Result<(), ApiError> {
-        let mut causes = Vec::new();
-        validate_metadata(kind, new, &mut causes);
-        check_managers(new, &mut causes);
-        validate_required(kind, new, &mut causes);
-        kind.strategy.validate(new, &mut causes);
+        let mut causes = mistakes(kind, new);
         if let Some(old) = old {
+            if !causes.is_empty() {
+                let before = mistakes(kind, old);
+                causes.retain(|cause| !before.contains(cause));
+            }
             kind.strategy.validate_update(old, new, &mut causes);
         }
         if causes.is_empty() {
@@ -100,6 +101,16 @@ impl Engine {
 
 /// Simple fields that the schema says must be there, at the top of the specification. Deeper ones are the kinds' own matter: there Kubernetes
 /// takes an empty value for a missing one.
+/// What is wrong with an object by itself.
+fn mistakes(kind: &'static Kind, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    validate_metadata(kind, object, &mut causes);
+    check_managers(object, &mut causes);
+    validate_required(kind, object, &mut causes);
+    kind.strategy.validate(object, &mut causes);
+    causes
+}
+
 fn validate_required(kind: &'static Kind, object: &Value, causes: &mut Vec<Cause>) {
     let structure = kind.structure();
     for (name, field) in &structure.fields {

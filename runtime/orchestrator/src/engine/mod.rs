@@ -19,7 +19,7 @@ pub use write::{Patch, Target};
 
 use crate::kinds::Kind;
 use crate::status::{ApiError, Reason};
-use crate::store::{CommitError, Key, Store, Stored};
+use crate::store::{CommitError, Key, Store, StoreError, Stored};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
@@ -148,6 +148,10 @@ impl Engine {
         }
         self.store.commit(key, expected, object).map_err(|error| match error {
             CommitError::Stale => Failure::Stale,
+            // As a quota that is used up.
+            CommitError::Store(error @ StoreError::Crowded { .. }) => {
+                Failure::Told(ApiError::new(Reason::Forbidden, error.to_string()))
+            }
             CommitError::Store(error) => {
                 Failure::Told(ApiError::new(Reason::InternalError, error.to_string()))
             }

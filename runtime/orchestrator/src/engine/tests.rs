@@ -635,3 +635,49 @@ fn whatever_is_noted_as_last_applied_an_apply_goes_on() {
             .unwrap_or_else(|e| panic!("{text}: {e:?}"));
     }
 }
+
+/// A pod that is stored although it breaks a rule of today, as one from before that rule does.
+fn store_as_it_is(engine: &Engine, name: &str, change: impl Fn(&mut Value)) {
+    let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let stored = create(engine, target("Pod", "a", ""), pod).unwrap().object;
+    let mut object = stored.object.clone();
+    change(&mut object);
+    engine.store().commit(&target("Pod", "a", name).key(), Some(stored.version), Some(object)).unwrap();
+}
+
+#[test]
+fn what_is_stored_and_breaks_a_rule_can_still_be_placed_told_of_and_deleted() {
+    let (_folder, engine) = engine();
+    store_as_it_is(&engine, "old", |pod| {
+        pod["metadata"]["managedFields"][0]["manager"] = "a\tb".into();
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "none", "mountPath": "a:b"}]);
+    });
+    let old = target("Pod", "a", "old");
+    let patch = |patch: Value, subresource| {
+        engine.patch(Target { subresource, ..old }, &Patch::Merge(patch), &WriteOptions::default())
+    };
+    patch(json!({"spec": {"nodeName": "box"}}), "").unwrap();
+    patch(json!({"status": {"phase": "Running"}}), "status").unwrap();
+    let more = json!({"spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "more", "mountPath": "b:c"}]}]}});
+    assert_eq!(patch(more, "").unwrap_err().reason, Reason::Invalid, "no new mistakes");
+    let options = DeleteOptions { grace_period: Some(5), ..DeleteOptions::default() };
+    engine.delete(old, &options).unwrap();
+}
+
+#[test]
+fn the_server_adds_what_it_must_to_what_a_client_made_as_large_as_may_be() {
+    let (_folder, engine) = engine();
+    store_as_it_is(&engine, "large", |pod| {
+        pod["spec"]["containers"][0]["env"] = vec![json!({"name": "A", "value": "x"}); 20_000].into();
+        let room = (32 << 20) - crate::object::weight(pod);
+        pod["metadata"]["annotations"] = json!({"a": "x".repeat(room - 800)});
+    });
+    let large = target("Pod", "a", "large");
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"b": "y".repeat(2000)}}}));
+    let refused = engine.patch(large, &patch, &WriteOptions::default()).unwrap_err();
+    assert_eq!(refused.reason, Reason::RequestEntityTooLarge, "a client may not");
+    let own = WriteOptions { own: true, ..WriteOptions::default() };
+    engine
+        .patch(large, &Patch::Merge(json!({"spec": {"nodeName": "a-node-with-a-name".repeat(9)}})), &own)
+        .unwrap();
+}

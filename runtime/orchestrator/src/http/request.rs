@@ -272,13 +272,18 @@ impl Query {
                 return Err(ApiError::bad_request(message));
             }
         };
-        let manager = match self.text("fieldManager") {
-            "" => agent.split('/').next().unwrap_or_default(),
-            manager => manager,
-        };
-        if manager.len() > MAX_MANAGER {
-            return Err(ApiError::bad_request(format!("fieldManager has at most {MAX_MANAGER} bytes")));
+        // What it may be is checked with the object at each later write as well, which then nobody could do.
+        let named = self.text("fieldManager");
+        if named.len() > MAX_MANAGER || named.contains(char::is_control) {
+            return Err(ApiError::bad_request(format!(
+                "fieldManager has at most {MAX_MANAGER} bytes, and no control characters"
+            )));
         }
+        let plain: String = agent.split('/').next().unwrap_or_default().replace(char::is_control, "");
+        let manager = match named {
+            "" => &plain[..plain.floor_char_boundary(MAX_MANAGER)],
+            named => named,
+        };
         let manager = if manager.is_empty() { "unknown" } else { manager };
         Ok(WriteOptions {
             dry_run,
