@@ -12,6 +12,11 @@ use std::time::Duration;
 use vial_api::{ErrorKind, State};
 use vial_sandbox::{PodError, Task, pause as freeze, signals};
 
+/// How long a container may take to end once it was killed, before its VM is.
+const KILL: Duration = Duration::from_secs(5);
+/// The same where others are in that VM, which would end with it: a guest that is slow, or writes a lot back, is no reason for that.
+const KILL_AMONG_OTHERS: Duration = Duration::from_secs(60);
+
 /// The error of what needs a running container.
 pub fn not_running(record: &Record) -> ApiError {
     ApiError::new(ErrorKind::Conflict, format!("container {} is not running", record.name))
@@ -101,7 +106,8 @@ pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result
         // When that does not work the signals don't either, and the VM is killed.
         let _ = unpause(daemon, record).await;
     }
-    let kills = [(record.stop_signal, timeout), (signals::SIGKILL, Duration::from_secs(5))];
+    let kill = if record.pod_name.is_some() { KILL_AMONG_OTHERS } else { KILL };
+    let kills = [(record.stop_signal, timeout), (signals::SIGKILL, kill)];
     for (signal, within) in kills {
         let ended = async {
             // It may have just ended, or its agent may be stuck: the next step is harder, and comes in time whether it answers or not.
