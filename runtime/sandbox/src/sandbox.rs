@@ -16,6 +16,9 @@ use vial_vm::{AgentCallError, AgentClient, Events, Launcher, Parts, Registry, Vm
 
 /// How long the agent may take for an answer, and a guest to power off when asked to.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the agent of a VM that runs is asked for, [`PATIENCE`] each time, by a daemon that comes after another: on a host that is busy with
+/// just that, all of them are slow, and none of them did anything wrong.
+const ATTACH_TRIES: u32 = 10;
 /// How long a VM whose connections broke may take until its end is seen, and what an ended one said last until it is here.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// Lines of our log that a VM's agent may cause, as long as this daemon looks after it.
@@ -101,8 +104,19 @@ impl Sandbox {
         containers: &[ContainerId],
     ) -> Result<(Self, Vec<Connections>), PodError> {
         let vm = registry.attach(&pod.vm_name().parse()?).await?;
-        let (agent, events) = vm.agent(PATIENCE, true).await?;
-        Ok(Self::new(vm, agent, events, containers))
+        let mut tries = 1;
+        loop {
+            match vm.agent(PATIENCE, true).await {
+                Err(error) if tries < ATTACH_TRIES && error.is_silence() => {
+                    tries += 1;
+                    tracing::warn!(vm = %vm.id(), %error, "the agent of a VM that runs does not answer; it is asked again");
+                }
+                done => {
+                    let (agent, events) = done?;
+                    return Ok(Self::new(vm, agent, events, containers));
+                }
+            }
+        }
     }
 
     /// Its VM.

@@ -135,6 +135,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it says only that nothing was heard of the agent in time.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Agent(AgentCallError::Silent(_)))
+    }
+
     /// A closure for `map_err` on a file operation.
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
