@@ -78,7 +78,14 @@ pub fn look(daemon: &Daemon) -> Result<There, crate::store::StoreError> {
 pub fn pod(daemon: &Daemon, there: &There, uid: &str) -> Observed {
     let mut observed = Observed::default();
     if let Some(record) = there.sandboxes.get(uid) {
-        observed.sandbox = sandbox(record);
+        observed.sandbox = match sandbox(record) {
+            // A VM that is over is noted after the ends of its containers. What init containers did in it went with it: who looks in between
+            // must not take that for done, or the next VM would have the others first.
+            Sandbox::Running { .. } if daemon.pod(&record.id).is_some_and(|live| live.is_over()) => {
+                Sandbox::Stopped
+            }
+            sandbox => sandbox,
+        };
     }
     for record in there.containers.get(uid).map(Vec::as_slice).unwrap_or_default() {
         let attempts = observed.containers.entry(label(record, CONTAINER).to_owned()).or_default();

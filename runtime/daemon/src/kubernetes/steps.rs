@@ -9,13 +9,14 @@ use crate::live::Phase;
 use crate::store::{PodRecord, Record};
 use crate::{creation, ending, pods};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use vial_api::{
     CreateContainer, CreatePod, ErrorKind, NetworkMode, Port, Protocol, Security, TerminalSize, VolumeMount,
 };
-use vial_orchestrator::chrono::TimeDelta;
+use vial_orchestrator::chrono::{DateTime, TimeDelta, Utc};
 use vial_orchestrator::controllers::{Ref, kind};
 use vial_orchestrator::node::life::Step;
 use vial_orchestrator::node::probe::{Handler, Outcome};
@@ -44,8 +45,8 @@ impl Unmet {
 pub async fn take(node: &Arc<Node>, pod: &Stored, step: &Step) {
     let uid = object::uid(&pod.object);
     let done = match step {
-        Step::Start { container, number, failures } => {
-            match start(node, pod, container, (*number, *failures)).await {
+        Step::Start { container, number, failures, run } => {
+            match start(node, pod, container, (*number, *failures), *run).await {
                 Ok(()) => node.waits_no_more(uid, container),
                 Err(unmet) => {
                     node.tell(pod, container, (true, unmet.event, unmet.message.clone()));
@@ -83,7 +84,13 @@ async fn record_of(node: &Node, id: &str) -> Result<Option<Record>> {
     Ok(spawn_blocking(move || daemon.store.get(&id)).await??)
 }
 
-async fn start(node: &Node, pod: &Stored, container: &str, attempt: (u32, u32)) -> Result<(), Unmet> {
+async fn start(
+    node: &Node,
+    pod: &Stored,
+    container: &str,
+    attempt: (u32, u32),
+    run: Option<DateTime<Utc>>,
+) -> Result<(), Unmet> {
     let uid = object::uid(&pod.object);
     let mut leaving = node.leaving(uid);
     let all = parts(&pod.object);
@@ -97,6 +104,10 @@ async fn start(node: &Node, pod: &Stored, container: &str, attempt: (u32, u32)) 
         sandbox = prepared => sandbox?,
         _ = leaving.wait_for(|leaving| *leaving) => return Ok(()),
     };
+    if run.is_some() && run != sandbox.started_ms.map(observe::time) {
+        // Its VM has ended meanwhile, and this is the next one: init containers come first there.
+        return Ok(());
+    }
     let wanted = wanted(node, pod, part, &sandbox).await?;
     if *leaving.borrow() {
         return Ok(());
@@ -204,7 +215,11 @@ fn sandbox_request(pod: &Stored) -> CreatePod {
         let number =
             |field: &str| object::number(port, &[field]).and_then(|number| u16::try_from(number).ok());
         let protocol = if object::text(port, &["protocol"]) == "UDP" { Protocol::Udp } else { Protocol::Tcp };
-        let ip = object::text(port, &["hostIP"]).parse().ok();
+        let ip = match object::text(port, &["hostIP"]) {
+            "" => None,
+            // From before it was checked. Not all addresses: somebody wanted fewer.
+            text => Some(text.parse().unwrap_or(Ipv4Addr::LOCALHOST.into())),
+        };
         Some(Port {
             ip,
             host: number("hostPort").filter(|port| *port > 0)?,

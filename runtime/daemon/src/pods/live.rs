@@ -51,6 +51,15 @@ impl LivePod {
         self.course.phase()
     }
 
+    /// Whether the VM that it had is over or on its way out, although that may not be noted yet.
+    pub fn is_over(&self) -> bool {
+        match self.phase() {
+            PodPhase::Starting => false,
+            PodPhase::Running(sandbox) => sandbox.is_over() || self.is_stopping(),
+            PodPhase::Failed(_) | PodPhase::Ended => true,
+        }
+    }
+
     /// It goes on.
     pub fn enter(&self, phase: PodPhase) {
         self.course.enter(phase);

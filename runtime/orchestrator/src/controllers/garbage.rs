@@ -12,6 +12,11 @@ use std::sync::Arc;
 
 pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
     plan.actions.extend(forsaken(snapshot).map(|pod| Action::Forget(Ref::to(kind("pods"), pod))));
+    plan.actions.extend(never_placed(snapshot).map(|pod| Action::Merge {
+        target: Ref::to(kind("pods"), pod),
+        subresource: "status",
+        patch: json!({"status": {"phase": "Failed"}}),
+    }));
     let everything: Vec<(&'static Kind, &Arc<Stored>)> = KINDS
         .iter()
         .flat_map(|kind| snapshot.all(kind.plural).iter().map(move |stored| (kind, stored)))
@@ -91,6 +96,16 @@ pub(super) fn plan(snapshot: &Snapshot, plan: &mut Plan) {
                 .push(Action::Delete { target: Ref::to(kind, stored), propagation: Propagation::Background });
         }
     }
+}
+
+/// Deleted pods that a finalizer holds and that no node has seen: somebody has to say that they are over, because a Job may wait for it.
+fn never_placed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Stored>> {
+    snapshot.all("pods").iter().filter(|pod| {
+        let text = |path| object::text(&pod.object, path);
+        object::is_deleted(&pod.object)
+            && text(&["spec", "nodeName"]).is_empty()
+            && !matches!(text(&["status", "phase"]), "Succeeded" | "Failed")
+    })
 }
 
 /// Deleted pods of nodes that are not there. Where there is no node at all, ours has not come yet.

@@ -30,6 +30,9 @@ pub enum Step {
         number: u32,
         /// Its [`Attempt::failures`].
         failures: u32,
+        /// In this run of the sandbox ([`Sandbox::Running`]'s `since`) and in no other: what was before it may have to come again there. None:
+        /// in the one that is made for it.
+        run: Option<DateTime<Utc>>,
     },
     /// End an attempt: its hook, its stop signal, and after the time that it has the kill.
     Stop {
@@ -95,8 +98,9 @@ fn end(pod: &Value, observed: &Observed, now: DateTime<Utc>, decision: &mut Deci
     let deadline = object::text(pod, &["metadata", "deletionTimestamp"]);
     let deadline = DateTime::parse_from_rfc3339(deadline).map_or(now, |deadline| deadline.to_utc());
     // A clock that was set back makes it no longer than it was given.
-    let given = object::number(pod, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(i64::MAX);
-    let grace = (deadline - now).min(TimeDelta::seconds(given.clamp(0, 1 << 31))).max(LEAST_GRACE);
+    let given = object::number(pod, &["metadata", "deletionGracePeriodSeconds"]);
+    let longest = TimeDelta::seconds(given.unwrap_or(i64::MAX).clamp(0, 1 << 31));
+    let grace = (deadline - now).min(longest).max(LEAST_GRACE);
     if stop_all(pod, observed, grace, "the pod is deleted", decision) {
         return;
     }
@@ -104,7 +108,12 @@ fn end(pod: &Value, observed: &Observed, now: DateTime<Utc>, decision: &mut Deci
         return;
     }
     let is_gone = observed.sandbox == Sandbox::Absent && observed.containers.values().all(Vec::is_empty);
-    decision.steps.push(if is_gone { Step::Finalize } else { Step::Remove });
+    match is_gone {
+        false => decision.steps.push(Step::Remove),
+        // It is said already that it may go, and somebody else's finalizer holds it.
+        true if given == Some(0) => {}
+        true => decision.steps.push(Step::Finalize),
+    }
 }
 
 /// A pod that has done its work, or can't: nothing of it goes on, and what it said stays.
@@ -214,6 +223,10 @@ fn begin(
             container: part.name.into(),
             number: newest.map_or(0, |attempt| attempt.number.saturating_add(1)),
             failures: newest.map_or(0, failures_after),
+            run: match &observed.sandbox {
+                Sandbox::Running { since, .. } => Some(*since),
+                Sandbox::Absent | Sandbox::Stopped | Sandbox::Starting => None,
+            },
         }),
     }
     false

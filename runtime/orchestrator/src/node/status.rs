@@ -58,6 +58,12 @@ pub fn phase(pod: &Value, observed: &Observed, now: DateTime<Utc>) -> Phase {
     let lost = all.iter().any(|part| part.role == Role::Init && ended(part).is_some_and(|code| code != 0));
     let codes: Option<Vec<i32>> = all.iter().filter(|part| part.role == Role::Main).map(ended).collect();
     let rests = observed.active().all(|(_, attempt)| matches!(attempt.state, State::Ended(_)));
+    if object::is_deleted(pod) {
+        return match rests && observed.busy.iter().all(String::is_empty) {
+            true => over(end_of_deleted(&all, observed), "", ""),
+            false => Phase::Going,
+        };
+    }
     match codes {
         _ if lost && rests => over("Failed", "", ""),
         Some(codes) if rests && !codes.is_empty() => {
@@ -65,6 +71,17 @@ pub fn phase(pod: &Value, observed: &Observed, now: DateTime<Utc>) -> Phase {
         }
         _ => Phase::Going,
     }
+}
+
+/// What a deleted pod has come to that is held after its containers: nothing of it begins again, whatever its restart policy, and who waits
+/// for its end (a Job) has to hear of one.
+fn end_of_deleted(all: &[Part<'_>], observed: &Observed) -> &'static str {
+    let has_succeeded = |part: &Part<'_>| {
+        let newest = observed.newest(part.name).map(|attempt| &attempt.state);
+        matches!(newest, Some(State::Ended(end)) if end.code == 0)
+    };
+    let mut main = all.iter().filter(|part| part.role == Role::Main);
+    if main.all(has_succeeded) { "Succeeded" } else { "Failed" }
 }
 
 /// What there is beside the pod.

@@ -59,6 +59,23 @@ fn a_job_runs_so_many_pods_so_many_at_a_time_and_says_so() {
 }
 
 #[test]
+fn a_pod_that_was_deleted_before_any_node_saw_it_is_replaced_by_who_waits_for_its_end() {
+    let cluster = Cluster::new();
+    cluster.create("jobs", job("j", "good", json!({"podReplacementPolicy": "Failed"})));
+    cluster.control();
+    let first = cluster.all("pods").remove(0);
+    assert_eq!(object::text(&first, &["spec", "nodeName"]), "");
+    let options = DeleteOptions { grace_period: Some(30), ..DeleteOptions::default() };
+    cluster.engine.delete(target("pods", object::name(&first)), &options).unwrap();
+    for _ in 0..9 {
+        cluster.control();
+        cluster.pass(20);
+    }
+    let pods = cluster.all("pods");
+    assert!(pods.iter().any(|pod| object::uid(pod) != object::uid(&first) && is_active(pod)), "{pods:?}");
+}
+
+#[test]
 fn failures_are_tried_again_later_and_later_until_there_were_too_many() {
     let cluster = Cluster::new();
     cluster.create("jobs", job("j", "bad", json!({"backoffLimit": 3})));

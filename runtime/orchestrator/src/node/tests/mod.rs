@@ -56,8 +56,10 @@ fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
     all.iter().find(|one| one["type"] == kind).unwrap()["status"].as_str().unwrap()
 }
 
+/// The first makes the sandbox, the others are in the one that [`seen`] has.
 fn start(number: u32) -> Step {
-    Step::Start { container: "a".into(), number, failures: number }
+    let run = (number > 0).then(|| at(-100));
+    Step::Start { container: "a".into(), number, failures: number, run }
 }
 
 #[test]
@@ -102,7 +104,10 @@ fn what_fails_is_started_again_with_waits_that_grow() {
     let mut lasting = ended(7, 1, 700);
     let State::Ended(end) = &mut lasting.state else { panic!() };
     end.started = Some(at(0));
-    assert_eq!(looks(lasting, 700).steps, [Step::Start { container: "a".into(), number: 8, failures: 1 }]);
+    assert_eq!(
+        looks(lasting, 700).steps,
+        [Step::Start { container: "a".into(), number: 8, failures: 1, run: Some(at(-100)) }]
+    );
     let status = told(&pod, &seen("a", vec![ended(1, 3, 5)]), 6);
     let container = &status["containerStatuses"][0];
     assert_eq!(container["state"]["waiting"]["reason"], "CrashLoopBackOff");
@@ -142,7 +147,7 @@ fn a_start_that_was_lost_with_its_daemon_is_made_up_for_whatever_the_policy() {
         let pod = pod(policy);
         let end = End { code: 125, is_lost_start: true, finished: Some(at(5)), ..End::default() };
         let observed = seen("a", vec![attempt(0, State::Ended(end))]);
-        let again = Step::Start { container: "a".into(), number: 1, failures: 0 };
+        let again = Step::Start { container: "a".into(), number: 1, failures: 0, run: Some(at(-100)) };
         assert_eq!(decide(&pod, &observed, at(5)).steps, [again], "{policy}");
         assert_eq!(told(&pod, &observed, 5)["phase"], "Pending", "{policy}");
     }
@@ -234,7 +239,28 @@ fn a_deleted_pod_is_ended_removed_and_let_go() {
     );
     observed.containers.insert("a".into(), vec![ended(0, 143, 12)]);
     assert_eq!(decide(&pod, &observed, at(12)).steps, [Step::Remove]);
+    assert_eq!(told(&pod, &observed, 12)["phase"], "Failed", "who waits for its end hears of it");
     assert_eq!(decide(&pod, &Observed::default(), at(12)).steps, [Step::Finalize]);
+    // Once that is said nothing is left to do, whoever holds it.
+    pod["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    assert_eq!(decide(&pod, &Observed::default(), at(12)), Decision::default());
+}
+
+#[test]
+fn a_deleted_pod_comes_to_an_end_that_is_told_whatever_it_was_doing() {
+    let mut pod = pod("OnFailure");
+    pod["metadata"]["deletionTimestamp"] = at(30).to_rfc3339().into();
+    let phase =
+        |pod: &Value, observed: &Observed| told(pod, observed, 10)["phase"].as_str().unwrap().to_owned();
+    assert_eq!(phase(&pod, &seen("a", vec![running(0)])), "Running");
+    assert_eq!(phase(&pod, &seen("a", vec![ended(0, 0, 9)])), "Succeeded");
+    assert_eq!(phase(&pod, &seen("a", vec![ended(0, 143, 9)])), "Failed");
+    assert_eq!(phase(&pod, &Observed::default()), "Failed", "it never began");
+    let begins = Observed { busy: ["a".to_owned()].into(), ..Observed::default() };
+    assert_eq!(phase(&pod, &begins), "Pending");
+    // That is not forgotten with what ended.
+    pod["status"] = json!({"phase": "Succeeded"});
+    assert_eq!(phase(&pod, &Observed::default()), "Succeeded");
 }
 
 #[test]

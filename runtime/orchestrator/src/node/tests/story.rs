@@ -126,7 +126,7 @@ impl World {
     fn phase(&mut self, step: &Step, phase: usize) -> bool {
         let now = self.now;
         match step {
-            Step::Start { container, number, failures } => match phase {
+            Step::Start { container, number, failures, run: wanted } => match phase {
                 0 => drop(self.sandbox.get_or_insert(Vm::Stopped)),
                 1 if self.sandbox == Some(Vm::Stopped) => self.sandbox = Some(Vm::Starting),
                 1 => {}
@@ -137,6 +137,9 @@ impl World {
                 3 => {
                     let up = matches!(self.sandbox, Some(Vm::Running(_)));
                     if !up || self.gone || crate::object::is_deleted(&self.pod) {
+                        return true;
+                    }
+                    if wanted.is_some_and(|wanted| self.sandbox != Some(Vm::Running(wanted))) {
                         return true;
                     }
                     let rows = self.rows.entry(container.clone()).or_default();
