@@ -48,6 +48,8 @@ pub async fn take(node: &Arc<Node>, pod: &Stored, step: &Step) {
         Step::Start { container, number, failures, run } => {
             match start(node, pod, container, (*number, *failures), *run).await {
                 Ok(()) => node.waits_no_more(uid, container),
+                // It was told to go meanwhile, which is why.
+                Err(_) if *node.leaving(uid).borrow() => {}
                 Err(unmet) => {
                     node.tell(pod, container, (true, unmet.event, unmet.message.clone()));
                     node.wait(uid, container, unmet.first, unmet.later, unmet.message);
