@@ -200,6 +200,12 @@ pub fn exec(container: &Value, options: &ExecOptions) -> Result<Value, SpecError
     if let Some(groups) = container["process"]["user"].get("additionalGids") {
         process["user"]["additionalGids"] = groups.clone();
     }
+    // What the container may not do, nobody does in it: probes, hooks and people at a terminal neither.
+    for right in ["capabilities", "noNewPrivileges"] {
+        if let Some(own) = container["process"].get(right) {
+            process[right] = own.clone();
+        }
+    }
     Ok(process)
 }
 

@@ -1,3 +1,4 @@
+use super::rights::Rights;
 use super::*;
 use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder};
 
@@ -117,6 +118,25 @@ fn an_exec_inherits_from_its_container() {
     let spec = container("c1", &image(), &more).unwrap();
     assert_eq!(spec.oci["process"]["user"]["additionalGids"], json!([2000]));
     assert_eq!(exec(&spec.oci, &root).unwrap()["user"]["additionalGids"], json!([2000]));
+}
+
+#[test]
+fn an_exec_may_no_more_than_its_container() {
+    let mut few = options();
+    few.rights = Rights {
+        cap_drop: vec!["ALL".into()],
+        cap_add: vec!["CHOWN".into()],
+        no_new_privileges: true,
+        ..Rights::default()
+    };
+    let spec = container("c1", &image(), &few).unwrap();
+    for user in [None, Some("root".to_owned())] {
+        let process =
+            exec(&spec.oci, &ExecOptions { command: vec!["id".into()], user, ..Default::default() }).unwrap();
+        assert_eq!(process["capabilities"]["bounding"], json!(["CAP_CHOWN"]));
+        assert_eq!(process["capabilities"], spec.oci["process"]["capabilities"]);
+        assert_eq!(process["noNewPrivileges"], true);
+    }
 }
 
 #[test]
