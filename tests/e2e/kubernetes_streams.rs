@@ -20,6 +20,7 @@ spec:
     stdinOnce: true
     command: [sh, -c, 'mkdir /www; echo page >/www/page; httpd -p 127.0.0.1:8080 -h /www; echo started; echo bad >&2; read line; echo \"got $line\"']
     readinessProbe: {exec: {command: [cat, /www/page]}, periodSeconds: 1, timeoutSeconds: 30}
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [MKNOD, NET_RAW]}}
 ";
 
 /// Through a forwarded port.
@@ -69,6 +70,12 @@ fn a_pod_is_spoken_with_in_every_way_that_kubectl_has() {
     assert_eq!((output.code, &output.stdout[..]), (7, "out\n"), "{}", output.stderr);
     assert!(output.stderr.contains("err\n"), "{}", output.stderr);
     kubectl("exec p -- no-such-command").fails(1, "no-such-command");
+    // As the container itself: the usual 14 capabilities without two, and no way to more.
+    let rights = kubectl("exec p -- cat /proc/self/status").ok();
+    assert!(
+        rights.contains("CapBnd:\t00000000a00405fb\n") && rights.contains("NoNewPrivs:\t1\n"),
+        "{rights}"
+    );
     let text = "all of this, there and back\n".repeat(40_000);
     let back = vial.run_with(["kubectl", "exec", "-i", "p", "--", "cat"], text.as_bytes()).ok();
     assert!(back == text, "{} of {} bytes came back", back.len(), text.len());
