@@ -107,8 +107,7 @@ fn end(pod: &Value, observed: &Observed, now: DateTime<Utc>, decision: &mut Deci
     if !observed.busy.is_empty() {
         return;
     }
-    let is_gone = observed.sandbox == Sandbox::Absent && observed.containers.values().all(Vec::is_empty);
-    match is_gone {
+    match observed.is_gone() {
         false => decision.steps.push(Step::Remove),
         // It is said already that it may go, and somebody else's finalizer holds it.
         true if given == Some(0) => {}

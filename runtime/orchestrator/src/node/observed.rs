@@ -25,6 +25,11 @@ impl Observed {
         self.containers.get(container)?.last()
     }
 
+    /// Whether nothing of it is left on the machine.
+    pub fn is_gone(&self) -> bool {
+        self.sandbox == Sandbox::Absent && self.containers.values().all(Vec::is_empty)
+    }
+
     /// All that run or are about to.
     pub fn active(&self) -> impl Iterator<Item = (&str, &Attempt)> {
         self.containers.iter().flat_map(|(name, attempts)| {

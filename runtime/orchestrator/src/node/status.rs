@@ -95,6 +95,14 @@ pub struct Around<'a> {
 
 /// The whole status of a pod that has a node.
 pub fn status(pod: &Value, observed: &Observed, around: Around<'_>) -> Value {
+    let told = &pod["status"];
+    if object::is_deleted(pod)
+        && observed.is_gone()
+        && matches!(told["phase"].as_str(), Some("Succeeded" | "Failed"))
+    {
+        // All was said of it when there was something to see, and whoever holds the object wants to read that.
+        return told.clone();
+    }
     let now = stamp(around.now);
     let all = parts(pod);
     let phase = phase(pod, observed, around.now);

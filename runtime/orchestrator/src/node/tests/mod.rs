@@ -259,8 +259,9 @@ fn a_deleted_pod_comes_to_an_end_that_is_told_whatever_it_was_doing() {
     let begins = Observed { busy: ["a".to_owned()].into(), ..Observed::default() };
     assert_eq!(phase(&pod, &begins), "Pending");
     // That is not forgotten with what ended.
-    pod["status"] = json!({"phase": "Succeeded"});
-    assert_eq!(phase(&pod, &Observed::default()), "Succeeded");
+    pod["status"] = told(&pod, &seen("a", vec![ended(0, 3, 9)]), 10);
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    assert_eq!(told(&pod, &Observed::default(), 11), pod["status"]);
 }
 
 #[test]
