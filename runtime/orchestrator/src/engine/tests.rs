@@ -176,6 +176,18 @@ fn apply_makes_what_is_not_there() {
 }
 
 #[test]
+fn a_part_of_what_is_not_there_makes_nothing() {
+    let (_folder, engine) = engine();
+    let status = Target { subresource: "status", ..target("Deployment", "a", "web") };
+    let error = engine.patch(status, &Patch::Apply(web(2)), &by("me")).unwrap_err();
+    assert_eq!(
+        (error.reason, error.message.as_str()),
+        (Reason::NotFound, "deployments.apps \"web\" not found")
+    );
+    assert!(engine.get(target("Deployment", "a", "web")).is_err());
+}
+
+#[test]
 fn what_is_applied_again_unchanged_changes_nothing_whoever_applies_it() {
     let (_folder, engine) = engine();
     let labels = json!({"app": "web"});

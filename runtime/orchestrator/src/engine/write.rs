@@ -218,7 +218,8 @@ impl Engine {
             warnings.clear();
             let current = self.store().get(&key);
             let Some(current) = current else {
-                let Patch::Apply(config) = change else {
+                // A part is of something that is there.
+                let (Patch::Apply(config), "") = (change, target.subresource) else {
                     return Err(target.kind.not_found(target.name).into());
                 };
                 old = None;
