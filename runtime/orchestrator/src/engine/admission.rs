@@ -75,7 +75,7 @@ impl Engine {
         if causes.is_empty() {
             return Ok(());
         }
-        Err(ApiError::invalid(kind.group, kind.plural, kind.kind, object::name(new), causes))
+        Err(kind.invalid(object::name(new), causes))
     }
 
     /// Objects live in namespaces that exist and are not on their way out.

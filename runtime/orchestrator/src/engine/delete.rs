@@ -1,6 +1,6 @@
 //! Deletion: at once, or in order, when finalizers and whoever runs the object have done their part.
 
-use super::{Engine, Target, conflict};
+use super::{Engine, Target, check_uid, conflict};
 use crate::decode;
 use crate::kinds::Kind;
 use crate::object;
@@ -178,11 +178,9 @@ impl Engine {
 
     /// What a deletion makes of an object.
     fn step(&self, target: Target<'_>, current: &Stored, options: &DeleteOptions) -> Result<Step, ApiError> {
-        let is_other =
-            |wanted: &Option<String>, found: &str| wanted.as_deref().is_some_and(|wanted| wanted != found);
-        if is_other(&options.uid, object::uid(&current.object))
-            || is_other(&options.resource_version, &current.version.to_string())
-        {
+        check_uid(target.kind, &current.object, options.uid.as_deref().unwrap_or_default())?;
+        let version = current.version.to_string();
+        if options.resource_version.as_ref().is_some_and(|wanted| *wanted != version) {
             return Err(conflict(target.kind, target.name));
         }
         if let Some(why) = target.kind.strategy.undeletable(&current.object) {

@@ -185,6 +185,19 @@ impl From<ApiError> for Failure {
     }
 }
 
+/// Whoever names an identity means no other object of the name.
+fn check_uid(kind: &Kind, there: &Value, asked: &str) -> Result<(), ApiError> {
+    let found = crate::object::uid(there);
+    if asked.is_empty() || asked == found {
+        return Ok(());
+    }
+    let (what, name) = (kind.dotted(), crate::object::name(there));
+    let message = format!(
+        "Operation cannot be fulfilled on {what} {name:?}: Precondition failed: UID in precondition: {asked}, UID in object meta: {found}"
+    );
+    Err(ApiError::new(Reason::Conflict, message).about(kind.group, kind.plural, name))
+}
+
 fn conflict(kind: &Kind, name: &str) -> ApiError {
     let what = kind.dotted();
     let message = format!(

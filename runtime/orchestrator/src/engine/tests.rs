@@ -188,6 +188,34 @@ fn a_part_of_what_is_not_there_makes_nothing() {
 }
 
 #[test]
+fn who_names_an_identity_changes_no_other_object_of_the_name() {
+    let (_folder, engine) = engine();
+    let map = target("ConfigMap", "a", "m");
+    let made =
+        create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap().object;
+    let change = |uid: &str| json!({"metadata": {"name": "m", "uid": uid}, "data": {"k": "v"}});
+    let patches: [fn(Value) -> Patch; 3] = [Patch::Merge, Patch::Strategic, Patch::Apply];
+    for patch in patches {
+        let error = engine.patch(map, &patch(change("other")), &by("me")).unwrap_err();
+        assert_eq!((error.reason, error.causes[0].field.as_str()), (Reason::Invalid, "metadata.uid"));
+    }
+    let error = engine.update(map, body(change("other")), &by("me")).unwrap_err();
+    let uid = object_uid(&made.object);
+    let why = format!("Precondition failed: UID in precondition: other, UID in object meta: {uid}");
+    assert!(error.reason == Reason::Conflict && error.message.ends_with(&why), "{error}");
+    assert_eq!(engine.get(map).unwrap().version, made.version);
+    engine.patch(map, &Patch::Merge(change(&uid)), &by("me")).unwrap();
+    engine
+        .patch(map, &Patch::Merge(json!({"metadata": {"uid": null}, "data": {"k": "w"}})), &by("me"))
+        .unwrap();
+    assert_eq!(object_uid(&engine.get(map).unwrap().object), uid);
+}
+
+fn object_uid(object: &Value) -> String {
+    crate::object::uid(object).to_owned()
+}
+
+#[test]
 fn what_is_applied_again_unchanged_changes_nothing_whoever_applies_it() {
     let (_folder, engine) = engine();
     let labels = json!({"app": "web"});

@@ -1,11 +1,11 @@
 //! Create, update, patch.
 
-use super::{Engine, Failure, WriteOptions, Written, conflict};
+use super::{Engine, Failure, WriteOptions, Written, check_uid, conflict};
 use crate::decode::Decoded;
 use crate::kinds::Kind;
 use crate::object;
 use crate::patch::{self, Writer};
-use crate::status::{ApiError, Reason};
+use crate::status::{ApiError, Cause, CauseKind, Reason};
 use crate::store::{Key, Stored};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -188,9 +188,8 @@ impl Engine {
         let mut old = None;
         let object = self.retry(&key, || {
             let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
-            let is_current = asked.is_empty() || asked == current.version.to_string();
-            let uid = object::uid(&object);
-            if !is_current || !uid.is_empty() && uid != object::uid(&current.object) {
+            check_uid(target.kind, &current.object, object::uid(&object))?;
+            if !asked.is_empty() && asked != current.version.to_string() {
                 return Err(conflict(target.kind, target.name).into());
             }
             let written = self.replace(target, &current, object.clone(), options, None);
@@ -229,6 +228,12 @@ impl Engine {
             let asked = object::text(&patched, &["metadata", "resourceVersion"]);
             if !asked.is_empty() && asked != current.version.to_string() {
                 return Err(conflict(target.kind, target.name).into());
+            }
+            let uid = object::uid(&patched);
+            if !uid.is_empty() && uid != object::uid(&current.object) {
+                let message = format!("{uid:?}: field is immutable");
+                let cause = Cause::new(CauseKind::Invalid, "metadata.uid", message);
+                return Err(target.kind.invalid(target.name, vec![cause]).into());
             }
             let managed = match change {
                 Patch::Apply(_) => object::at(&patched, &["metadata", "managedFields"]).cloned(),

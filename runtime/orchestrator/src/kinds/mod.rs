@@ -307,6 +307,11 @@ impl Kind {
         )
     }
 
+    /// An object of that name breaks its rules.
+    pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> ApiError {
+        ApiError::invalid(self.group, self.plural, self.kind, name, causes)
+    }
+
     /// `deployments.apps`, as messages name it.
     pub fn dotted(&self) -> String {
         if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
