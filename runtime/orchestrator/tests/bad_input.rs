@@ -216,6 +216,36 @@ async fn every_verb_answers_every_body_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_patch_that_says_something_twice_is_told_so() {
+    let server = Server::start();
+    let mut line = Wire::to(&server).line().await;
+    assert_eq!(line.json("POST", MAPS, &map("a", 1)).await.0, 201);
+    let twice = r#"{"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "1", "k": "2"}}"#;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\ndata:\n  k: \"1\"\n  k: \"2\"\n";
+    let operation = r#"[{"op": "add", "path": "/data/k", "value": "1", "value": "2"}]"#;
+    for (kind, body, field) in [
+        ("application/merge-patch+json", twice, "data.k"),
+        ("application/strategic-merge-patch+json", twice, "data.k"),
+        ("application/apply-patch+yaml", twice, "data.k"),
+        ("application/apply-patch+yaml", yaml, "data.k"),
+        ("application/json-patch+json", operation, "[0].value"),
+    ] {
+        let path = |mode: &str| format!("{MAPS}/a?fieldManager=t&force=true&fieldValidation={mode}");
+        let (code, answer) = line.ask("PATCH", &path("Strict"), kind, body).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(code == 400 && answer.contains("strict decoding error"), "{kind}: {code} {answer}");
+        let reply = line.open("PATCH", &path("Warn"), kind, body).await;
+        let warning = reply.headers().get("warning").map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(reply.status(), 200, "{kind}");
+        assert_eq!(warning, Some(format!(r#"299 - "duplicate field \"{field}\"""#)), "{kind}");
+        reply.into_body().collect().await.unwrap();
+        let reply = line.open("PATCH", &path("Ignore"), kind, body).await;
+        assert!(reply.status() == 200 && reply.headers().get("warning").is_none(), "{kind}");
+        reply.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_late_or_second_is_told() {
     let server = Server::start();
     let mut line = Wire::to(&server).line().await;

@@ -9,6 +9,32 @@ use crate::schema::conform;
 use crate::status::{ApiError, Cause, CauseKind, Reason};
 use serde_json::Value;
 
+impl FieldValidation {
+    /// What becomes of a body with fields that there are not, and with fields that are there twice.
+    ///
+    /// # Errors
+    /// There are some, and none may be.
+    pub fn judge(
+        self,
+        unknown: &[String],
+        doubled: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+        let doubled = doubled.iter().map(|path| format!("duplicate field {path:?}"));
+        let mistakes: Vec<String> = unknown.chain(doubled).collect();
+        match self {
+            Self::Ignore => {}
+            Self::Warn => warnings.extend(mistakes),
+            Self::Strict if mistakes.is_empty() => {}
+            Self::Strict => {
+                return Err(ApiError::bad_request(format!("strict decoding error: {}", mistakes.join(", "))));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Engine {
     /// Brings a body into the kind's shape; warnings are added to `warnings`.
     pub(super) fn shape(
@@ -42,17 +68,7 @@ impl Engine {
             );
             return Err(ApiError::bad_request(message));
         }
-        let unknown = findings.unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let doubled = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
-        let mistakes: Vec<String> = unknown.chain(doubled).collect();
-        match options.validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => warnings.extend(mistakes),
-            FieldValidation::Strict if mistakes.is_empty() => {}
-            FieldValidation::Strict => {
-                return Err(ApiError::bad_request(format!("strict decoding error: {}", mistakes.join(", "))));
-            }
-        }
+        options.validation.judge(&findings.unknown, &duplicates, warnings)?;
         Ok(value)
     }
 

@@ -5,7 +5,7 @@ use super::reply::{self, Reply};
 use super::request::{Objects, Query};
 use super::watch::{self, Wish, partial};
 use crate::decode::{self, Decoded};
-use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, Written};
+use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, WriteOptions, Written};
 use crate::object;
 use crate::status::{ApiError, Reason};
 use crate::store::Stored;
@@ -69,13 +69,15 @@ pub(super) fn serve(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Resu
         }
         (&Method::PATCH, false) => {
             let mut options = call.query.write_options(call.agent)?;
-            let patch = patch(call)?;
+            let mut warnings = Vec::new();
+            let patch = patch(call, &options, &mut warnings)?;
             if matches!(patch, Patch::Apply(_)) && call.query.text("fieldManager").is_empty() {
                 return Err(ApiError::bad_request("fieldManager is required for apply patch"));
             }
-            // The body is a part of an object: what it names twice would be lost silently.
             options.force &= matches!(patch, Patch::Apply(_));
-            written(engine, engine.patch(target, &patch, &options)?, target, call)
+            let mut done = engine.patch(target, &patch, &options)?;
+            done.warnings.splice(..0, warnings);
+            written(engine, done, target, call)
         }
         (&Method::DELETE, false) => delete(engine, target, call),
         (&Method::DELETE, true) => delete_collection(engine, objects, call),
@@ -101,12 +103,14 @@ fn not_allowed() -> ApiError {
     ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
-fn patch(call: &Call<'_>) -> Result<Patch, ApiError> {
+/// The patch of a body. A field that it names twice is lost in it, which is told as for whole objects.
+fn patch(call: &Call<'_>, options: &WriteOptions, warnings: &mut Vec<String>) -> Result<Patch, ApiError> {
     let content_type = call.content_type.split(';').next().unwrap_or_default().trim();
-    let Decoded { value, .. } = match content_type {
+    let Decoded { value, duplicates } = match content_type {
         "application/apply-patch+yaml" => decode::yaml(call.body)?,
         _ => decode::json(call.body)?,
     };
+    options.validation.judge(&[], &duplicates, warnings)?;
     match content_type {
         "application/json-patch+json" => Ok(Patch::Json(value)),
         "application/merge-patch+json" => Ok(Patch::Merge(value)),
@@ -281,12 +285,20 @@ fn delete_collection(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Res
 fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, ApiError> {
     let own = Target { subresource: "", ..target };
     let current = engine.get(own)?;
+    if *call.method == Method::GET {
+        return Ok(reply::json(200, &scale_of(&current.object)));
+    }
+    let options = call.query.write_options(call.agent)?;
+    let mut warnings = Vec::new();
     let wanted = match *call.method {
-        Method::GET => return Ok(reply::json(200, &scale_of(&current.object))),
-        Method::PUT => decode::body(call.content_type, call.body)?.value,
+        Method::PUT => {
+            let Decoded { value, duplicates } = decode::body(call.content_type, call.body)?;
+            options.validation.judge(&[], &duplicates, &mut warnings)?;
+            value
+        }
         Method::PATCH => {
             let mut value = scale_of(&current.object);
-            match patch(call)? {
+            match patch(call, &options, &mut warnings)? {
                 Patch::Json(change) => crate::patch::json(&mut value, &change)?,
                 Patch::Merge(change) | Patch::Strategic(change) | Patch::Apply(change) => {
                     crate::patch::merge(&mut value, &change)?
@@ -303,9 +315,10 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
             change["metadata"][field] = text.into();
         }
     }
-    let options = call.query.write_options(call.agent)?;
     let written = engine.patch(own, &Patch::Merge(change), &options)?;
-    Ok(reply::json(200, &scale_of(&written.object.object)))
+    let mut reply = reply::json(200, &scale_of(&written.object.object));
+    reply::warn(&mut reply, &warnings);
+    Ok(reply)
 }
 
 /// What a `Scale` asks for. One that says nothing of it asks for none, as Kubernetes reads it.
