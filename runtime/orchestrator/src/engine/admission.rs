@@ -2,7 +2,7 @@
 
 use super::{Engine, FieldValidation, WriteOptions};
 use crate::decode::Decoded;
-use crate::kinds::{Kind, validate_metadata};
+use crate::kinds::{Kind, validate_metadata, validate_metadata_update};
 use crate::object;
 use crate::patch::check_managers;
 use crate::schema::conform;
@@ -86,6 +86,7 @@ impl Engine {
                 let before = mistakes(kind, old);
                 causes.retain(|cause| !before.contains(cause));
             }
+            validate_metadata_update(old, new, &mut causes);
             kind.strategy.validate_update(old, new, &mut causes);
         }
         if causes.is_empty() {

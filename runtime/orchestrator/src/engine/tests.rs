@@ -362,6 +362,14 @@ fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
     )
     .unwrap();
     assert!(matches!(delete("ConfigMap", "f", &DeleteOptions::default()), Ok(Deleted::Going(_))));
+    let change = |finalizers: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        engine.patch(target("ConfigMap", "a", "f"), &patch, &WriteOptions::default())
+    };
+    let error = change(json!(["x.io/y", "x.io/new"])).unwrap_err();
+    assert_eq!((error.reason, error.causes[0].field.as_str()), (Reason::Invalid, "metadata.finalizers"));
+    assert!(error.message.ends_with("found new finalizers \"x.io/new\""), "{error}");
+    change(json!(["x.io/y"])).unwrap();
     let lift = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     engine.patch(target("ConfigMap", "a", "f"), &lift, &WriteOptions::default()).unwrap();
     assert!(engine.get(target("ConfigMap", "a", "f")).is_err());

@@ -8,6 +8,23 @@ use serde_json::Value;
 /// Bytes of all annotations together (apimachinery's `TotalAnnotationSizeLimitB`).
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
+/// What may not become of an object's metadata.
+pub fn validate_metadata_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+    if !object::is_deleted(old) {
+        return;
+    }
+    let had = object::list(old, &["metadata", "finalizers"]);
+    let finalizers = object::list(new, &["metadata", "finalizers"]).iter();
+    let added: Vec<String> = finalizers.filter(|one| !had.contains(one)).map(|one| one.to_string()).collect();
+    if !added.is_empty() {
+        let message = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers {}",
+            added.join(", ")
+        );
+        causes.push(Cause::new(CauseKind::Forbidden, "metadata.finalizers", message));
+    }
+}
+
 /// What is wrong with an object's metadata.
 pub fn validate_metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     let mut invalid =

@@ -10,7 +10,7 @@ mod rules;
 mod support;
 mod workload;
 
-pub use meta::validate_metadata;
+pub use meta::{validate_metadata, validate_metadata_update};
 pub use plain::PERMANENT;
 pub use pod::{SHOWS, qos_class};
 pub use support::newly_unsupported as unsupported;
