@@ -9,14 +9,22 @@ use crate::object;
 use crate::selector::LabelSelector;
 use crate::store::Stored;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+/// Annotations that a deployment and a set have of their own (the deployment controller's `annotationsToSkip`).
+const OWN: [&str; 6] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    HISTORY,
+    "deployment.kubernetes.io/desired-replicas",
+    "deployment.kubernetes.io/max-replicas",
+    "deprecated.deployment.rollback.to",
+];
 
 pub(super) fn plan(snapshot: &Snapshot, deployment: &Arc<Stored>, plan: &mut Plan) {
     let value = &deployment.object;
@@ -110,10 +118,8 @@ fn create(
     *object::entry(&mut template, &["metadata", "labels", HASH]) = hash.clone().into();
     let mut selector = value["spec"]["selector"].clone();
     *object::entry(&mut selector, &["matchLabels", HASH]) = hash.into();
-    let mut annotations = json!({REVISION: revision.to_string()});
-    if let Some(cause) = value["metadata"]["annotations"].get(CHANGE_CAUSE) {
-        annotations[CHANGE_CAUSE] = cause.clone();
-    }
+    let mut annotations = shared(value);
+    annotations.insert(REVISION.into(), revision.to_string().into());
     let set = json!({
         "metadata": {"name": name(collisions), "labels": template["metadata"]["labels"], "annotations": annotations,
             "ownerReferences": [owner_reference(kind("deployments"), value)]},
@@ -125,6 +131,13 @@ fn create(
         namespace: object::namespace(value).into(),
         object: set,
     });
+}
+
+/// The annotations that the newest set has of its deployment: they are what `kubectl rollout undo` gives the deployment back.
+fn shared(value: &Value) -> Map<String, Value> {
+    let mut annotations = object::object(value, &["metadata", "annotations"]).clone();
+    annotations.retain(|name, _| !OWN.contains(&name.as_str()));
+    annotations
 }
 
 fn is_recreate(value: &Value) -> bool {
@@ -169,24 +182,22 @@ fn numbers(value: &Value, new: Set, old: &[&Arc<Stored>]) -> Numbers {
     }
 }
 
-/// The revision is noted on the set, with those that it had before.
+/// The revision is noted on the set, with those that it had before, and what else is noted on the deployment.
 fn renew(new: &Arc<Stored>, own: i64, value: &Value, plan: &mut Plan) {
     let before = revision(&new.object);
-    let mut annotations = json!({});
+    let there = object::object(&new.object, &["metadata", "annotations"]);
+    let mut annotations = shared(value);
+    annotations.retain(|name, text| there.get(name) != Some(text));
     if before != own {
-        annotations[REVISION] = own.to_string().into();
+        annotations.insert(REVISION.into(), own.to_string().into());
         if before > 0 {
             let history = object::text(&new.object, &["metadata", "annotations", HISTORY]);
             let history = if history.is_empty() { before.to_string() } else { format!("{history},{before}") };
-            annotations[HISTORY] = history.into();
+            annotations.insert(HISTORY.into(), history.into());
         }
     }
-    let cause = value["metadata"]["annotations"].get(CHANGE_CAUSE);
-    if cause.is_some() && cause != new.object["metadata"]["annotations"].get(CHANGE_CAUSE) {
-        annotations[CHANGE_CAUSE] = cause.cloned().unwrap_or_default();
-    }
     let mut patch = json!({});
-    if annotations != json!({}) {
+    if !annotations.is_empty() {
         patch["metadata"] = json!({"annotations": annotations});
     }
     let patience = value["spec"].get("minReadySeconds").cloned().unwrap_or(json!(0));

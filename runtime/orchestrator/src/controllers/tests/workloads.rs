@@ -75,6 +75,30 @@ fn an_update_rolls_with_enough_pods_all_the_time_and_an_undo_takes_the_old_set()
 }
 
 #[test]
+fn what_is_noted_on_a_deployment_is_there_after_an_undo() {
+    let cluster = Cluster::new();
+    let mut first = web(1, "one");
+    let applied = "kubectl.kubernetes.io/last-applied-configuration";
+    first["metadata"]["annotations"] = json!({"owner": "me", applied: "{}"});
+    cluster.create("deployments", first);
+    cluster.settle();
+    cluster.patch("deployments", "web", json!({"metadata": {"annotations": {"team": "x"}}}));
+    cluster.settle();
+    cluster.patch("deployments", "web", new_image("two"));
+    cluster.patch("deployments", "web", json!({"metadata": {"annotations": {"team": "y"}}}));
+    cluster.settle();
+    let of = |image: &str| {
+        let sets = cluster.all("replicasets");
+        let is_of = |set: &&Value| set["spec"]["template"]["spec"]["containers"][0]["image"] == image;
+        sets.iter().find(is_of).unwrap()["metadata"]["annotations"].clone()
+    };
+    let revision = "deployment.kubernetes.io/revision";
+    assert_eq!(of("one"), json!({"owner": "me", "team": "x", revision: "1"}));
+    assert_eq!(of("two"), json!({"owner": "me", "team": "y", revision: "2"}));
+    assert!(!cluster.control(), "at rest nothing is written");
+}
+
+#[test]
 fn a_bad_image_stops_the_rollout_says_so_after_the_deadline_and_the_old_pods_stay() {
     let cluster = Cluster::new();
     cluster.create("deployments", web(4, "one"));
