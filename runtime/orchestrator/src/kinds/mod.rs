@@ -8,6 +8,7 @@ mod pod;
 mod pod_rules;
 mod rules;
 mod support;
+mod volume_rules;
 mod workload;
 
 pub use meta::{validate_metadata, validate_metadata_update};

@@ -56,6 +56,21 @@ pub(super) fn validate(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
             }
         }
     }
+    let spread = object::list(spec, &["topologySpreadConstraints"]);
+    for (index, one) in spread.iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{prefix}.topologySpreadConstraints[{index}]");
+        if object::number(one, &["maxSkew"]).unwrap_or(0) <= 0 {
+            causes.push(Cause::new(
+                CauseKind::Invalid,
+                format!("{place}.maxSkew"),
+                "must be greater than zero",
+            ));
+        }
+        required(causes, one, &["topologyKey"], &format!("{place}.topologyKey"));
+        required(causes, one, &["whenUnsatisfiable"], &format!("{place}.whenUnsatisfiable"));
+        let ways = ["DoNotSchedule", "ScheduleAnyway"];
+        one_of(causes, one, &["whenUnsatisfiable"], &format!("{place}.whenUnsatisfiable"), &ways);
+    }
     for kind in ["podAffinity", "podAntiAffinity"] {
         for (index, term) in
             object::list(spec, &["affinity", kind, REQUIRED]).iter().take(MAX_ITEMS).enumerate()

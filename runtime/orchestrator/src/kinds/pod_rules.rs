@@ -1,7 +1,7 @@
 //! Pods: what makes no sense in a specification.
 
-use super::placement_rules;
-use super::rules::{dns_label, in_range, one_of, required};
+use super::rules::{address, dns_label, in_range, one_of, required};
+use super::{placement_rules, volume_rules};
 use crate::object;
 use crate::quantity::Quantity;
 use crate::status::{Cause, CauseKind};
@@ -47,7 +47,7 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
     validate_groups(spec, prefix, causes);
     validate_names(spec, prefix, causes);
     placement_rules::validate(spec, prefix, causes);
-    let volumes = validate_volumes(spec, prefix, causes);
+    let volumes = volume_rules::validate(spec, prefix, causes);
     let mut names = BTreeSet::new();
     for list in ["initContainers", "containers"] {
         let containers = object::list(spec, &[list]);
@@ -108,10 +108,12 @@ fn validate_names(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
     }
     for (index, alias) in object::list(spec, &["hostAliases"]).iter().take(MAX_ITEMS).enumerate() {
         let ip = object::text(alias, &["ip"]);
-        if ip.parse::<std::net::IpAddr>().is_err() {
-            let message = format!("{ip:?}: must be a valid IP address");
-            causes.push(Cause::new(CauseKind::Invalid, format!("{prefix}.hostAliases[{index}].ip"), message));
-        }
+        address(causes, ip, &format!("{prefix}.hostAliases[{index}].ip"));
+    }
+    let servers = object::list(spec, &["dnsConfig", "nameservers"]);
+    for (index, server) in servers.iter().take(MAX_ITEMS).enumerate() {
+        let place = format!("{prefix}.dnsConfig.nameservers[{index}]");
+        address(causes, server.as_str().unwrap_or_default(), &place);
     }
 }
 
@@ -130,55 +132,6 @@ fn validate_groups(spec: &Value, prefix: &str, causes: &mut Vec<Cause>) {
             &format!("{place}.supplementalGroups[{index}]"),
             0..=i64::from(i32::MAX),
         );
-    }
-}
-
-fn validate_volumes<'a>(spec: &'a Value, prefix: &str, causes: &mut Vec<Cause>) -> BTreeSet<&'a str> {
-    let mut names = BTreeSet::new();
-    for (index, volume) in object::list(spec, &["volumes"]).iter().take(MAX_ITEMS).enumerate() {
-        let place = format!("{prefix}.volumes[{index}]");
-        let name = object::text(volume, &["name"]);
-        dns_label(causes, name, &format!("{place}.name"));
-        if !names.insert(name) {
-            causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
-        }
-        let sources = volume.as_object().map_or(0, |volume| volume.len().saturating_sub(1));
-        match sources {
-            0 => causes.push(Cause::new(CauseKind::Required, &place, "must specify a volume type")),
-            1 => {}
-            _ => causes.push(Cause::new(
-                CauseKind::Forbidden,
-                &place,
-                "may not specify more than 1 volume type",
-            )),
-        }
-        if volume.get("configMap").is_some() {
-            required(causes, volume, &["configMap", "name"], &format!("{place}.configMap.name"));
-        }
-        if volume.get("secret").is_some() {
-            required(causes, volume, &["secret", "secretName"], &format!("{place}.secret.secretName"));
-        }
-        validate_items(volume, &place, causes);
-        let projected = object::list(volume, &["projected", "sources"]);
-        for (index, source) in projected.iter().take(MAX_ITEMS).enumerate() {
-            validate_items(source, &format!("{place}.projected.sources[{index}]"), causes);
-        }
-    }
-    names
-}
-
-/// Files of a volume stay in it.
-fn validate_items(source: &Value, place: &str, causes: &mut Vec<Cause>) {
-    for kind in ["configMap", "secret", "downwardAPI"] {
-        for (index, item) in object::list(source, &[kind, "items"]).iter().take(MAX_ITEMS).enumerate() {
-            let place = format!("{place}.{kind}.items[{index}].path");
-            let path = object::text(item, &["path"]);
-            required(causes, item, &["path"], &place);
-            if path.starts_with('/') || path.split('/').any(|step| step == "..") {
-                let message = format!("{path:?}: must be a relative path without '..'");
-                causes.push(Cause::new(CauseKind::Invalid, place, message));
-            }
-        }
     }
 }
 
@@ -299,6 +252,11 @@ fn validate_ports(container: &Value, place: &str, causes: &mut Vec<Cause>) {
         in_range(causes, port, &["containerPort"], &format!("{place}.containerPort"), 1..=65535);
         in_range(causes, port, &["hostPort"], &format!("{place}.hostPort"), 1..=65535);
         one_of(causes, port, &["protocol"], &format!("{place}.protocol"), &["TCP", "UDP", "SCTP"]);
+        // What is no address would mean all of them.
+        let ip = object::text(port, &["hostIP"]);
+        if !ip.is_empty() {
+            address(causes, ip, &format!("{place}.hostIP"));
+        }
         let name = object::text(port, &["name"]);
         if !name.is_empty() && !names.insert(name) {
             causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
@@ -444,6 +402,10 @@ mod tests {
                 json!({"name": "a", "image": "x", "ports": [{"containerPort": 0}]}),
                 "spec.containers[0].ports[0].containerPort",
             ),
+            (
+                json!({"name": "a", "image": "x", "ports": [{"containerPort": 1, "hostPort": 1, "hostIP": "localhost"}]}),
+                "spec.containers[0].ports[0].hostIP",
+            ),
             (json!({"name": "a", "image": "x", "env": [{"name": "a=b"}]}), "spec.containers[0].env[0].name"),
             (
                 json!({"name": "a", "image": "x", "volumeMounts": [{"name": "n", "mountPath": "/"}]}),
@@ -466,6 +428,41 @@ mod tests {
         assert_eq!(mistakes(twice), ["spec.restartPolicy", "spec.containers[1].name"]);
         let volumes = json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "emptyDir": {}, "secret": {"secretName": "s"}}]});
         assert_eq!(mistakes(volumes), ["spec.volumes[0]"]);
+        for (field, spec) in [
+            ("dnsConfig.nameservers[1]", json!({"dnsConfig": {"nameservers": ["192.0.2.1", "notip"]}})),
+            (
+                "volumes[0].emptyDir.sizeLimit",
+                json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "-1Gi"}}]}),
+            ),
+            (
+                "volumes[0].emptyDir.medium",
+                json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Floppy"}}]}),
+            ),
+            (
+                "volumes[0].configMap.defaultMode",
+                json!({"volumes": [{"name": "v", "configMap": {"name": "c", "defaultMode": 99_999}}]}),
+            ),
+            (
+                "volumes[0].secret.items[0].mode",
+                json!({"volumes": [{"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": -1}]}}]}),
+            ),
+            (
+                "volumes[0].projected.defaultMode",
+                json!({"volumes": [{"name": "v", "projected": {"sources": [], "defaultMode": 512}}]}),
+            ),
+            (
+                "topologySpreadConstraints[0].maxSkew",
+                json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "k", "whenUnsatisfiable": "ScheduleAnyway"}]}),
+            ),
+            (
+                "topologySpreadConstraints[0].whenUnsatisfiable",
+                json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "Maybe"}]}),
+            ),
+        ] {
+            let mut whole = json!({"containers": [{"name": "a", "image": "x"}]});
+            json_patch::merge(&mut whole, &spec);
+            assert_eq!(mistakes(whole), [format!("spec.{field}")]);
+        }
         let port = |ip: &str| json!({"containerPort": 80, "hostPort": 80, "hostIP": ip});
         let ports = json!({"containers": [{"name": "a", "image": "x", "ports": [port(""), port("192.0.2.1")]}, {"name": "b", "image": "x", "ports": [port("0.0.0.0")]}]});
         assert_eq!(mistakes(ports), ["spec.containers[1].ports[0].hostPort"]);

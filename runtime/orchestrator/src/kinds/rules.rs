@@ -3,6 +3,7 @@
 use crate::object;
 use crate::status::{Cause, CauseKind};
 use serde_json::Value;
+use std::net::IpAddr;
 
 /// Must be there and not empty.
 pub(super) fn required(causes: &mut Vec<Cause>, value: &Value, path: &[&str], field: &str) {
@@ -62,6 +63,14 @@ pub(super) fn dns_label(causes: &mut Vec<Cause>, name: &str, field: &str) {
     } else if !object::is_dns_label(name) {
         let message =
             format!("{name:?}: a name has 1 to 63 characters of a-z, 0-9 and '-', with no '-' at its ends");
+        causes.push(Cause::new(CauseKind::Invalid, field, message));
+    }
+}
+
+/// Must be an address.
+pub(super) fn address(causes: &mut Vec<Cause>, ip: &str, field: &str) {
+    if ip.parse::<IpAddr>().is_err() {
+        let message = format!("{ip:?}: must be a valid IP address");
         causes.push(Cause::new(CauseKind::Invalid, field, message));
     }
 }
