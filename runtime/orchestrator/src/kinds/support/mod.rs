@@ -8,7 +8,7 @@ use super::Kind;
 use crate::object;
 use crate::schema::{Of, Type};
 use serde_json::Value;
-use table::{HARMLESS, SUPPORTED};
+use table::{HARMLESS, IDLE, SUPPORTED};
 
 /// Fields that are named in one answer.
 const MAX_FINDINGS: usize = 32;
@@ -55,6 +55,11 @@ fn is_supported(structure: &str, field: &str) -> bool {
     fields.split_ascii_whitespace().any(|one| one == field)
 }
 
+/// Keys of a field that have no effect.
+fn idle(structure: &str, field: &str) -> impl Iterator<Item = &'static str> {
+    IDLE.iter().filter(move |(of, name, _)| *of == short(structure) && *name == field).map(|(_, _, key)| *key)
+}
+
 /// Whether a value says only what is so anyway.
 fn is_harmless(structure: &str, field: &str, value: &Value) -> bool {
     let is_named = HARMLESS.iter().any(|(of, name, harmless)| {
@@ -91,6 +96,12 @@ impl Walk {
         if !is_supported(of, name) {
             if !is_harmless(of, name, value) && self.found.len() < MAX_FINDINGS {
                 self.found.push(self.path.clone());
+            }
+        } else if let Value::Object(items) = value
+            && let Some(key) = idle(of, name).find(|key| items.contains_key(*key))
+        {
+            if self.found.len() < MAX_FINDINGS {
+                self.found.push(format!("{}[{key}]", self.path));
             }
         } else if let (Some(structure), Some(of)) = (field.structure(), field.of_type.as_deref()) {
             match (field.of, value) {

@@ -180,6 +180,13 @@ pub(super) const SUPPORTED: &[(&str, &str)] = &[
     ("KeyToPath", "key mode path"),
 ];
 
+/// Structure, field, and a key of it that has no effect, though others have.
+pub(super) const IDLE: &[(&str, &str, &str)] = &[
+    // A writable layer's size is the same for all; it is neither counted nor bounded by pod.
+    ("ResourceRequirements", "limits", "ephemeral-storage"),
+    ("ResourceRequirements", "requests", "ephemeral-storage"),
+];
+
 /// Structure, field, and a value that asks for nothing else than what is so anyway: no warning is due.
 pub(super) const HARMLESS: &[(&str, &str, &str)] = &[
     ("PodSpec", "schedulerName", "default-scheduler"),

@@ -31,7 +31,7 @@ fn every_entry_of_the_table_is_in_the_schema_once() {
             assert!(structure.fields.contains_key(field), "{name} has no {field}");
         }
     }
-    for (name, field, _) in HARMLESS {
+    for (name, field, _) in HARMLESS.iter().chain(IDLE) {
         assert!(
             structure_named(name).is_some_and(|structure| structure.fields.contains_key(*field)),
             "{name}.{field}"
@@ -43,12 +43,14 @@ fn every_entry_of_the_table_is_in_the_schema_once() {
 fn what_is_set_and_has_no_effect_is_named_where_it_is() {
     let kind = Kind::by_path("batch", "v1", "jobs").unwrap();
     let pod = json!({"schedulerName": "default-scheduler", "hostNetwork": false, "affinity": {"podAffinity": {}},
-        "priorityClassName": "high", "runtimeClassName": "x", "containers": [{"name": "a", "volumeDevices": [{"name": "d", "devicePath": "/d"}]}]});
+        "priorityClassName": "high", "runtimeClassName": "x", "containers": [{"name": "a", "volumeDevices": [{"name": "d", "devicePath": "/d"}],
+        "resources": {"limits": {"cpu": "1", "ephemeral-storage": "1Ki"}}}]});
     let job = json!({"metadata": {"name": "j", "selfLink": "x"}, "status": {"failedIndexes": "1"},
         "spec": {"completions": 1, "maxFailedIndexes": 3, "template": {"spec": pod}}});
     let found = unsupported(kind, &job);
     let expected = [
         "spec.maxFailedIndexes",
+        "spec.template.spec.containers[0].resources.limits[ephemeral-storage]",
         "spec.template.spec.containers[0].volumeDevices",
         "spec.template.spec.priorityClassName",
         "spec.template.spec.runtimeClassName",
@@ -79,7 +81,9 @@ fn page() -> String {
         let fields = &schema().types[structure].fields;
         let list = |wanted: bool| {
             let names = fields.keys().filter(|name| is_supported(structure, name) == wanted);
-            names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            let keys = fields.keys().filter(|_| !wanted);
+            let idle = keys.flat_map(|name| idle(structure, name).map(move |key| format!("`{name}[{key}]`")));
+            names.map(|name| format!("`{name}`")).chain(idle).collect::<Vec<_>>().join(", ")
         };
         let kinds = if kinds.len() == KINDS.len() { "all".into() } else { kinds.join(", ") };
         let _ = writeln!(page, "| {} | {kinds} | {} | {} |", short(structure), list(true), list(false));
