@@ -79,14 +79,21 @@ fn credential(node: &Node, pod: &Stored, image: &str) -> Option<Credential> {
     let names = object::list(&pod.object, &["spec", "imagePullSecrets"]).iter();
     names.map(|secret| object::text(secret, &["name"])).find_map(|name| {
         let secret = node.engine.store().get(&Key::new(kind("secrets"), namespace, name))?;
-        let file = object::text(&secret.object, &["data", ".dockerconfigjson"]);
-        of_file(&STANDARD.decode(file).ok()?, registry_of(image))
+        of_secret(&secret.object, registry_of(image))
     })
 }
 
-/// A registry's entry in Docker's file.
-fn of_file(file: &[u8], registry: &str) -> Option<Credential> {
-    let file: Value = serde_json::from_slice(file).ok()?;
+/// A registry's entry in a secret: in Docker's file, or in the older one, which is no more than the entries.
+fn of_secret(secret: &Value, registry: &str) -> Option<Credential> {
+    let file = |key| {
+        let text = object::text(secret, &["data", key]);
+        serde_json::from_slice::<Value>(&STANDARD.decode(text).ok()?).ok()
+    };
+    let new = file(".dockerconfigjson").and_then(|file| of_entries(file.get("auths")?, registry));
+    new.or_else(|| of_entries(&file(".dockercfg")?, registry))
+}
+
+fn of_entries(entries: &Value, registry: &str) -> Option<Credential> {
     // Docker Hub has had many names.
     let is_meant = |key: &str| {
         let host = key
@@ -98,7 +105,7 @@ fn of_file(file: &[u8], registry: &str) -> Option<Credential> {
         host == registry
             || registry == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io")
     };
-    let entry = object::object(&file, &["auths"]).iter().find(|(key, _)| is_meant(key))?.1;
+    let entry = entries.as_object()?.iter().find(|(key, _)| is_meant(key))?.1;
     let (username, password) = match object::text(entry, &["auth"]) {
         "" => (object::text(entry, &["username"]).to_owned(), object::text(entry, &["password"]).to_owned()),
         auth => {
@@ -113,18 +120,25 @@ fn of_file(file: &[u8], registry: &str) -> Option<Credential> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn dockers_file_is_read() {
-        let file = br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}, "r:5000": {"username": "a", "password": "b"}}}"#;
-        for (registry, user) in [("docker.io", Some("u")), ("r:5000", Some("a")), ("x", None)] {
-            let found = of_file(file, registry);
-            let name = match &found {
-                Some(Credential::Password { username, .. }) => Some(username.as_str()),
-                _ => None,
-            };
-            assert_eq!(name, user, "{registry}");
+    fn dockers_files_are_read() {
+        let entries = r#"{"https://index.docker.io/v1/": {"auth": "dTpw"}, "r:5000": {"username": "a", "password": "b"}}"#;
+        let new =
+            json!({"data": {".dockerconfigjson": STANDARD.encode(format!("{{\"auths\": {entries}}}"))}});
+        let old = json!({"data": {".dockercfg": STANDARD.encode(entries)}});
+        for secret in [new, old] {
+            for (registry, user) in [("docker.io", Some("u")), ("r:5000", Some("a")), ("x", None)] {
+                let found = of_secret(&secret, registry);
+                let name = match &found {
+                    Some(Credential::Password { username, .. }) => Some(username.as_str()),
+                    _ => None,
+                };
+                assert_eq!(name, user, "{registry}");
+            }
         }
-        assert!(of_file(b"nonsense", "x").is_none());
+        let nonsense = json!({"data": {".dockerconfigjson": STANDARD.encode("nonsense"), ".dockercfg": "%"}});
+        assert!(of_secret(&nonsense, "x").is_none());
     }
 }
