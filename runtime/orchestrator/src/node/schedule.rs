@@ -1,6 +1,7 @@
 //! Placing pods on the machine, if it has room for them.
 
 use super::machine::{Facts, MAX_PODS};
+use super::view::beyond;
 use super::{Role, mirror, parts, status};
 use crate::controllers::{Action, Ref, kind};
 use crate::engine::Note;
@@ -145,6 +146,8 @@ pub fn plan(pods: &[Arc<Stored>], room: &Room<'_>, now: DateTime<Utc>) -> Vec<Ac
             Some(why)
         } else if count >= MAX_PODS as usize {
             Some("Too many pods".into())
+        } else if let Some(resource) = parts(value).iter().find_map(|part| beyond(part.spec)) {
+            Some(format!("Insufficient {resource}"))
         } else if memory + own > room.facts.allocatable_memory() {
             Some("Insufficient memory".into())
         } else if cpus + own_cpus > u64::from(room.facts.cpus) * 1000 {
@@ -287,6 +290,13 @@ mod tests {
         assert!(
             with(json!({"containers": [container(json!({"requests": {"cpu": "3"}}))]}))[0].contains("cpu")
         );
+        for (resource, amount) in [("nvidia.com/gpu", "4"), ("hugepages-2Mi", "1Gi")] {
+            let asks = |amount: &str| {
+                with(json!({"containers": [container(json!({"requests": {resource: amount}}))]}))
+            };
+            assert_eq!(asks(amount), [format!("0/1 nodes are available: 1 Insufficient {resource}.")]);
+            assert_eq!(asks("0"), Vec::<String>::new());
+        }
         let port = json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]});
         let web = |name| pod(name, json!({"containers": [port.clone()]}));
         assert!(placed(&[web("a"), web("b")], node(), 0).1[0].contains("free ports"));

@@ -1,6 +1,7 @@
 //! A pod's containers in the order of their lives, and what of a pod can't be run here.
 
 use crate::object;
+use crate::quantity::Quantity;
 use serde_json::Value;
 
 /// What a container is for.
@@ -73,11 +74,23 @@ pub fn refused(pod: &Value) -> Option<String> {
         if object::list(part.spec, &["ports"]).iter().any(of_sctp) {
             return Some(of("a hostPort of SCTP is not possible: TCP and UDP are forwarded"));
         }
+        if let Some(resource) = beyond(part.spec) {
+            return Some(of(&format!("{resource} is not possible: no machine has any to give to a VM")));
+        }
         if !object::list(part.spec, &["volumeDevices"]).is_empty() {
             return Some(of("volumeDevices are not possible: there are no block volumes"));
         }
         None
     })
+}
+
+/// What a container asks for that no machine has for a VM: devices, huge pages.
+pub(super) fn beyond(container: &Value) -> Option<&str> {
+    const HAD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+    let is_some = |amount: &Value| Quantity::of(amount).is_some_and(|amount| amount > Quantity::units(0));
+    let asked = ["requests", "limits"].into_iter();
+    let mut all = asked.flat_map(|kind| object::object(container, &["resources", kind]));
+    all.find(|(name, amount)| !HAD.contains(&name.as_str()) && is_some(amount)).map(|(name, _)| name.as_str())
 }
 
 /// Containers of a pod at most: each one that runs has a pair of drives in the VM, and two are kept for those that come and go.
