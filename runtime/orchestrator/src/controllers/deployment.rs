@@ -61,9 +61,9 @@ pub(super) fn plan(snapshot: &Snapshot, deployment: &Arc<Stored>, plan: &mut Pla
         (_, true) => {
             // The new one last, as the one that all go to if none has any.
             let all: Vec<&Arc<Stored>> = old.iter().copied().chain(new).collect();
-            resize(value, &all, plan);
+            resize(deployment, &all, plan);
         }
-        (Some(new), false) => roll(snapshot, value, new, &old, plan),
+        (Some(new), false) => roll(snapshot, deployment, new, &old, plan),
         (None, false) => {}
     }
     if !is_paused {
@@ -224,29 +224,34 @@ fn mark(deployment: &Arc<Stored>, own: i64, plan: &mut Plan) {
     }
 }
 
-fn scale(set: &Arc<Stored>, replicas: i64, plan: &mut Plan) {
-    if wanted(&set.object) != replicas {
-        let patch = json!({"spec": {"replicas": replicas}});
-        plan.actions.push(Action::Merge {
-            target: Ref::to(kind("replicasets"), set),
-            subresource: "",
-            patch,
-        });
+fn scale(deployment: &Arc<Stored>, set: &Arc<Stored>, replicas: i64, plan: &mut Plan) {
+    let from = wanted(&set.object);
+    if from != replicas {
+        let (target, owner) = (Ref::to(kind("replicasets"), set), Ref::to(kind("deployments"), deployment));
+        plan.actions.push(Action::Scale { target, owner, from, to: replicas });
     }
 }
 
 /// While it is paused a deployment rolls nowhere, but its size is still followed.
-fn resize(value: &Value, sets: &[&Arc<Stored>], plan: &mut Plan) {
+fn resize(deployment: &Arc<Stored>, sets: &[&Arc<Stored>], plan: &mut Plan) {
+    let value = &deployment.object;
     let sizes: Vec<i64> = sets.iter().map(|set| wanted(&set.object)).collect();
     let surge = if is_recreate(value) { 0 } else { numbers(value, Set::default(), &[]).max_surge };
     for (set, size) in sets.iter().zip(rollout::hold(wanted(value), surge, &sizes)) {
-        scale(set, size, plan);
+        scale(deployment, set, size, plan);
     }
 }
 
-fn roll(snapshot: &Snapshot, value: &Value, new: &Arc<Stored>, old: &[&Arc<Stored>], plan: &mut Plan) {
+fn roll(
+    snapshot: &Snapshot,
+    deployment: &Arc<Stored>,
+    new: &Arc<Stored>,
+    old: &[&Arc<Stored>],
+    plan: &mut Plan,
+) {
+    let value = &deployment.object;
     if is_recreate(value) {
-        old.iter().for_each(|set| scale(set, 0, plan));
+        old.iter().for_each(|set| scale(deployment, set, 0, plan));
         // No pod of the old and of the new together, not even one that is on its way out.
         let is_left = |set: &Arc<Stored>| {
             wanted(&set.object) > 0
@@ -255,14 +260,14 @@ fn roll(snapshot: &Snapshot, value: &Value, new: &Arc<Stored>, old: &[&Arc<Store
                     .any(|pod| is_owned_by(&pod.object, object::uid(&set.object)))
         };
         if !old.iter().any(|set| is_left(set)) {
-            scale(new, wanted(value), plan);
+            scale(deployment, new, wanted(value), plan);
         }
         return;
     }
     let (next_new, next_old) = rollout::step(&numbers(value, counts(new), old));
-    scale(new, next_new, plan);
+    scale(deployment, new, next_new, plan);
     for (set, next) in old.iter().zip(next_old) {
-        scale(set, next, plan);
+        scale(deployment, set, next, plan);
     }
 }
 

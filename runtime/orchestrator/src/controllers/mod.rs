@@ -45,6 +45,17 @@ pub enum Action {
         /// Into it.
         patch: Value,
     },
+    /// Have a ReplicaSet keep another number of pods, unless it has changed since, and tell its Deployment.
+    Scale {
+        /// Which.
+        target: Ref,
+        /// Whose it is.
+        owner: Ref,
+        /// So many it kept.
+        from: i64,
+        /// So many it is to keep.
+        to: i64,
+    },
     /// Delete an object.
     Delete {
         /// Which.

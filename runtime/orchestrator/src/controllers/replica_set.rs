@@ -4,7 +4,7 @@ use super::claim::claim;
 use super::{
     Action, Plan, Ref, Snapshot, condition, is_active, is_ready, kind, owner_reference, status_patch, time,
 };
-use crate::engine::Propagation;
+use crate::engine::{Note, Propagation};
 use crate::object;
 use crate::selector::LabelSelector;
 use crate::store::Stored;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// Pods that one look makes or deletes at most: a typo in `replicas` must not fill the store before it can be taken back.
 const BURST: usize = 100;
+const SOURCE: &str = "replicaset-controller";
 
 pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
     let value = &set.object;
@@ -31,7 +32,10 @@ pub(super) fn plan(snapshot: &Snapshot, set: &Arc<Stored>, plan: &mut Plan) {
         } else {
             for pod in least_wanted(&active).into_iter().take((active.len() - wanted).min(BURST)) {
                 let target = Ref::to(kind("pods"), pod);
+                let message = format!("Deleted pod: {}", target.name);
                 plan.actions.push(Action::Delete { target, propagation: Propagation::Background });
+                let me = Ref::to(kind("replicasets"), set);
+                plan.actions.push(Action::Tell(Note::normal(me, SOURCE, "SuccessfulDelete", message)));
             }
         }
     }

@@ -40,7 +40,7 @@ impl Engine {
                 Some((owner, _)) => (owner, "FailedCreate"),
                 None => return Ok(()),
             },
-            Action::Merge { target, .. } => (target.clone(), "FailedUpdate"),
+            Action::Merge { target, .. } | Action::Scale { target, .. } => (target.clone(), "FailedUpdate"),
             Action::Delete { target, .. } | Action::Forget(target) => (target.clone(), "FailedDelete"),
             Action::Tell(_) => return Ok(()),
         };
@@ -84,18 +84,12 @@ impl Engine {
                 made.and_then(|made| self.tell_owner(&made.object.object))
             }
             Action::Merge { target, subresource, patch } => {
-                let mut patch = patch.clone();
-                // Decided on this version, and on no other.
-                let guard = crate::object::entry(&mut patch, &["metadata"]);
-                guard["resourceVersion"] = target.version.to_string().into();
-                guard["uid"] = json!(target.uid);
-                let place = Target {
-                    kind: target.kind,
-                    namespace: &target.namespace,
-                    name: &target.name,
-                    subresource,
-                };
-                self.patch(place, &Patch::Merge(patch), &options).map(drop)
+                self.merge(target, subresource, patch.clone(), &options)
+            }
+            Action::Scale { target, owner, from, to } => {
+                let patch = json!({"spec": {"replicas": to}});
+                let done = self.merge(target, "", patch, &options);
+                done.and_then(|()| self.tell_scaled(owner.clone(), &target.name, *from, *to))
             }
             Action::Delete { target, propagation } => {
                 let options = DeleteOptions { propagation: *propagation, ..DeleteOptions::default() };
@@ -120,6 +114,22 @@ impl Engine {
         }
     }
 
+    /// Merges a patch into the version that it was decided on, and into no other.
+    fn merge(
+        &self,
+        target: &Ref,
+        subresource: &str,
+        mut patch: Value,
+        options: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let guard = object::entry(&mut patch, &["metadata"]);
+        guard["resourceVersion"] = target.version.to_string().into();
+        guard["uid"] = json!(target.uid);
+        let place =
+            Target { kind: target.kind, namespace: &target.namespace, name: &target.name, subresource };
+        self.patch(place, &Patch::Merge(patch), options).map(drop)
+    }
+
     /// Deletes this object and no other of its name.
     fn remove(&self, target: &Ref, options: DeleteOptions) -> Result<(), ApiError> {
         let place =
@@ -132,10 +142,22 @@ impl Engine {
         let Some((owner, source)) = self.owner(made, object::namespace(made)) else { return Ok(()) };
         let message = match source {
             // A deployment tells what it scales a set to, not that there is one.
-            "deployment-controller" => return Ok(()),
+            "deployment-controller" => {
+                let replicas = object::number(made, &["spec", "replicas"]).unwrap_or(0);
+                return self.tell_scaled(owner, object::name(made), 0, replicas);
+            }
             "cronjob-controller" => format!("Created job {}", object::name(made)),
             _ => format!("Created pod: {}", object::name(made)),
         };
         self.tell(&Note::normal(owner, source, "SuccessfulCreate", message))
+    }
+
+    fn tell_scaled(&self, owner: Ref, set: &str, from: i64, to: i64) -> Result<(), ApiError> {
+        if from == to {
+            return Ok(());
+        }
+        let way = if to > from { "up" } else { "down" };
+        let message = format!("Scaled {way} replica set {set} from {from} to {to}");
+        self.tell(&Note::normal(owner, "deployment-controller", "ScalingReplicaSet", message))
     }
 }

@@ -99,6 +99,37 @@ fn what_is_noted_on_a_deployment_is_there_after_an_undo() {
 }
 
 #[test]
+fn each_step_of_a_rollout_is_told() {
+    let cluster = Cluster::new();
+    cluster.create("deployments", web(2, "one"));
+    cluster.settle();
+    let set = object::name(&cluster.all("replicasets")[0]).to_owned();
+    cluster.patch("deployments", "web", json!({"spec": {"replicas": 3}}));
+    cluster.settle();
+    cluster.patch("deployments", "web", json!({"spec": {"replicas": 1}}));
+    cluster.settle();
+    let messages = |about: &str, reason: &str| {
+        let events = cluster.all("events").into_iter();
+        let is_it = |event: &Value| event["involvedObject"]["name"] == about && event["reason"] == reason;
+        let told = events.filter(is_it).map(|event| {
+            assert!(event["count"] == 1 && event["type"] == "Normal", "{event}");
+            object::text(&event, &["message"]).to_owned()
+        });
+        told.collect::<std::collections::BTreeSet<_>>()
+    };
+    let expected = [("down", 3, 1), ("up", 0, 2), ("up", 2, 3)];
+    let expected =
+        expected.map(|(way, from, to)| format!("Scaled {way} replica set {set} from {from} to {to}"));
+    assert_eq!(messages("web", "ScalingReplicaSet"), expected.into());
+    assert_eq!(messages(&set, "SuccessfulCreate").len(), 3);
+    let deleted = messages(&set, "SuccessfulDelete");
+    assert!(
+        deleted.len() == 2 && deleted.iter().all(|one| one.starts_with("Deleted pod: web-")),
+        "{deleted:?}"
+    );
+}
+
+#[test]
 fn a_bad_image_stops_the_rollout_says_so_after_the_deadline_and_the_old_pods_stay() {
     let cluster = Cluster::new();
     cluster.create("deployments", web(4, "one"));
