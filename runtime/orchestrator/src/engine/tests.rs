@@ -656,6 +656,34 @@ fn a_pod_that_makes_no_sense_is_refused_where_it_makes_none() {
 }
 
 #[test]
+fn a_pod_that_is_held_back_says_so_and_nothing_more_holds_it() {
+    let (_folder, engine) = engine();
+    let pod = |node: &str| {
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "schedulingGates": [{"name": "x.io/a"}, {"name": "x.io/b"}],
+        "containers": [{"name": "c", "image": "x"}]}})
+    };
+    let error = create(&engine, target("Pod", "a", ""), pod("box")).unwrap_err();
+    assert_eq!(error.causes[0].field, "spec.nodeName");
+    let made = create(&engine, target("Pod", "a", ""), pod("")).unwrap().object;
+    let told = &made.object["status"]["conditions"][0];
+    assert_eq!(
+        (&told["type"], &told["status"], &told["reason"]),
+        (&"PodScheduled".into(), &"False".into(), &"SchedulingGated".into())
+    );
+    assert_eq!(told["lastTransitionTime"], made.object["metadata"]["creationTimestamp"]);
+    let gates = |names: &[&str]| {
+        let gates: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        let patch = Patch::Merge(json!({"spec": {"schedulingGates": gates}}));
+        engine.patch(target("Pod", "a", "p"), &patch, &WriteOptions::default())
+    };
+    gates(&["x.io/b"]).unwrap();
+    let error = gates(&["x.io/b", "x.io/c"]).unwrap_err();
+    assert_eq!(error.causes[0].field, "spec.schedulingGates");
+    gates(&[]).unwrap();
+    assert!(gates(&["x.io/b"]).is_err());
+}
+
+#[test]
 fn whatever_is_noted_as_last_applied_an_apply_goes_on() {
     let (_folder, engine) = engine();
     engine.bootstrap().unwrap();

@@ -13,7 +13,7 @@ mod workload;
 
 pub use meta::{validate_metadata, validate_metadata_update};
 pub use plain::PERMANENT;
-pub use pod::{SHOWS, qos_class};
+pub use pod::{GATED, SHOWS, qos_class};
 pub use support::newly_unsupported as unsupported;
 pub use workload::scaled;
 

@@ -18,6 +18,14 @@ pub(super) static STREAMS: [StreamPart; 4] = [
 /// Annotation of a Pod that nobody declared: what it shows, as whoever runs it names it.
 pub const SHOWS: &str = "vial.dev/pod";
 
+/// Why a pod is not scheduled that somebody holds back.
+pub const GATED: &str = "SchedulingGated";
+
+/// What holds a pod back before it is scheduled.
+fn gates(pod: &Value) -> &[Value] {
+    object::list(pod, &["spec", "schedulingGates"])
+}
+
 #[derive(Debug)]
 pub(super) struct Pod;
 
@@ -30,10 +38,19 @@ impl Strategy for Pod {
     fn prepare_create(&self, object: &mut Value) {
         let class = qos_class(object);
         object["status"] = json!({"phase": "Pending", "qosClass": class});
+        if !gates(object).is_empty() {
+            let since = object::at(object, &["metadata", "creationTimestamp"]).cloned();
+            object["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": GATED,
+                "message": "Scheduling is blocked due to non-empty scheduling gates", "lastTransitionTime": since}]);
+        }
     }
 
     fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
         pod_rules::validate_spec(object, "spec", causes);
+        if !gates(object).is_empty() && !object::text(object, &["spec", "nodeName"]).is_empty() {
+            let message = "cannot be set until all schedulingGates have been cleared";
+            causes.push(Cause::new(CauseKind::Forbidden, "spec.nodeName", message));
+        }
     }
 
     /// Almost all of a pod's specification is for good (core's `ValidatePodUpdate`).
@@ -64,6 +81,11 @@ impl Strategy for Pod {
             let message = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, \
                  `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations), `spec.terminationGracePeriodSeconds`";
             causes.push(Cause::new(CauseKind::Forbidden, "spec", message));
+        }
+        if let Some(added) = gates(new).iter().find(|gate| !gates(old).contains(gate)) {
+            let name = object::text(added, &["name"]);
+            let message = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            causes.push(Cause::new(CauseKind::Forbidden, "spec.schedulingGates", message));
         }
         let kept = object::list(new, &["spec", "tolerations"]);
         if object::list(old, &["spec", "tolerations"]).iter().any(|one| !kept.contains(one)) {

@@ -1,6 +1,7 @@
 //! A pod's state in one word, as kubectl has always told it (printers' `printPod`).
 
 use super::age;
+use crate::kinds::GATED;
 use crate::object;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -41,14 +42,27 @@ pub(super) fn status(pod: &Value) -> String {
     if word.is_empty() {
         word = "Unknown".into();
     }
-    match initializing(pod) {
-        Some(init) => word = init,
-        None => word = running(pod).unwrap_or(word),
+    let conditions = object::list(pod, &["status", "conditions"]);
+    if conditions.iter().any(|one| one["type"] == "PodScheduled" && one["reason"] == GATED) {
+        word = GATED.into();
+    }
+    let init = initializing(pod);
+    let runs = init.is_none() || is_initialized(pod);
+    word = init.unwrap_or(word);
+    if runs {
+        word = running(pod).unwrap_or(word);
     }
     if object::is_deleted(pod) {
         return if reason == "NodeLost" { "Unknown".into() } else { "Terminating".into() };
     }
     word
+}
+
+/// Whether the beginning is over, though a sidecar may begin anew.
+fn is_initialized(pod: &Value) -> bool {
+    object::list(pod, &["status", "conditions"])
+        .iter()
+        .any(|condition| condition["type"] == "Initialized" && condition["status"] == "True")
 }
 
 fn initializing(pod: &Value) -> Option<String> {
@@ -130,6 +144,10 @@ mod tests {
         let pod = |status: Value| json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}, "status": status});
         for (value, word) in [
             (json!({"phase": "Pending"}), "Pending"),
+            (
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}),
+                "SchedulingGated",
+            ),
             (
                 json!({"phase": "Running", "containerStatuses": [{"ready": true, "state": {"running": {}}}]}),
                 "Running",
