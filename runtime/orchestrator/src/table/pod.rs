@@ -123,7 +123,11 @@ fn ended(terminated: &Value) -> String {
 
 /// `3 (5m ago)`.
 pub(super) fn restarts(pod: &Value, now: DateTime<Utc>) -> String {
-    let all = || statuses(pod, "containerStatuses").iter().chain(statuses(pod, "initContainerStatuses"));
+    // Once the beginning is over only those of it count that go on.
+    let runs = initializing(pod).is_none() || is_initialized(pod);
+    let counts = |status: &&Value| !runs || is_sidecar(pod, object::text(status, &["name"]));
+    let own = if runs { statuses(pod, "containerStatuses") } else { &[] };
+    let all = || statuses(pod, "initContainerStatuses").iter().filter(counts).chain(own);
     let count: i64 = all().filter_map(|status| object::number(status, &["restartCount"])).sum();
     let last = all()
         .filter_map(|status| age::time(object::at(status, &["lastState", "terminated", "finishedAt"])))
@@ -182,5 +186,17 @@ mod tests {
             ready(&pod(json!({"containerStatuses": [{"ready": true, "state": {"running": {}}}]}))),
             "1/1"
         );
+    }
+
+    #[test]
+    fn restarts_of_the_beginning_count_only_while_it_lasts() {
+        let pod = |state: Value| {
+            json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]},
+                "status": {"containerStatuses": [{"name": "a", "restartCount": 1}], "initContainerStatuses": [
+                    {"name": "i", "restartCount": 4, "state": state}, {"name": "s", "restartCount": 2, "started": true, "state": {"running": {}}}]}})
+        };
+        let now = DateTime::UNIX_EPOCH;
+        assert_eq!(restarts(&pod(json!({"terminated": {"exitCode": 0}})), now), "3");
+        assert_eq!(restarts(&pod(json!({"running": {}})), now), "6");
     }
 }
