@@ -153,6 +153,31 @@ fn split_outside_parentheses(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Fields that are not where their name says, or that are not written when they are nothing: their names, the places of which the first that
+/// has something counts, and what they are if none has (the kinds' conversions in Kubernetes).
+const PLACES: [(&str, &[&str], &str); 4] = [
+    ("source", &["source.component", "reportingComponent"], ""),
+    ("spec.unschedulable", &["spec.unschedulable"], "false"),
+    ("status.replicas", &["status.replicas"], "0"),
+    ("status.successful", &["status.succeeded"], "0"),
+];
+
+/// What an object has of a selectable field.
+fn field(value: &Value, name: &str) -> String {
+    let known = PLACES.iter().find(|(known, ..)| *known == name);
+    let (places, absent) =
+        known.map_or((std::slice::from_ref(&name), ""), |(_, places, absent)| (*places, *absent));
+    let texts = places.iter().map(|place| {
+        let path: Vec<&str> = place.split('.').collect();
+        match object::at(value, &path) {
+            None => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }
+    });
+    texts.into_iter().find(|text| !text.is_empty()).unwrap_or_else(|| absent.into())
+}
+
 /// All of these fields must be (or not be) so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSelector(Vec<FieldTest>);
@@ -202,14 +227,7 @@ impl FieldSelector {
 
     /// Whether this object is meant.
     pub fn matches(&self, value: &Value) -> bool {
-        self.0.iter().all(|test| {
-            let path: Vec<&str> = test.path.split('.').collect();
-            let found = object::at(value, &path).map(|found| match found {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            });
-            (found.unwrap_or_default() == test.value) == test.equal
-        })
+        self.0.iter().all(|test| (field(value, &test.path) == test.value) == test.equal)
     }
 
     /// The value that `path` must have, if there is just one: what a list by name is.
@@ -300,6 +318,25 @@ mod tests {
         assert_eq!(parse("metadata.name=a\\,b").unwrap().exact("metadata.name"), Some("a,b"));
         assert!(parse("spec.frob=1").unwrap_err().message.contains("field label not supported: spec.frob"));
         assert!(parse("name").is_err());
+    }
+
+    #[test]
+    fn a_field_is_what_it_means_wherever_it_is() {
+        for (object, selector) in [
+            (json!({"spec": {}}), "spec.unschedulable=false"),
+            (json!({"spec": {"unschedulable": true}}), "spec.unschedulable=true"),
+            (json!({"source": {"component": "default-scheduler"}}), "source=default-scheduler"),
+            (json!({"source": {}, "reportingComponent": "mine"}), "source=mine"),
+            (json!({"status": {"succeeded": 3}}), "status.successful=3"),
+            (json!({}), "status.successful=0,status.replicas=0"),
+        ] {
+            let names: Vec<&str> =
+                selector.split(',').filter_map(|test| Some(test.split_once('=')?.0)).collect();
+            let parsed = FieldSelector::parse(selector, &names).unwrap();
+            assert!(parsed.matches(&object), "{selector} of {object}");
+            let others = selector.replace('=', "!=");
+            assert!(!FieldSelector::parse(&others, &names).unwrap().matches(&object), "{others} of {object}");
+        }
     }
 
     proptest! {
