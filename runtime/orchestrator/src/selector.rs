@@ -4,6 +4,7 @@ use crate::object;
 use crate::status::ApiError;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Longest selector that is looked at, in bytes.
 const MAX_LEN: usize = 64 << 10;
@@ -102,6 +103,25 @@ impl LabelSelector {
     /// Whether everything is meant.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// As [`LabelSelector::parse`] reads it.
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Requirement { key, test }) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            match test {
+                Test::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
+                Test::In(values) => write!(f, "{key} in ({})", values.join(","))?,
+                Test::NotIn(values) => write!(f, "{key} notin ({})", values.join(","))?,
+                Test::Exists => f.write_str(key)?,
+                Test::DoesNotExist => write!(f, "!{key}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -293,6 +313,16 @@ mod tests {
         for wrong in ["=", "a,,b", "app in web", "app near (x)", "app in (x", "a b=c", "app=a/b", ","] {
             assert!(LabelSelector::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_selector_of_a_spec_is_the_same_as_text() {
+        let selector = LabelSelector::of_spec(&json!({"matchLabels": {"a": "b"}, "matchExpressions": [
+            {"key": "c", "operator": "In", "values": ["d", "e"]}, {"key": "f", "operator": "NotIn", "values": ["g"]},
+            {"key": "h", "operator": "Exists"}, {"key": "i", "operator": "DoesNotExist"}]}));
+        let selector = selector.unwrap().unwrap();
+        assert_eq!(selector.to_string(), "a=b,c in (d,e),f notin (g),h,!i");
+        assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap(), selector);
     }
 
     #[test]

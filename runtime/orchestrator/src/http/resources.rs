@@ -7,6 +7,7 @@ use super::watch::{self, Wish, partial};
 use crate::decode::{self, Decoded};
 use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, WriteOptions, Written};
 use crate::object;
+use crate::selector::LabelSelector;
 use crate::status::{ApiError, Reason};
 use crate::store::Stored;
 use crate::table::{self, Include};
@@ -345,8 +346,7 @@ fn wanted_replicas(scale: &Value, current: &Value) -> Result<i64, ApiError> {
 }
 
 fn scale_of(object: &Value) -> Value {
-    let labels = object::texts(object::object(object, &["spec", "selector", "matchLabels"]));
-    let selector: Vec<String> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let selector = LabelSelector::of_spec(&object["spec"]["selector"]).ok().flatten().unwrap_or_default();
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[field] = object["metadata"][field].clone();
@@ -354,13 +354,21 @@ fn scale_of(object: &Value) -> Value {
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
         "spec": {"replicas": object::number(object, &["spec", "replicas"]).unwrap_or(0)},
-        "status": {"replicas": object::number(object, &["status", "replicas"]).unwrap_or(0), "selector": selector.join(",")},
+        "status": {"replicas": object::number(object, &["status", "replicas"]).unwrap_or(0), "selector": selector.to_string()},
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scale_names_all_that_selects_its_pods() {
+        let expression = json!({"key": "tier", "operator": "In", "values": ["a", "b"]});
+        let set =
+            json!({"spec": {"selector": {"matchLabels": {"app": "web"}, "matchExpressions": [expression]}}});
+        assert_eq!(scale_of(&set)["status"]["selector"], "app=web,tier in (a,b)");
+    }
 
     #[test]
     fn a_scale_that_is_not_understood_scales_nothing() {
