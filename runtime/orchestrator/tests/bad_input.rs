@@ -246,6 +246,25 @@ async fn a_patch_that_says_something_twice_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_want_what_there_is_hears_only_of_what_comes() {
+    let server = Server::start();
+    let wire = Wire::to(&server);
+    let mut line = wire.line().await;
+    assert_eq!(line.json("POST", MAPS, &map("old", 1)).await.0, 201);
+    for version in ["", "&resourceVersion=0"] {
+        let query =
+            format!("{MAPS}?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan{version}");
+        let watch = wire.line().await.open("GET", &query, "", "").await;
+        assert_eq!(watch.status(), 200);
+        assert_eq!(line.json("POST", MAPS, &map("new", 1)).await.0, 201);
+        let first = watch.into_body().frame().await.unwrap().unwrap().into_data().unwrap();
+        let event: Value = serde_json::from_slice(&first).unwrap();
+        assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&"ADDED".into(), &"new".into()));
+        assert_eq!(line.json("DELETE", &format!("{MAPS}/new"), &Value::Null).await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_late_or_second_is_told() {
     let server = Server::start();
     let mut line = Wire::to(&server).line().await;

@@ -195,7 +195,11 @@ fn list(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, Ap
 
 fn start_watch(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Reply, ApiError> {
     let options = call.query.list_options(objects)?;
-    let initial_events = call.query.flag("sendInitialEvents");
+    // Not said is another thing than no: then it is the version that says.
+    let initial_events = match call.query.text("sendInitialEvents") {
+        "" => None,
+        _ => Some(call.query.flag("sendInitialEvents")),
+    };
     let wish = Wish {
         form: accept::form(call.accept)?,
         include: call.include(),
@@ -204,7 +208,9 @@ fn start_watch(engine: &Engine, objects: &Objects, call: &Call<'_>) -> Result<Re
         initial_events,
         timeout: call.query.number("timeoutSeconds")?,
     };
-    if initial_events && (!wish.bookmarks || call.query.text("resourceVersionMatch") != "NotOlderThan") {
+    if initial_events == Some(true)
+        && (!wish.bookmarks || call.query.text("resourceVersionMatch") != "NotOlderThan")
+    {
         return Err(ApiError::new(
             Reason::Invalid,
             "sendInitialEvents needs allowWatchBookmarks=true and resourceVersionMatch=NotOlderThan",

@@ -29,10 +29,11 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Wish {
     pub(super) form: Form,
     pub(super) include: Include,
-    /// Empty or `0`: what there is now comes first.
+    /// Empty or `0`: what there is now comes first, unless it is not wanted.
     pub(super) version: String,
     pub(super) bookmarks: bool,
-    pub(super) initial_events: bool,
+    /// What there is now comes first, and its end is told.
+    pub(super) initial_events: Option<bool>,
     pub(super) timeout: Option<u64>,
 }
 
@@ -61,10 +62,11 @@ pub(super) fn start(
     wish: Wish,
 ) -> Result<Reply, ApiError> {
     let from_now = matches!(wish.version.as_str(), "" | "0");
-    let with_state = from_now || wish.initial_events;
-    let (present, version) = if with_state {
+    let (present, version) = if wish.initial_events.unwrap_or(from_now) {
         let list = engine.list(kind, &ListOptions { limit: 0, after: String::new(), ..options.clone() })?;
         (list.objects, list.version)
+    } else if from_now {
+        (Vec::new(), engine.store().version())
     } else {
         let bad =
             || ApiError::bad_request(format!("resourceVersion {:?} is none of this server's", wish.version));
@@ -81,7 +83,7 @@ pub(super) fn start(
         engine: engine.clone(),
         watcher,
         present: present.into_iter(),
-        state: wish.initial_events.then_some(version),
+        state: (wish.initial_events == Some(true)).then_some(version),
         lines: VecDeque::new(),
         is_first: true,
         deadline: now + timeout,
