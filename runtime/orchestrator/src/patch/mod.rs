@@ -37,14 +37,16 @@ pub fn json(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
         ));
     }
     let mut copied = 0;
-    for operation in patch.0 {
+    for (index, operation) in patch.0.into_iter().enumerate() {
         copied += check(object, &operation)?;
         if copied > MAX_COPIED {
             let message = format!("the JSON patch copies and moves more than {MAX_COPIED} bytes");
             return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
         }
         json_patch::patch(object, &[operation]).map_err(|error| {
-            ApiError::new(Reason::Invalid, format!("the JSON patch does not fit the object: {error}"))
+            // The library counts within what it is given, which is one.
+            let why = format!("operation '/{index}' failed at path '{}': {}", error.path, error.kind);
+            ApiError::new(Reason::Invalid, format!("the JSON patch does not fit the object: {why}"))
         })?;
     }
     Ok(())
@@ -109,6 +111,13 @@ mod tests {
             (0..200).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/b{n}")})).collect();
         let mut object = json!({"a": "x".repeat(1 << 20)});
         assert_eq!(json(&mut object, &wide.into()).unwrap_err().reason, Reason::RequestEntityTooLarge);
+    }
+
+    #[test]
+    fn the_operation_that_fails_is_named() {
+        let patch = json!([{"op": "add", "path": "/b", "value": 1}, {"op": "test", "path": "/a", "value": 2}]);
+        let error = json(&mut json!({"a": 1}), &patch).unwrap_err();
+        assert!(error.message.contains("operation '/1' failed at path '/a'"), "{error}");
     }
 
     #[test]
