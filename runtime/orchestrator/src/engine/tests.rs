@@ -684,6 +684,21 @@ fn a_pod_that_is_held_back_says_so_and_nothing_more_holds_it() {
 }
 
 #[test]
+fn an_indexed_job_grows_only_with_its_parallelism() {
+    let (_folder, engine) = engine();
+    let spec = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}});
+    create(&engine, target("Job", "a", ""), json!({"metadata": {"name": "j"}, "spec": spec})).unwrap();
+    let change =
+        |spec: Value| engine.patch(target("Job", "a", "j"), &Patch::Merge(json!({"spec": spec})), &by("me"));
+    for alone in [json!({"completions": 3}), json!({"completions": 3, "parallelism": 4})] {
+        assert_eq!(change(alone).unwrap_err().causes[0].field, "spec.completions");
+    }
+    change(json!({"completions": 3, "parallelism": 3})).unwrap();
+    change(json!({"parallelism": 1})).unwrap();
+}
+
+#[test]
 fn whatever_is_noted_as_last_applied_an_apply_goes_on() {
     let (_folder, engine) = engine();
     engine.bootstrap().unwrap();

@@ -157,8 +157,14 @@ impl Strategy for Job {
         immutable(causes, old, new, &["spec", "template"], "spec.template");
         immutable(causes, old, new, &["spec", "completionMode"], "spec.completionMode");
         let is_indexed = object::text(new, &["spec", "completionMode"]) == "Indexed";
+        let number = |job: &Value, field: &str| object::number(job, &["spec", field]);
+        let completions = number(new, "completions");
         if !is_indexed {
             immutable(causes, old, new, &["spec", "completions"], "spec.completions");
+        } else if completions != number(old, "completions") && completions != number(new, "parallelism") {
+            // An Indexed one is elastic, as long as all its indexes run at a time (batch's `validateCompletions`).
+            let message = "can only be modified in tandem with spec.parallelism";
+            causes.push(Cause::new(CauseKind::Invalid, "spec.completions", message));
         }
     }
 }

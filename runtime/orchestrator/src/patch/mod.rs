@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_operation_that_fails_is_named() {
-        let patch = json!([{"op": "add", "path": "/b", "value": 1}, {"op": "test", "path": "/a", "value": 2}]);
+        let patch =
+            json!([{"op": "add", "path": "/b", "value": 1}, {"op": "test", "path": "/a", "value": 2}]);
         let error = json(&mut json!({"a": 1}), &patch).unwrap_err();
         assert!(error.message.contains("operation '/1' failed at path '/a'"), "{error}");
     }
