@@ -48,6 +48,7 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
     validate_names(spec, prefix, causes);
     placement_rules::validate(spec, prefix, causes);
     let volumes = volume_rules::validate(spec, prefix, causes);
+    let grace = object::number(spec, &["terminationGracePeriodSeconds"]).unwrap_or(30);
     let mut names = BTreeSet::new();
     for list in ["initContainers", "containers"] {
         let containers = object::list(spec, &[list]);
@@ -66,6 +67,13 @@ pub(super) fn validate_spec(pod: &Value, prefix: &str, causes: &mut Vec<Cause>) 
                 causes.push(Cause::new(CauseKind::Duplicate, format!("{place}.name"), format!("{name:?}")));
             }
             validate_container(container, &place, &volumes, list == "initContainers", causes);
+            for hook in ["postStart", "preStop"] {
+                if let Some(found) = object::at(container, &["lifecycle", hook]) {
+                    let place = format!("{place}.lifecycle.{hook}");
+                    validate_handler(found, &place, causes);
+                    validate_sleep(found, &place, grace, causes);
+                }
+            }
         }
     }
     validate_host_ports(spec, prefix, causes);
@@ -194,7 +202,7 @@ fn validate_container(
     validate_mounts(container, place, volumes, causes);
     validate_resources(container, place, causes);
     let is_sidecar = container.get("restartPolicy").is_some();
-    for (probe, handlers) in [("livenessProbe", 1), ("readinessProbe", 1), ("startupProbe", 1)] {
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(found) = container.get(probe) else { continue };
         let place = format!("{place}.{probe}");
         if is_init && !is_sidecar {
@@ -204,7 +212,7 @@ fn validate_container(
                 "may not be set for init containers without restartPolicy=Always",
             ));
         }
-        validate_handler(found, &place, handlers, causes);
+        validate_handler(found, &place, causes);
         for field in
             ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
         {
@@ -216,23 +224,17 @@ fn validate_container(
             causes.push(Cause::new(CauseKind::Invalid, format!("{place}.successThreshold"), "must be 1"));
         }
     }
-    for hook in ["postStart", "preStop"] {
-        if let Some(found) = object::at(container, &["lifecycle", hook]) {
-            validate_handler(found, &format!("{place}.lifecycle.{hook}"), 1, causes);
-        }
-    }
 }
 
 /// Exactly one way to ask.
-fn validate_handler(handler: &Value, place: &str, wanted: usize, causes: &mut Vec<Cause>) {
+fn validate_handler(handler: &Value, place: &str, causes: &mut Vec<Cause>) {
     let ways = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
     let count = ways.iter().filter(|way| handler.get(**way).is_some()).count();
-    if count < wanted {
+    if count < 1 {
         causes.push(Cause::new(CauseKind::Required, place, "must specify a handler type"));
-    } else if count > wanted {
+    } else if count > 1 {
         causes.push(Cause::new(CauseKind::Forbidden, place, "may not specify more than 1 handler type"));
     }
-    in_range(causes, handler, &["sleep", "seconds"], &format!("{place}.sleep.seconds"), 0..=i64::MAX);
     if handler.get("exec").is_some() {
         required(causes, handler, &["exec", "command"], &format!("{place}.exec.command"));
     }
@@ -241,6 +243,27 @@ fn validate_handler(handler: &Value, place: &str, wanted: usize, causes: &mut Ve
             required(causes, handler, &[way, "port"], &format!("{place}.{way}.port"));
             in_range(causes, handler, &[way, "port"], &format!("{place}.{way}.port"), 1..=65535);
         }
+    }
+    let headers = object::list(handler, &["httpGet", "httpHeaders"]);
+    for (index, header) in headers.iter().take(MAX_ITEMS).enumerate() {
+        let name = object::text(header, &["name"]);
+        if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
+            let field = format!("{place}.httpGet.httpHeaders[{index}].name");
+            let message =
+                format!("{name:?}: a valid HTTP header must consist of alphanumeric characters or '-'");
+            causes.push(Cause::new(CauseKind::Invalid, field, message));
+        }
+    }
+}
+
+/// Who sleeps longer than there is time for is ended in its sleep.
+fn validate_sleep(hook: &Value, place: &str, grace: i64, causes: &mut Vec<Cause>) {
+    if let Some(seconds) =
+        object::number(hook, &["sleep", "seconds"]).filter(|seconds| !(0..=grace).contains(seconds))
+    {
+        let message =
+            format!("{seconds}: must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        causes.push(Cause::new(CauseKind::Invalid, format!("{place}.sleep.seconds"), message));
     }
 }
 
@@ -416,6 +439,14 @@ mod tests {
                 "spec.containers[0].resources.requests",
             ),
             (json!({"name": "a", "image": "x", "livenessProbe": {}}), "spec.containers[0].livenessProbe"),
+            (
+                json!({"name": "a", "image": "x", "livenessProbe": {"httpGet": {"port": 80, "httpHeaders": [{"name": "X-Good", "value": "a: b"}, {"name": "a:b"}]}}}),
+                "spec.containers[0].livenessProbe.httpGet.httpHeaders[1].name",
+            ),
+            (
+                json!({"name": "a", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 31}}}}),
+                "spec.containers[0].lifecycle.preStop.sleep.seconds",
+            ),
             (
                 json!({"name": "a", "image": "x", "livenessProbe": {"tcpSocket": {"port": 70000}}}),
                 "spec.containers[0].livenessProbe.tcpSocket.port",
