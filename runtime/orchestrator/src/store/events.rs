@@ -8,8 +8,13 @@ use tokio::sync::watch;
 
 /// Events that are remembered. Who is further behind has to list again.
 pub(super) const KEPT: usize = 10_000;
-/// Bytes that they take in memory at most: some thousand events of pods, or 32 objects of a megabyte.
+/// Bytes that they take in memory at most: some thousand events of pods.
 pub(super) const KEPT_BYTES: usize = 32 << 20;
+/// Of these many, the newest, none is dropped for the bytes of all, only for their own: one large object drives nobody's watch out.
+const NEWEST: usize = 1000;
+/// Bytes that they take in memory at most. Written again and again a large object does drive the others out: what is remembered is bounded,
+/// and who is behind lists again, which costs less than the memory.
+pub(super) const NEWEST_BYTES: usize = 64 << 20;
 /// Events that one look at the log takes at most.
 const BATCH: usize = 256;
 
@@ -66,7 +71,10 @@ impl Log {
         self.bytes += event.weight;
         self.events.push_back(Arc::new(event));
         // The last one stays, whatever it takes: those who watch shall hear of it.
-        while self.events.len() > KEPT || self.bytes > KEPT_BYTES && self.events.len() > 1 {
+        while self.events.len() > KEPT
+            || self.bytes > KEPT_BYTES && self.events.len() > NEWEST
+            || self.bytes > NEWEST_BYTES && self.events.len() > 1
+        {
             let Some(first) = self.events.pop_front() else { break };
             self.bytes -= first.weight;
             self.floor = first.stored.version;

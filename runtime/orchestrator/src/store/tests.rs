@@ -217,6 +217,21 @@ async fn who_is_too_far_behind_has_to_list_again() {
 }
 
 #[test]
+fn one_large_object_drives_nobody_out() {
+    let mut log = Log::new(0);
+    let mut push = |kind_name: &str, version: u64, object: Value| {
+        let stored = Arc::new(Stored { object, version });
+        log.push(Event::new(Key::new(kind(kind_name), "a", "one"), EventKind::Modified, stored, None));
+    };
+    for version in 1..=900 {
+        push("Secret", version, json!({"data": "x".repeat(1 << 10)}));
+    }
+    push("ConfigMap", 901, "x".repeat(events::KEPT_BYTES).into());
+    push("Secret", 902, json!({}));
+    assert!(log.reaches(0));
+}
+
+#[test]
 fn large_objects_written_again_and_again_take_bounded_room_in_memory_and_in_the_file() {
     let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
     let store = open(&folder);
@@ -229,14 +244,14 @@ fn large_objects_written_again_and_again_take_bounded_room_in_memory_and_in_the_
             json!({"metadata": {"name": "one"}, "data": {"n": number.to_string(), "x": "x".repeat(large)}}),
         );
     }
-    let kept = (events::KEPT_BYTES / large) as u64;
+    let kept = (events::NEWEST_BYTES / large) as u64;
     let is_kept = |store: &Store| {
         assert_eq!(store.watch(kind, 150 - kept).err(), Some(Expired(150 - kept)));
         assert!(store.watch(kind, 150 - kept + 2).is_ok());
     };
     is_kept(&store);
     let (on_disk, bound) =
-        (std::fs::metadata(folder.path().join("objects.db")).unwrap().len(), events::KEPT_BYTES as u64);
+        (std::fs::metadata(folder.path().join("objects.db")).unwrap().len(), events::NEWEST_BYTES as u64);
     assert!(on_disk < bound * 3 / 2, "{on_disk} bytes");
     drop(store);
     is_kept(&open(&folder));
