@@ -116,8 +116,6 @@ impl Engine {
     }
 }
 
-/// Simple fields that the schema says must be there, at the top of the specification. Deeper ones are the kinds' own matter: there Kubernetes
-/// takes an empty value for a missing one.
 /// What is wrong with an object by itself.
 fn mistakes(kind: &'static Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
@@ -128,6 +126,8 @@ fn mistakes(kind: &'static Kind, object: &Value) -> Vec<Cause> {
     causes
 }
 
+/// Simple fields that the schema says must be there, at the top of the specification. Deeper ones are the kinds' own matter: there Kubernetes
+/// takes an empty value for a missing one.
 fn validate_required(kind: &'static Kind, object: &Value, causes: &mut Vec<Cause>) {
     let structure = kind.structure();
     for (name, field) in &structure.fields {
