@@ -296,6 +296,8 @@ mod tests {
             };
             assert_eq!(asks(amount), [format!("0/1 nodes are available: 1 Insufficient {resource}.")]);
             assert_eq!(asks("0"), Vec::<String>::new());
+            let named = json!({"spec": {"nodeName": "box", "containers": [container(json!({"limits": {resource: amount}}))]}});
+            assert!(super::super::refused(&named).unwrap().contains(resource));
         }
         let port = json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]});
         let web = |name| pod(name, json!({"containers": [port.clone()]}));
