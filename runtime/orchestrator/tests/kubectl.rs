@@ -47,6 +47,44 @@ fn every_kubectl_declares_shows_changes_and_removes_objects() {
     }
 }
 
+/// Whoever runs pods does not matter here: the controllers have done what they can.
+fn settle(server: &Server) {
+    while server.engine.control().unwrap().0 {}
+}
+
+#[test]
+fn an_undo_takes_back_a_template_and_leaves_what_is_noted() {
+    for kubectl in kubectls() {
+        let server = Server::start();
+        let run = |line: &str, input: &str| {
+            let (worked, output) = server.run(&kubectl, line, input);
+            assert!(worked, "{} {line}: {output}", kubectl.display());
+            settle(&server);
+            output
+        };
+        run("create deployment web --image=one", "");
+        run("annotate deployment web team=x", "");
+        run("set image deployment/web one=two", "");
+        run("rollout undo deployment/web", "");
+        let deployment = run("get deployment web -o yaml", "");
+        assert!(deployment.contains("team: x") && deployment.contains("image: one"), "{deployment}");
+        let told = run("describe deployment web", "");
+        assert!(told.contains("Scaled up replica set web-") && told.contains(" from 0 to 1"), "{told}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_held_back_is_shown_so() {
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {schedulingGates: [{name: x.io/y}], containers: [{name: c, image: x}]}\n";
+    for kubectl in kubectls() {
+        let server = Server::start();
+        let (worked, output) = server.run(&kubectl, "create -f -", POD);
+        assert!(worked, "{}: {output}", kubectl.display());
+        let (_, shown) = server.run(&kubectl, "get pods", "");
+        assert!(shown.contains("SchedulingGated"), "{}: {shown}", kubectl.display());
+    }
+}
+
 #[test]
 fn nothing_is_told_to_who_has_no_certificate() {
     let server = Server::start();
