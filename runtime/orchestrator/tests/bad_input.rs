@@ -280,6 +280,15 @@ async fn who_is_late_or_second_is_told() {
     assert_eq!(line.json("PATCH", &path, &late).await.1["reason"], "Conflict");
     let other = json!({"preconditions": {"uid": "another"}});
     assert_eq!(line.json("DELETE", &path, &other).await.1["reason"], "Conflict");
+    let sets = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({"app": "a"});
+    let set = json!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}});
+    assert_eq!(line.json("POST", sets, &set).await.0, 201);
+    let scale = json!({"metadata": {"name": "a", "uid": "another"}, "spec": {"replicas": 9}});
+    for method in ["PUT", "PATCH"] {
+        assert_eq!(line.json(method, &format!("{sets}/a/scale"), &scale).await.1["reason"], "Conflict");
+    }
     // Twenty clients change one object at the same time, and each change is there in the end.
     let wire = Wire::to(&server);
     let mut writers = tokio::task::JoinSet::new();

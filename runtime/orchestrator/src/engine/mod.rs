@@ -186,7 +186,7 @@ impl From<ApiError> for Failure {
 }
 
 /// Whoever names an identity means no other object of the name.
-fn check_uid(kind: &Kind, there: &Value, asked: &str) -> Result<(), ApiError> {
+pub(crate) fn check_uid(kind: &Kind, there: &Value, asked: &str) -> Result<(), ApiError> {
     let found = crate::object::uid(there);
     if asked.is_empty() || asked == found {
         return Ok(());

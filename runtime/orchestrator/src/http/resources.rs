@@ -5,7 +5,7 @@ use super::reply::{self, Reply};
 use super::request::{Objects, Query};
 use super::watch::{self, Wish, partial};
 use crate::decode::{self, Decoded};
-use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, WriteOptions, Written};
+use crate::engine::{DeleteOptions, Deleted, Engine, Patch, Target, WriteOptions, Written, check_uid};
 use crate::object;
 use crate::selector::LabelSelector;
 use crate::status::{ApiError, Reason};
@@ -315,6 +315,7 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
         }
         _ => return Err(not_allowed()),
     };
+    check_uid(own.kind, &current.object, object::uid(&wanted))?;
     let mut change = json!({"spec": {"replicas": wanted_replicas(&wanted, &current.object)?}});
     for field in ["resourceVersion", "uid"] {
         let text = object::text(&wanted, &["metadata", field]);
