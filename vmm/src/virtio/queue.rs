@@ -2,6 +2,7 @@
 
 use super::{Chain, GuestMemory, Interrupt, RingError};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
@@ -278,4 +279,33 @@ pub fn drain_while(
             return Ok(());
         }
     }
+}
+
+/// The same, until what was done comes to `turn`: the rest waits until others have had theirs. For requests of which some are a thousand
+/// times the work of others. `serve` returns how many bytes it wrote and what that took, in the unit of `turn`.
+///
+/// # Errors
+/// As [`drain`].
+pub fn drain_in_turns(
+    queue: &mut DeviceQueue,
+    memory: &GuestMemory,
+    interrupt: &dyn Interrupt,
+    chain: &mut Chain,
+    turn: u64,
+    mut serve: impl FnMut(&Chain) -> Result<(u32, u64), RingError>,
+) -> Result<(), RingError> {
+    let (effort, mut held) = (Cell::new(0u64), false);
+    let admit = |_: &Chain| {
+        held = effort.get() >= turn;
+        !held
+    };
+    drain_while(queue, memory, interrupt, chain, admit, |chain| {
+        let (written, more) = serve(chain)?;
+        effort.set(effort.get().saturating_add(more));
+        Ok(written)
+    })?;
+    if held {
+        queue.come_back();
+    }
+    Ok(())
 }

@@ -5,10 +5,9 @@ use super::shared::Shared;
 use super::{F_FREE_PAGE_HINT, F_PAGE_REPORTING, F_STATS_VQ};
 use crate::api::config::GuestStats;
 use crate::memory::{self, Backing, PAGE};
-use crate::virtio::queue::drain_while;
+use crate::virtio::queue::drain_in_turns;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
-use std::cell::Cell;
 use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -115,35 +114,32 @@ impl Worker for BalloonWorker {
         let Self { memory, interrupt, chain, shared, backing, queues, .. } = self;
         let Some((_, queue)) = queues.iter_mut().find(|(kind, _)| *kind == token) else { return Ok(()) };
         let mut acknowledged = false;
-        let (effort, mut held) = (Cell::new(0), false);
-        let admit = |_: &Chain| {
-            held = effort.get() >= TURN;
-            !held
-        };
-        drain_while(queue, memory, interrupt.as_ref(), chain, admit, |chain| {
-            let spend = |more: u64| effort.set(effort.get() + more);
-            match token {
+        drain_in_turns(queue, memory, interrupt.as_ref(), chain, TURN, |chain| {
+            let effort = match token {
                 INFLATE => {
                     shared.metrics.inflate_count.add(1);
-                    spend(inflate(memory, chain, backing));
+                    inflate(memory, chain, backing)
                 }
-                REPORTS => spend(give_back(memory, chain, backing, &shared.metrics.reports())),
+                REPORTS => give_back(memory, chain, backing, &shared.metrics.reports()),
                 HINTS => {
                     let mut command = [0; 4];
                     if chain.read_at(memory, 0, &mut command) == command.len() {
                         acknowledged |= shared.guest_command(u32::from_le_bytes(command));
+                        0
                     } else if shared.hinting() {
-                        spend(give_back(memory, chain, backing, &shared.metrics.hints()));
+                        give_back(memory, chain, backing, &shared.metrics.hints())
+                    } else {
+                        0
                     }
                 }
                 // Deflated pages are used again by being used.
-                _ => shared.metrics.deflate_count.add(1),
-            }
-            Ok(0)
+                _ => {
+                    shared.metrics.deflate_count.add(1);
+                    0
+                }
+            };
+            Ok((0, effort))
         })?;
-        if held {
-            queue.come_back();
-        }
         if acknowledged {
             interrupt.config();
         }

@@ -23,7 +23,7 @@ mod over_pci {
 
 pub use shared::{MemControl, MemError};
 
-use super::queue::drain;
+use super::queue::drain_in_turns;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
@@ -40,6 +40,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 const QUEUE_SIZES: [u16; 1] = [64];
 /// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: drivers must not touch what is not plugged in, and here they can't.
 const F_UNPLUGGED_INACCESSIBLE: u64 = 1;
+
+/// Blocks after which others get their turn: each may be a slot of its own, which KVM waits for all processors to put in or take out.
+const TURN: u64 = 64;
 
 /// Bytes of a request and of a response (5.15.6).
 const REQUEST: usize = 24;
@@ -179,7 +182,7 @@ impl Worker for MemWorker {
     fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         let Self { memory, queue, interrupt, chain, shared, backing } = self;
         shared.metrics.queue_event_count.add(1);
-        drain(queue, memory, interrupt.as_ref(), chain, |chain| {
+        drain_in_turns(queue, memory, interrupt.as_ref(), chain, TURN, |chain| {
             let mut request = [0; REQUEST];
             if chain.read_at(memory, 0, &mut request) < REQUEST {
                 return Err(RingError::Malformed("is too short"));
@@ -190,7 +193,7 @@ impl Worker for MemWorker {
             response[..2].copy_from_slice(&(answer as u16).to_le_bytes());
             response[8..].copy_from_slice(&state.to_le_bytes());
             match chain.write_at(memory, 0, &response) {
-                RESPONSE => Ok(RESPONSE as u32),
+                RESPONSE => Ok((RESPONSE as u32, effort(shared, &request))),
                 _ => Err(RingError::Malformed("has no room for its answer")),
             }
         })
@@ -201,14 +204,25 @@ impl Worker for MemWorker {
     }
 }
 
+fn word(request: &[u8; REQUEST], at: usize) -> u16 {
+    u16::from_le_bytes([request[at], request[at + 1]])
+}
+
+/// Blocks that a request may touch.
+fn effort(shared: &Shared, request: &[u8; REQUEST]) -> u64 {
+    match word(request, 0) {
+        UNPLUG_ALL => shared.all_blocks(),
+        _ => word(request, 16).into(),
+    }
+}
+
 /// What becomes of a request: the answer, and for [`STATE`] what it found. `discard` gives memory back.
 fn serve(shared: &Shared, request: &[u8; REQUEST], discard: impl FnMut(u64, u64)) -> (Answer, u16) {
-    let word = |at: usize| u16::from_le_bytes([request[at], request[at + 1]]);
     let address = u64::from_le_bytes(request[8..16].try_into().expect("eight bytes of an array"));
-    let blocks = word(16);
+    let blocks = word(request, 16);
     let metrics = &shared.metrics;
     let bytes = u64::from(blocks) * shared.block();
-    match word(0) {
+    match word(request, 0) {
         PLUG => {
             let answer = shared.plug(address, blocks);
             count(answer, &metrics.plug_count, &metrics.plug_fails, Some((&metrics.plug_bytes, bytes)));

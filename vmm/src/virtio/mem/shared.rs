@@ -87,6 +87,10 @@ impl Shared {
         self.config.block_size_mib << 20
     }
 
+    pub(super) fn all_blocks(&self) -> u64 {
+        self.config.total_size_mib / self.config.block_size_mib
+    }
+
     fn plugged_size(&self, state: &State) -> u64 {
         state.plugged.iter().filter(|plugged| **plugged).count() as u64 * self.block()
     }

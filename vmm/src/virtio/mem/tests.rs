@@ -103,6 +103,22 @@ fn slots_are_in_the_machine_while_a_block_of_theirs_is() {
 }
 
 #[test]
+fn a_flood_of_requests_is_served_in_turns() {
+    let mut world = World::new(0);
+    // Eight blocks each time.
+    let request = [UNPLUG_ALL.to_le_bytes().to_vec(), vec![0; REQUEST - 2]].concat();
+    let (request, response) = (world.guest.data(&request), world.guest.room(10, true));
+    let head = world.guest.offer(0, &[request, response]);
+    (1..RING).for_each(|_| world.guest.offer_head(0, head));
+    world.guest.kick(0);
+    world.guest.run_once();
+    let first = std::iter::from_fn(|| world.guest.used(0)).count();
+    assert_eq!(first as u64, TURN / 8);
+    world.guest.run();
+    assert_eq!(first + std::iter::from_fn(|| world.guest.used(0)).count(), usize::from(RING));
+}
+
+#[test]
 fn devices_do_not_reach_what_is_not_plugged_in() {
     let mut world = World::new(128);
     assert_eq!(world.ask(PLUG, 1, 1), (0, 0));
