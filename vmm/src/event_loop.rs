@@ -17,10 +17,13 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 /// Rounds of the loop after the last vCPU has stopped, for what the guest had handed to devices before: the last lines of
 /// its console above all. Bounded, because the world outside may go on sending for ever.
 const LAST_ROUNDS: usize = 64;
+/// And no further one after so long: a guest may have left requests that take long, each a round of its own.
+const LAST_TIME: Duration = Duration::from_millis(500);
 
 /// Wakes the loop when an event is written to, and does nothing else.
 pub struct Wake(File);
@@ -282,8 +285,9 @@ fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
     }
     // It fails only without the loop, and then there is nothing to finish.
     let _ = machine.resume_devices();
+    let start = Instant::now();
     for _ in 0..LAST_ROUNDS {
-        if !matches!(manager.run_with_timeout(0), Ok(1..)) {
+        if !matches!(manager.run_with_timeout(0), Ok(1..)) || start.elapsed() >= LAST_TIME {
             return;
         }
     }

@@ -146,7 +146,22 @@ pub(super) fn finish(memory: &GuestMemory, chain: &Chain, result: Result<u32, Fa
     written + 1
 }
 
+/// Effort of a turn: bytes moved, some milliseconds' worth.
+pub(super) const TURN: u64 = 4 << 20;
+
 impl Task {
+    /// What it takes to wait for it, in bytes that could be moved meanwhile: a whole turn where the disk alone knows.
+    pub(super) fn effort(self, write_through: bool) -> u64 {
+        match self {
+            Self::Serial => 0,
+            Self::Read { len, .. } => len.into(),
+            Self::Flush | Self::Discard { .. } => TURN,
+            Self::Write { .. } | Self::Zeroes { .. } if write_through => TURN,
+            Self::Write { len, .. } => len.into(),
+            Self::Zeroes { len, .. } => len,
+        }
+    }
+
     /// Does it, waiting for the disk, and returns how many bytes it wrote into the writable part.
     pub(super) fn perform(self, tools: &Tools<'_>, chain: &Chain) -> Result<u32, Failure> {
         let Tools { memory, disk, serial, write_through } = *tools;

@@ -170,6 +170,31 @@ fn what_makes_no_sense_is_an_error() {
 }
 
 #[test]
+fn a_flood_of_large_requests_is_served_in_turns() {
+    const LEN: u32 = 1 << 20;
+    let (mut guest, _file) = disk(&[7; LEN as usize]);
+    let (head, into, status) =
+        (guest.data(&header(VIRTIO_BLK_T_IN, 0)), guest.room(LEN, true), guest.room(1, true));
+    let head = guest.offer(0, &[head, into, status]);
+    (1..QUEUE_SIZE).for_each(|_| guest.offer_head(0, head));
+    guest.kick(0);
+    guest.run_once();
+    let first = std::iter::from_fn(|| guest.used(0)).count();
+    assert_eq!(first as u64, request::TURN / u64::from(LEN));
+    guest.run();
+    assert_eq!(first + std::iter::from_fn(|| guest.used(0)).count(), usize::from(QUEUE_SIZE));
+    // What waits for the disk itself goes one by one.
+    let (head, status) = (guest.data(&header(VIRTIO_BLK_T_FLUSH, 0)), guest.room(1, true));
+    let head = guest.offer(0, &[head, status]);
+    guest.offer_head(0, head);
+    guest.kick(0);
+    guest.run_once();
+    assert_eq!(std::iter::from_fn(|| guest.used(0)).count(), 1);
+    guest.run();
+    assert!(guest.used(0).is_some());
+}
+
+#[test]
 fn a_read_only_disk_is_not_written() {
     let before = pattern(1024, 1);
     let under = file(&before);

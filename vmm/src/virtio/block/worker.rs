@@ -2,7 +2,7 @@
 
 use super::flights::{Flight, Flights, Outcome};
 use super::metrics::BlockMetrics;
-use super::request::{self, Failure, Task, Tools};
+use super::request::{self, Failure, TURN, Task, Tools};
 use super::tray::Slot;
 use super::{Disk, SERIAL_LEN};
 use crate::virtio::limiter::Meter;
@@ -37,18 +37,22 @@ pub(super) struct BlockWorker {
 }
 
 impl BlockWorker {
-    /// Takes requests from the queue and starts or serves them: a queueful at most, as many as the ring has room for, and no more than
-    /// the limiter lets pass. See [`crate::virtio::queue::drain_while`], whose rules these are.
+    /// Takes requests from the queue and starts or serves them: a queueful at most and a [`TURN`] of them, as many as the ring has room for,
+    /// and no more than the limiter lets pass. See [`crate::virtio::queue::drain_while`], whose rules these are.
     fn serve(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         if self.meter.is_waiting() {
             return Ok(());
         }
         self.queue.quiet(&self.memory)?;
-        let mut budget = self.queue.size();
+        let (mut budget, mut effort) = (self.queue.size(), 0u64);
         loop {
             let disk = self.common.slot.disk();
             let mut held = false;
-            while budget > 0 && self.has_room() && self.queue.pop(&self.memory, &mut self.chain)? {
+            while budget > 0
+                && effort < TURN
+                && self.has_room()
+                && self.queue.pop(&self.memory, &mut self.chain)?
+            {
                 // Read once: what it is charged for is what is done.
                 let task = request::parse(&self.memory, &self.chain, &disk, self.common.features)?;
                 if !self.meter.admit(request::bytes(&self.chain, task), interest) {
@@ -57,7 +61,7 @@ impl BlockWorker {
                     break;
                 }
                 budget -= 1;
-                self.begin(&disk, task)?;
+                effort = effort.saturating_add(self.begin(&disk, task)?);
             }
             self.send_off();
             self.answer()?;
@@ -65,7 +69,7 @@ impl BlockWorker {
             if held {
                 return Ok(());
             }
-            if budget == 0 {
+            if budget == 0 || effort >= TURN {
                 self.queue.come_back();
                 return Ok(());
             }
@@ -80,22 +84,27 @@ impl BlockWorker {
         self.flights.as_ref().is_none_or(|flights| !flights.is_full())
     }
 
-    /// Starts the request in `self.chain`, or does all of it.
-    fn begin(&mut self, disk: &Arc<Disk>, task: Result<Task, Failure>) -> Result<(), RingError> {
+    /// Starts the request in `self.chain`, or does all of it; with what effort.
+    fn begin(&mut self, disk: &Arc<Disk>, task: Result<Task, Failure>) -> Result<u64, RingError> {
         let Self { memory, queue, flights, chain, common, .. } = self;
         let task = match task {
             Ok(task) => task,
             Err(failure) => {
                 common.metrics.invalid();
                 let written = request::finish(memory, chain, Err(failure));
-                return queue.complete(memory, chain.head(), written);
+                return queue.complete(memory, chain.head(), written).map(|()| 0);
             }
         };
         if flights.as_mut().is_some_and(|flights| flights.start(memory, chain, task, disk)) {
-            return Ok(());
+            // What the page cache has is copied when it is sent off; the rest nobody here waits for.
+            return Ok(if let Task::Read { len, .. } | Task::Write { len, .. } = task {
+                len.into()
+            } else {
+                0
+            });
         }
         let written = perform(memory, common, chain, task, disk);
-        queue.complete(memory, chain.head(), written)
+        queue.complete(memory, chain.head(), written).map(|()| task.effort(common.write_through))
     }
 
     fn send_off(&mut self) {
