@@ -29,7 +29,9 @@ struct Slots {
     leaving: u32,
     /// Asked for, and not let go of.
     asked: u32,
-    /// Let go of, which the main thread has not heard of yet.
+    /// Let go of, and on its way off the bus.
+    going: u32,
+    /// Off the bus, which the main thread has not heard of yet.
     gone: u32,
 }
 
@@ -75,7 +77,7 @@ impl Hotplug {
     pub fn ask(&self, slot: u8) {
         let mut slots = self.slots();
         // Whatever comes into that slot next is not what is asked for.
-        if slots.gone & 1 << slot == 0 {
+        if (slots.going | slots.gone) & 1 << slot == 0 {
             slots.asked |= 1 << slot;
             slots.leaving |= 1 << slot;
             drop(slots);
@@ -99,13 +101,16 @@ impl Hotplug {
         let asked = slots.asked & wanted;
         slots.asked &= !asked;
         slots.leaving &= !asked;
-        slots.gone |= asked;
-        for slot in (0..32).filter(|slot| asked & 1 << slot != 0) {
-            // Here and not in the main thread: when this write is done, the guest finds nothing there any more.
-            self.root.remove(slot);
-        }
+        slots.going |= asked;
         drop(slots);
-        if asked != 0 {
+        for slot in (0..32).filter(|slot| asked & 1 << slot != 0) {
+            // Here and not in the main thread: when this write is done, the guest finds nothing there any more. Without the lock, because
+            // this waits for whoever is busy with the device, and the main thread takes the lock in every round.
+            self.root.remove(slot);
+            let mut slots = self.slots();
+            slots.going &= !(1 << slot);
+            slots.gone |= 1 << slot;
+            drop(slots);
             let _ = self.let_go.write(1);
         }
     }
@@ -138,9 +143,9 @@ impl BusDevice for Registers {
 mod tests {
     use super::*;
     use crate::pci::{ConfigSpace, Function, Ids};
-    use std::sync::Mutex;
+    use std::sync::{Mutex, OnceLock, Weak};
 
-    struct Card(ConfigSpace);
+    struct Card(ConfigSpace, Arc<OnceLock<Weak<Hotplug>>>);
 
     impl BusDevice for Card {
         fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
@@ -159,13 +164,21 @@ mod tests {
             None
         }
         fn place(&mut self, _base: Option<u64>) {}
+        fn taken_off(&mut self) {
+            let Some(hotplug) = self.1.get().and_then(Weak::upgrade) else { return };
+            // What takes as long as it takes: meanwhile the main thread has its look, and others may ask.
+            drop(hotplug.slots.try_lock().expect("nobody holds it"));
+            assert!(hotplug.take_gone().is_empty());
+            hotplug.ask(2);
+        }
     }
+
+    const IDS: Ids = Ids { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
 
     fn bus() -> (Arc<Root>, Arc<Hotplug>, Registers) {
         let root = Root::new(0..0x1000);
-        let ids = Ids { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
         for slot in 1..4 {
-            root.add(slot, Arc::new(Mutex::new(Card(ConfigSpace::new(ids)))));
+            root.add(slot, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::default()))));
         }
         let hotplug = Hotplug::new(Arc::clone(&root)).unwrap();
         (root, Arc::clone(&hotplug), Registers(hotplug))
@@ -219,12 +232,24 @@ mod tests {
         // The main thread has not heard of it yet.
         hotplug.ask(2);
         assert_eq!(hotplug.take_gone(), [2]);
-        let ids = Ids { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
-        root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(ids)))));
+        root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::default()))));
         hotplug.arrived(2);
         assert_eq!(get(&mut registers, 4), 0);
         registers.write(8, &u32::MAX.to_le_bytes());
         assert!(hotplug.take_gone().is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_device_that_takes_its_time_to_go_but_who_lets_go_of_it() {
+        let (root, hotplug, mut registers) = bus();
+        root.remove(2);
+        let told = Arc::new(OnceLock::new());
+        root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::clone(&told)))));
+        told.set(Arc::downgrade(&hotplug)).unwrap();
+        hotplug.ask(2);
+        registers.write(8, &0b100u32.to_le_bytes());
+        // Who asked meanwhile asked for the one that went.
+        assert_eq!((hotplug.take_gone(), get(&mut registers, 4)), (vec![2], 0));
     }
 
     #[test]

@@ -33,4 +33,8 @@ pub trait Function: BusDevice {
 
     /// Where the BAR is from now on, if anywhere: kicks are taken there.
     fn place(&mut self, base: Option<u64>);
+
+    /// It is off the bus for good: what it has under way comes to its end here, in the thread of who took it off, and not where it is
+    /// dropped. Whoever still reaches it changes nothing any more.
+    fn taken_off(&mut self) {}
 }

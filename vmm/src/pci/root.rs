@@ -59,11 +59,14 @@ impl Root {
         self.refresh(slot, &mut *guard);
     }
 
-    /// Takes a function out of its slot.
+    /// Takes a function out of its slot. It may wait for the function: for a driver that is busy with it, and for what it has under way.
     pub fn remove(&self, slot: u8) -> Option<Shared> {
         let function = Arc::clone(&lock(&self.slots).get(usize::from(slot))?.as_ref()?.function);
-        lock(&function).place(None);
+        let mut guard = lock(&function);
+        guard.place(None);
         lock(&self.slots)[usize::from(slot)] = None;
+        guard.taken_off();
+        drop(guard);
         Some(function)
     }
 

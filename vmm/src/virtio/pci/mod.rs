@@ -47,6 +47,8 @@ pub struct PciTransport {
     wiring: Arc<dyn Wiring>,
     // Where kicks are taken without an exit.
     placed: Option<u64>,
+    // A vCPU that came too late must not start it once more.
+    taken_off: bool,
 }
 
 impl PciTransport {
@@ -70,7 +72,7 @@ impl PciTransport {
         let msix = Msix::new(wiring.as_ref(), queues as u16 + 1, &mut space, TABLE as u32, PENDING as u32)?;
         let vectors = Arc::new(Vectors::new(msix.events(), queues, Arc::clone(&surroundings.interrupts)));
         let core = Core::new(surroundings, device, Arc::clone(&vectors) as _)?;
-        Ok(Self { core, space, msix, vectors, window, wiring, placed: None })
+        Ok(Self { core, space, msix, vectors, window, wiring, placed: None, taken_off: false })
     }
 
     /// Takes kicks at `base`, or nowhere.
@@ -102,6 +104,9 @@ impl BusDevice for PciTransport {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
+        if self.taken_off {
+            return;
+        }
         match offset {
             COMMON..ISR => self.write_common(offset - COMMON, data),
             DEVICE..NOTIFY => self.core.write_config(offset - DEVICE, data),
@@ -142,6 +147,11 @@ impl Function for PciTransport {
 
     fn place(&mut self, base: Option<u64>) {
         self.move_kicks(base);
+    }
+
+    fn taken_off(&mut self) {
+        self.core.reset();
+        self.taken_off = true;
     }
 }
 

@@ -321,6 +321,25 @@ fn bars_are_where_the_guest_puts_them_and_never_in_each_other_s_way() {
 }
 
 #[test]
+fn a_function_that_was_taken_off_the_bus_is_settled_and_starts_no_more() {
+    let root = Root::new(0xe800_0000..0xe810_0000);
+    let mut guest = PciGuest::ready(rng(), VERSION_1);
+    guest.transport.write_config(4, &[2]);
+    root.add(1, Arc::new(std::sync::Mutex::new(guest.transport)));
+    let function = root.remove(1).unwrap();
+    let mut function = function.lock().unwrap();
+    let status = |function: &mut dyn crate::pci::Function| {
+        let mut status = [0];
+        function.read(20, &mut status);
+        status[0]
+    };
+    assert_eq!(status(&mut *function), 0);
+    // From a vCPU that had found it before.
+    function.write(20, &[1]);
+    assert_eq!(status(&mut *function), 0);
+}
+
+#[test]
 fn there_is_one_bus_with_one_function_a_slot() {
     let root = Root::new(0xe800_0000..0xe810_0000);
     let vendor = |offset| {
