@@ -10,13 +10,13 @@ use crate::listen::listener;
 use crate::memory::{self, Backing, MemoryError, Recipe};
 use crate::mmds::SharedStore;
 use crate::serial::SerialFiles;
-use crate::{sys, validate};
+use crate::{data_file, sys, validate};
 use kvm_ioctls::Kvm;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -218,8 +218,7 @@ fn open(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, 
 /// Opens what is read at offsets: a regular file or a block device.
 fn open_data(what: &str, source: &FileSource, options: &OpenOptions) -> Result<File, FileError> {
     let file = open(what, source, options)?;
-    let metadata = file.metadata();
-    let usable = metadata.as_ref().is_ok_and(|data| data.is_file() || data.file_type().is_block_device());
+    let usable = data_file::has_offsets(&file).unwrap_or(false);
     if usable { Ok(file) } else { Err(FileError::NotData { what: what.into(), name: name_of(source) }) }
 }
 

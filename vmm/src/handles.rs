@@ -40,6 +40,9 @@ pub enum HandleError {
         /// How many descriptors came with it.
         came: usize,
     },
+    /// The request changes nothing.
+    #[error("nothing to change on drive {0:?}: give files, rate_limiter or measure")]
+    Nothing(String),
     /// No hot-pluggable memory.
     #[error("this VM has no hot-pluggable memory")]
     NoMemory,
@@ -275,6 +278,9 @@ impl Handles {
         validate::rate_limiter("rate_limiter", limiter)?;
         if usize::from(said) != files.len() {
             return Err(HandleError::Descriptors { drive: id.to_owned(), said, came: files.len() });
+        }
+        if limiter.is_none() && files.is_empty() && !measure {
+            return Err(HandleError::Nothing(id.to_owned()));
         }
         if let Some(limiter) = limiter {
             tray.limit().update(limiter)?;

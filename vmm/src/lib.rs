@@ -22,6 +22,7 @@ pub mod bus;
 mod cards;
 mod changes;
 pub mod control;
+pub mod data_file;
 pub mod devices;
 pub mod door;
 pub mod end;

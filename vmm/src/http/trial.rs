@@ -27,7 +27,7 @@ pub fn drive(drive: &Drive, files: &[File]) -> Result<(), BuildError> {
 /// It can't.
 pub fn pmem(settings: &Pmem, file: &File) -> Result<(), BuildError> {
     let failed = |source| BuildError::Pmem { id: settings.id.clone(), source };
-    PmemMapping::len_of(file).map(drop).map_err(failed)
+    PmemMapping::len_of(file, settings.read_only).map(drop).map_err(failed)
 }
 
 /// Whether these files can be the drives and the memory of these documents.

@@ -3,6 +3,7 @@
 use super::PAGE;
 use super::backing::{HUGE_PAGE, Reservation, reserve};
 use super::space::Slot;
+use crate::data_file::{self, Unfit};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -11,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 /// Why a file can't be mapped for a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum PmemError {
+    /// No file to map, or not open for what the guest may do.
+    #[error("it {0}")]
+    Unfit(#[from] Unfit),
     /// Nothing to map.
     #[error("it is empty; give it the size that the guest is to see")]
     Empty,
@@ -74,8 +78,9 @@ impl PmemMapping {
     /// Bytes of address space that `file` takes.
     ///
     /// # Errors
-    /// It is empty, or can't be measured.
-    pub fn len_of(file: &File) -> Result<u64, PmemError> {
+    /// It can't be mapped, is empty, or can't be measured.
+    pub fn len_of(file: &File, read_only: bool) -> Result<u64, PmemError> {
+        data_file::check(file, read_only)?;
         whole_pages(size_of(file)?)
     }
 

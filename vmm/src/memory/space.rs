@@ -103,7 +103,7 @@ impl Space {
     /// # Errors
     /// See [`PmemError`].
     pub fn put(&self, file: File, read_only: bool) -> Result<PmemMapping, PmemError> {
-        let len = PmemMapping::len_of(&file)?;
+        let len = PmemMapping::len_of(&file, read_only)?;
         let place = self.0.take((len, PMEM_ALIGNMENT), 1).ok_or(PmemError::NoRoom { mib: len >> 20 })?;
         let slot = Slot { space: Arc::clone(&self.0), place, inside: false };
         let start = slot.place.range.start;

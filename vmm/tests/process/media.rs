@@ -149,7 +149,14 @@ fn what_can_not_be_a_medium_is_refused_and_let_go() {
     is_refused(&pod.insert("image", &[&disk, &odd]), "multiple of 512");
     is_refused(&pod.insert("image", &[&pod.disk("empty", 0)]), "is empty");
     let folder = File::open(pod.vm.folder.path()).unwrap();
-    is_refused(&pod.insert("image", &[&disk, &folder]), "file 1 of the medium");
+    is_refused(&pod.insert("image", &[&disk, &folder]), "file 1 of drive image is neither");
+    // Not open for what the guest would do; whoever appends loses what was meant for another place.
+    let writing = OpenOptions::new().write(true).open(pod.vm.path("disk")).unwrap();
+    is_refused(&pod.insert("image", &[&writing]), "is not open for reading");
+    let appending = OpenOptions::new().read(true).append(true).open(pod.vm.path("disk")).unwrap();
+    is_refused(&pod.insert("upper", &[&appending]), "without O_APPEND");
+    assert!(pod.insert("image", &[&appending])["exits"].is_object());
+    assert!(pod.eject("image")["exits"].is_object());
     let request = json!({"action": "insert", "drive_id": "image", "files": 2});
     is_refused(&pod.client.ask_with(&request, &[disk.as_raw_fd()]), "speaks of 2 files and brought 1");
     // None of those files is kept, nor those that come with requests that want none.
@@ -194,6 +201,9 @@ fn a_drive_with_rings_and_threads_gets_another_file_and_grows() {
     // The guest may write, and what it wrote would fail.
     let look = File::open(pod.vm.path("other")).unwrap();
     is_refused(&update(&mut pod, false, &[&look]), "is not open for reading and writing");
+    let appending = OpenOptions::new().read(true).append(true).open(pod.vm.path("other")).unwrap();
+    is_refused(&update(&mut pod, false, &[&appending]), "without O_APPEND");
+    is_refused(&update(&mut pod, false, &[]), "nothing to change");
     other.set_len(24 * 512).unwrap();
     assert!(update(&mut pod, true, &[])["exits"].is_object());
     assert_eq!(pod.child.0.wait().unwrap().code(), Some(0));

@@ -119,6 +119,41 @@ fn a_drive_comes_and_goes_with_the_guest_s_consent() {
 }
 
 #[test]
+fn what_makes_no_disk_is_not_plugged_in() {
+    if !kvm() {
+        return;
+    }
+    let mut pod = Pod::start(HANG, "pci");
+    let disk = pod.disk();
+    let open = |options: &OpenOptions| options.open(pod.vm.path("disk")).unwrap();
+    let zero = OpenOptions::new().read(true).write(true).open("/dev/zero").unwrap();
+    let (folder, neither) = (File::open("/").unwrap(), "is neither a regular file nor a block device");
+    let (reading, writing) = (open(OpenOptions::new().read(true)), open(OpenOptions::new().write(true)));
+    let appending = open(OpenOptions::new().read(true).append(true));
+    let drive = |read_only: bool| json!({"drive": {"drive_id": "second", "path_on_host": {"fd": 0}, "is_read_only": read_only}});
+    let pmem =
+        |read_only: bool| json!({"pmem": {"id": "p", "path_on_host": {"fd": 0}, "read_only": read_only}});
+    for (device, file, why) in [
+        (drive(false), &zero, neither),
+        (drive(true), &zero, neither),
+        (drive(true), &folder, neither),
+        (pmem(true), &folder, neither),
+        (drive(false), &reading, "is not open for reading and writing"),
+        (pmem(false), &reading, "is not open for reading and writing"),
+        (drive(true), &writing, "is not open for reading"),
+        (pmem(true), &writing, "is not open for reading"),
+        (drive(false), &appending, "without O_APPEND"),
+    ] {
+        is_refused(&pod.plug(device, &[file]), why);
+    }
+    drop(disk);
+    assert!(!pod.has_open("disk"));
+    assert_eq!(pod.plug(drive(true), &[&appending])["state"], "running");
+    pod.client.ask("stop");
+    assert_eq!(pod.child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
+}
+
+#[test]
 fn persistent_memory_is_mapped_when_it_comes_and_unmapped_when_it_goes() {
     if !kvm() {
         return;

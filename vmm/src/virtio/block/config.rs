@@ -2,6 +2,7 @@
 
 use super::Ring;
 use crate::api::config::RateLimiter;
+use crate::data_file::Unfit;
 use crate::virtio::WorkerLoop;
 use std::fs::File;
 use std::io;
@@ -78,15 +79,15 @@ pub enum BlockConfigError {
         /// In bytes.
         len: u64,
     },
-    /// The guest may write and the descriptor can't.
-    #[error(
-        "file {index} of drive {id} is not open for reading and writing: open it so, or make the drive read only"
-    )]
-    NotWritable {
+    /// A descriptor that is no disk, or not open for what the guest may do.
+    #[error("file {index} of drive {id} {source}")]
+    Unfit {
         /// Which drive.
         id: String,
         /// Which of its files, from 0.
         index: usize,
+        /// What is wrong with it.
+        source: Unfit,
     },
     /// There is a medium in the drive.
     #[error("drive {0} has a medium: eject it first")]
@@ -100,14 +101,6 @@ pub enum BlockConfigError {
         count: usize,
         /// How many may.
         most: usize,
-    },
-    /// A pipe, a folder, a socket, a character device.
-    #[error("file {index} of the medium for drive {id} is neither a regular file nor a block device")]
-    NotData {
-        /// Which drive.
-        id: String,
-        /// Which of its files, from 0.
-        index: usize,
     },
     /// A medium without a byte.
     #[error("the medium for drive {0} is empty: it must have 512 bytes at least")]

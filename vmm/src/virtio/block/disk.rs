@@ -2,10 +2,10 @@
 
 use super::direct::{self, Bounce};
 use super::{BlockConfigError, SECTOR};
+use crate::data_file;
 use crate::log;
 use crate::virtio::io::{fallocate, read_exact_at, write_all_at};
 use crate::virtio::{Chain, GuestMemory};
-use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -46,9 +46,11 @@ impl Disk {
         let mut alignment = direct.then_some(SECTOR as u32);
         for (index, mut file) in files.into_iter().enumerate() {
             let failed = |source| BlockConfigError::Io { id: id.to_owned(), index, source };
-            if !read_only && !is_writable(&file).map_err(failed)? {
-                return Err(BlockConfigError::NotWritable { id: id.to_owned(), index });
-            }
+            data_file::check_disk(&file, read_only).map_err(|source| BlockConfigError::Unfit {
+                id: id.to_owned(),
+                index,
+                source,
+            })?;
             // Unlike the metadata's length this is right for block devices too.
             let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
             let rest = len % SECTOR;
@@ -233,12 +235,6 @@ pub fn check(id: &str, files: &[File], read_only: bool, direct: bool) -> Result<
     };
     let files = files.iter().enumerate().map(copy).collect::<Result<_, _>>()?;
     Disk::new(id, files, read_only, direct).map(drop)
-}
-
-/// Whether it was opened so: what an inherited descriptor can do is told by nothing else.
-fn is_writable(file: &File) -> io::Result<bool> {
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    Ok(matches!(flags & OFlags::ACCMODE, OFlags::RDWR))
 }
 
 fn is_unsupported(error: &io::Error) -> bool {

@@ -2,6 +2,7 @@ use super::super::*;
 use super::Guest;
 use crate::api::config::RateLimiter;
 use crate::api::config::TokenBucket;
+use crate::data_file::Unfit;
 use crate::virtio::Transport;
 use crate::virtio::testing::suite::Subject;
 use crate::virtio::testing::{
@@ -407,7 +408,10 @@ fn media_that_can_not_be_are_refused_and_change_nothing() {
         ));
     }
     let folder = File::open("/").unwrap();
-    assert!(matches!(insert(&guest, &tray, vec![folder]), Err(BlockConfigError::NotData { .. })));
+    assert!(matches!(
+        insert(&guest, &tray, vec![folder]),
+        Err(BlockConfigError::Unfit { source: Unfit::Kind, .. })
+    ));
     assert!(!guest.interrupted());
     assert_eq!(u64::from_le_bytes(guest.config(0)), 1);
     insert(&guest, &tray, vec![fixed]).unwrap();

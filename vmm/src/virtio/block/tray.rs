@@ -6,7 +6,6 @@ use crate::api::control::MAX_FILES;
 use crate::virtio::Signals;
 use crate::virtio::limiter::Throttle;
 use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The disk that a device has now. A worker takes it for one batch and no longer, so a disk that was exchanged is closed as
@@ -141,13 +140,6 @@ impl Tray {
         let most = if self.read_only { MAX_FILES } else { 1 };
         if files.is_empty() || files.len() > most {
             return Err(BlockConfigError::Count { id: id(), count: files.len(), most });
-        }
-        for (index, file) in files.iter().enumerate() {
-            let metadata =
-                file.metadata().map_err(|source| BlockConfigError::Io { id: id(), index, source })?;
-            if !metadata.is_file() && !metadata.file_type().is_block_device() {
-                return Err(BlockConfigError::NotData { id: id(), index });
-            }
         }
         let disk = Disk::new(&self.id, files, self.read_only, self.direct)?;
         // The guest reads it once, when its driver starts.
