@@ -159,8 +159,7 @@ impl Handles {
     /// What the devices have counted, under Firecracker's names.
     pub fn figures(&self, figures: &mut Figures) {
         for DriveHandle { tray, .. } in &self.drives {
-            let throttled = ("rate_limiter_throttled_events", tray.limit().throttled());
-            figures.counts_of("block", tray.id(), tray.metrics().figures().into_iter().chain([throttled]));
+            figures.counts_of("block", tray.id(), tray.figures());
         }
         figures.counts("interrupts", self.interrupts.figures());
         figures.counts("i8042", self.i8042.figures());
@@ -181,12 +180,7 @@ impl Handles {
             figures.counts_of("pmem", pmem.id(), pmem.figures());
         }
         for (id, limits) in &self.interfaces {
-            figures.counts_of("net", id, limits.metrics.figures());
-            let throttled = [
-                ("rx_rate_limiter_throttled", limits.receive.throttled()),
-                ("tx_rate_limiter_throttled", limits.transmit.throttled()),
-            ];
-            figures.counts_of("net", id, throttled);
+            figures.counts_of("net", id, limits.figures());
         }
     }
 

@@ -32,7 +32,6 @@ struct Nothing {}
 /// [`Fault`]s of status 400 in Firecracker's words: no such path, no or too much of a body, a body of another shape, ids that
 /// differ.
 pub fn route(method: &str, path: &str, body: &[u8]) -> Result<Action, Fault> {
-    let path = path.split('?').next().unwrap_or_default();
     let mut rest = path.strip_prefix('/').unwrap_or(path).split_terminator('/');
     let empty = rest.clone().any(str::is_empty);
     let parts: [&str; 4] = std::array::from_fn(|_| rest.next().unwrap_or_default());
@@ -245,6 +244,9 @@ mod tests {
             ("PUT", "/drives/a", "", "Empty PUT request."),
             ("PATCH", "/vm", "", "Empty PATCH request."),
             ("PATCH", "/machine-config", "{}", "Empty PATCH request."),
+            ("PUT", "/actions?x", "{}", "Invalid request method and/or path: PUT actions?x."),
+            ("GET", "/?x=1", "", "Invalid request method and/or path: GET ?x=1."),
+            ("PUT", "/drives/a?x", "{}", "API Resource IDs can only contain"),
             ("GET", "/drives", "", "Invalid request method and/or path: GET drives."),
             ("PUT", "/machine-config/x", "{}", "Invalid request method and/or path: PUT machine-config."),
             ("GET", "/version//x", "", "Invalid request method and/or path: GET version."),

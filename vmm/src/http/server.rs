@@ -186,7 +186,9 @@ async fn handle(
         Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
     };
     line.next();
-    match desk.serve(head.method.as_str(), head.uri.path(), &body).await {
+    // With what stands behind a question mark, as Firecracker has it: no path that is known has such a thing.
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    match desk.serve(head.method.as_str(), target, &body).await {
         Served::Answer(outcome, Deprecated(deprecated)) => {
             let mut response = respond(outcome);
             if deprecated {

@@ -1,8 +1,13 @@
-//! Asks the code what it takes of Firecracker's API, and compares the answer with the table of docs/firecracker-compat.md.
+//! Asks the code what it takes of Firecracker's API and which of its figures it has, and compares the answers with the tables of
+//! docs/firecracker-compat.md.
 
-use serde_json::Value;
+use crate::common::{HANG, Vm, kvm};
+use crate::http::spawn_api;
+use crate::tap::Tap;
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Mutex;
 use vmm::http::action::Action;
 use vmm::http::{Draft, route::route};
 
@@ -10,6 +15,10 @@ const FACTS: &str = include_str!("firecracker-api.txt");
 const BEGIN: &str =
     "<!-- the table begins: `VIAL_WRITE_DOCS=1 cargo test -p vmm --test process compat` writes it -->\n";
 const END: &str = "<!-- the table ends -->\n";
+const NAMES: &str = include_str!("firecracker-metrics.txt");
+const NAMES_BEGIN: &str =
+    "<!-- the names begin: `VIAL_WRITE_DOCS=1 cargo test -p vmm --test process compat` writes them -->\n";
+const NAMES_END: &str = "<!-- the names end -->\n";
 
 /// Whether a request is understood and, if it is a document, fits into a draft that has an interface already.
 fn verdict(method: &str, path: &str, body: Option<&Value>) -> Result<(), String> {
@@ -65,24 +74,84 @@ fn table() -> String {
     text
 }
 
-#[test]
-fn the_table_says_what_the_code_takes() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/firecracker-compat.md");
-    let text = std::fs::read_to_string(&page).unwrap();
-    let (head, rest) = text.split_once(BEGIN).expect("the page has the line before the table");
-    let (written, tail) = rest.split_once(END).expect("the page has the line behind the table");
-    let table = table();
+/// Makes sure that what the page has between two lines is `text`; or writes it there.
+fn agrees(begin: &str, end: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/firecracker-compat.md");
+    // Two tables are on one page, and tests run side by side.
+    static PAGE: Mutex<()> = Mutex::new(());
+    let _page = PAGE.lock();
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = page.split_once(begin).expect("the page has the line before the table");
+    let (written, tail) = rest.split_once(end).expect("the page has the line behind the table");
     if std::env::var_os("VIAL_WRITE_DOCS").is_some() {
-        std::fs::write(&page, [head, BEGIN, &table, END, tail].concat()).unwrap();
+        std::fs::write(&path, [head, begin, text, end, tail].concat()).unwrap();
         return;
     }
-    for (written, asked) in written.lines().zip(table.lines()) {
+    for (written, asked) in written.lines().zip(text.lines()) {
         assert_eq!(
             written, asked,
-            "docs/firecracker-compat.md is not what the code does: write its table anew"
+            "docs/firecracker-compat.md is not what the code does: write its tables anew"
         );
     }
-    assert_eq!(written.lines().count(), table.lines().count());
+    assert_eq!(written.lines().count(), text.lines().count());
+}
+
+#[test]
+fn the_table_says_what_the_code_takes() {
+    agrees(BEGIN, END, &table());
+}
+
+/// Names of Firecracker's figures that a VM with every device has not, by group.
+fn missing(figures: &Value) -> String {
+    let mut text = String::from("| Group | Names |\n|---|---|\n");
+    for line in NAMES.lines().filter(|line| !line.starts_with('#')) {
+        let (group, names) = line.split_once(' ').unwrap();
+        let missing = names.split(' ').filter(|name| figures[group].get(name).is_none());
+        let missing: Vec<_> = missing.map(|name| format!("`{name}`")).collect();
+        if !missing.is_empty() {
+            writeln!(text, "| `{group}` | {} |", missing.join(", ")).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn the_page_names_every_figure_that_is_missing() {
+    // SAFETY: takes and writes nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !kvm() || !root || !Path::new("/dev/net/tun").exists() {
+        return;
+    }
+    let vm = Vm::new(HANG);
+    let name = format!("names{}", std::process::id());
+    let tap = Tap::new(&name);
+    let (mut child, mut http) = spawn_api(&vm, &["--start-time-us", "1", "--start-time-cpu-us", "0"]);
+    std::fs::write(vm.path("disk"), [0; 4096]).unwrap();
+    for (path, document) in [
+        ("/metrics", json!({"metrics_path": vm.path("metrics")})),
+        ("/boot-source", json!({"kernel_image_path": vm.path("kernel")})),
+        ("/machine-config", json!({"vcpu_count": 1, "mem_size_mib": 32})),
+        ("/serial", json!({"serial_out_path": vm.path("serial")})),
+        ("/drives/d", json!({"drive_id": "d", "path_on_host": vm.path("disk")})),
+        ("/pmem/p", json!({"id": "p", "path_on_host": vm.path("disk")})),
+        ("/network-interfaces/n", json!({"iface_id": "n", "host_dev_name": name})),
+        ("/mmds/config", json!({"network_interfaces": ["n"]})),
+        ("/vsock", json!({"guest_cid": 3, "uds_path": vm.path("vsock")})),
+        ("/hotplug/memory", json!({"total_size_mib": 1024})),
+        ("/balloon", json!({"amount_mib": 0, "deflate_on_oom": false})),
+        ("/entropy", json!({})),
+        ("/actions", json!({"action_type": "InstanceStart"})),
+    ] {
+        http.ok("PUT", path, &document);
+    }
+    http.ok("PATCH", "/vm", &json!({"state": "Paused"}));
+    http.ok("PATCH", "/vm", &json!({"state": "Resumed"}));
+    http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    child.0.wait().unwrap();
+    drop(tap);
+    let lines = std::fs::read_to_string(vm.path("metrics")).unwrap();
+    let figures: Value = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
+    agrees(NAMES_BEGIN, NAMES_END, &missing(&figures));
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn devices_count_what_they_do_on_either_bus() {
         assert_eq!(line["interrupts"]["config_updates"].as_u64().unwrap() > 0, bus == Bus::Pci);
         assert_eq!(line["signals"], json!({"sighup": 0}));
         assert_eq!(line["vsock"]["conns_added"], 0);
+        assert!(line["block"]["queue_event_count"].as_u64() > Some(0));
         // What is not there has no figures.
         assert_eq!((&line["mmds"], &line["balloon"]), (&Value::Null, &Value::Null));
     }

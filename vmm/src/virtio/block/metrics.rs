@@ -6,6 +6,12 @@ use crate::metrics::counters;
 counters! {
     /// Counters since the start.
     pub struct BlockMetrics {
+        /// Kicks, and turns taken up again.
+        queue_event_count,
+        /// Times that the limiter let requests pass again.
+        rate_limiter_event_count,
+        /// Times that the ring was full, and requests waited for others.
+        io_engine_throttled_events,
         /// Bytes that guests read.
         read_bytes,
         /// Reads.

@@ -56,6 +56,12 @@ impl Tray {
         &self.metrics
     }
 
+    /// All figures by name.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let throttled = ("rate_limiter_throttled_events", self.throttle.throttled());
+        self.metrics.figures().into_iter().chain([throttled]).collect()
+    }
+
     /// Puts a medium into a removable drive and tells the driver through `interrupt`.
     ///
     /// # Errors

@@ -74,7 +74,11 @@ impl BlockWorker {
                 return Ok(());
             }
             // A ring that is full makes itself heard.
-            if !self.has_room() || !self.queue.listen(&self.memory)? {
+            if !self.has_room() {
+                self.common.metrics.io_engine_throttled_events.add(1);
+                return Ok(());
+            }
+            if !self.queue.listen(&self.memory)? {
                 return Ok(());
             }
         }
@@ -163,8 +167,14 @@ impl Worker for BlockWorker {
 
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
         match token {
-            TIMER => self.meter.fired(),
-            QUEUE => self.queue.clear_event(),
+            TIMER => {
+                self.common.metrics.rate_limiter_event_count.add(1);
+                self.meter.fired();
+            }
+            QUEUE => {
+                self.common.metrics.queue_event_count.add(1);
+                self.queue.clear_event();
+            }
             _ => {}
         }
         self.answer()?;

@@ -94,6 +94,21 @@ pub struct Limits {
     pub limitable: bool,
 }
 
+impl Limits {
+    /// All figures by name. A frame is one call here, so some are the same under two of Firecracker's names.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        let Self { metrics, receive, transmit, .. } = self;
+        let more = [
+            ("rx_count", metrics.rx_packets_count.get()),
+            ("tx_count", metrics.tx_packets_count.get()),
+            ("tap_write_fails", metrics.tx_fails.get()),
+            ("rx_rate_limiter_throttled", receive.throttled()),
+            ("tx_rate_limiter_throttled", transmit.throttled()),
+        ];
+        metrics.figures().into_iter().chain(more).collect()
+    }
+}
+
 /// What workers and the configuration space share.
 #[derive(Clone)]
 struct Common {

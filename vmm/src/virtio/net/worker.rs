@@ -151,6 +151,7 @@ impl NetWorker {
                 // Its queue was let go of meanwhile.
                 Received::Gone if !self.is_active() => break,
                 Received::Gone => {
+                    self.common.metrics.tap_read_fails.add(1);
                     self.common.link.store(false, Ordering::Relaxed);
                     self.interrupt.config();
                     break;
@@ -235,6 +236,8 @@ impl NetWorker {
                     Ok(_) => common.metrics.sent(len as usize - HEADER),
                     Err(_) => common.metrics.tx_fails.add(1),
                 }
+            } else {
+                common.metrics.tx_malformed_frames.add(1);
             }
             Ok(0)
         })?;
@@ -296,13 +299,19 @@ impl Worker for NetWorker {
             // for a TAP that took all of them before.
             let _ = self.tap.set_offloads(self.features);
         }
+        let metrics = &self.common.metrics;
         match token {
-            TRANSMIT => self.transmit_frames(interest),
+            TRANSMIT => {
+                metrics.tx_queue_event_count.add(1);
+                self.transmit_frames(interest)
+            }
             TRANSMIT_TIMER => {
+                metrics.tx_rate_limiter_event_count.add(1);
                 self.transmit_meter.fired();
                 self.transmit_frames(interest)
             }
             RECEIVE_TIMER => {
+                metrics.rx_event_rate_limiter_count.add(1);
                 self.receive_meter.fired();
                 self.receive_frames(interest)
             }
@@ -313,10 +322,14 @@ impl Worker for NetWorker {
                 self.receive_frames(interest)
             }
             RECEIVE => {
+                metrics.rx_queue_event_count.add(1);
                 self.receive.clear_event();
                 self.receive_frames(interest)
             }
-            _ => self.receive_frames(interest),
+            _ => {
+                metrics.rx_tap_event_count.add(1);
+                self.receive_frames(interest)
+            }
         }
     }
 
