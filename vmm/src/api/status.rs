@@ -98,7 +98,7 @@ pub enum ExitReason {
     GuestReboot,
     /// The guest's kernel panicked, by pvpanic (10).
     GuestPanic,
-    /// Triple fault or KVM_EXIT_SHUTDOWN (11).
+    /// Triple fault, KVM_EXIT_SHUTDOWN, or an instruction that KVM can't do in the guest's place (11).
     GuestCrash,
     /// The guest broke a device's contract beyond repair (12).
     GuestFault,

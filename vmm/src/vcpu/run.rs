@@ -4,6 +4,7 @@ use super::Shared;
 use super::counters::{Counters, ExitKind};
 use super::kick::ImmediateExit;
 use crate::api::status::ExitReason;
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::mem::ManuallyDrop;
 
@@ -68,7 +69,7 @@ fn step(
             ExitReason::InternalError,
             format!("the processor refused to enter the guest: hardware reason {reason:#x} on CPU {cpu}"),
         ),
-        Ok(VcpuExit::InternalError) => (ExitReason::InternalError, internal_error(vcpu)),
+        Ok(VcpuExit::InternalError) => internal_error(vcpu),
         Ok(other) => (ExitReason::InternalError, format!("unexpected KVM exit: {other:?}")),
         Err(error) => (ExitReason::InternalError, format!("KVM_RUN failed: {error}")),
     };
@@ -77,14 +78,14 @@ fn step(
     false
 }
 
-/// KVM_EXIT_INTERNAL_ERROR in words (Documentation/virt/kvm/api.rst, 5.).
+/// KVM_EXIT_INTERNAL_ERROR as a reason, and in words (Documentation/virt/kvm/api.rst, 5.).
 #[allow(unsafe_code)]
-fn internal_error(vcpu: &mut VcpuFd) -> String {
+fn internal_error(vcpu: &mut VcpuFd) -> (ExitReason, String) {
     let run = vcpu.get_kvm_run();
     // SAFETY: after KVM_EXIT_INTERNAL_ERROR this member of the union is the one that KVM filled; all bits are valid.
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let kind = match internal.suberror {
-        1 => "an instruction that it can't emulate",
+        KVM_INTERNAL_ERROR_EMULATION => "an instruction that it can't emulate",
         2 => "simultaneous exceptions",
         3 => "an event that it could not deliver",
         4 => "an unexpected exit reason of the processor",
@@ -93,5 +94,11 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     let data = &internal.data[..internal.data.len().min(internal.ndata as usize)];
     let at = vcpu.get_regs().map_or_else(|_| "?".into(), |regs| format!("{:#x}", regs.rip));
     let suberror = internal.suberror;
-    format!("KVM met {kind} at guest instruction {at} (internal error {suberror}, data {data:x?})")
+    // KVM has read the instruction, and it is the guest that chose it: one that no driver uses for device memory, such as a floating-point
+    // store. Where it could not be read, the page that it is on is gone.
+    const BYTES: u64 = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as u64;
+    let was_read =
+        suberror == KVM_INTERNAL_ERROR_EMULATION && data.first().is_some_and(|flags| flags & BYTES != 0);
+    let reason = if was_read { ExitReason::GuestCrash } else { ExitReason::InternalError };
+    (reason, format!("KVM met {kind} at guest instruction {at} (internal error {suberror}, data {data:x?})"))
 }

@@ -38,6 +38,15 @@ fn a_triple_fault_is_a_crash() {
 }
 
 #[test]
+fn an_instruction_that_kvm_can_not_emulate_is_the_guest_s_crash() {
+    if kvm() {
+        // `fninit; fldz; fstp qword [0xd0000000]`, where a device would be.
+        let store = [0xdb, 0xe3, 0xd9, 0xee, 0xdd, 0x1d, 0, 0, 0, 0xd0];
+        assert_eq!(ends(&[&store, HANG]), ExitReason::GuestCrash);
+    }
+}
+
+#[test]
 fn steps_are_recorded_in_order_and_the_exit_comes_last() {
     if !kvm() {
         return;
