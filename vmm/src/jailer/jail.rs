@@ -39,6 +39,17 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+    /// A limit that can't be.
+    #[error("could not set --resource-limit {name}={value}; for no-file /proc/sys/fs/nr_open is the most")]
+    Limit {
+        /// Which.
+        name: &'static str,
+        /// What it was to be.
+        value: u64,
+        /// errno.
+        #[source]
+        source: io::Error,
+    },
     /// Not a file, or not a folder.
     #[error("{option} {path:?} is no {kind}")]
     Kind {
@@ -134,14 +145,14 @@ fn find(order: &Order) -> Result<PathBuf, JailError> {
 }
 
 fn limit(order: &Order) -> Result<(), JailError> {
-    let set = |resource, value| {
+    let set = |resource, name, value| {
         let limit = Rlimit { current: Some(value), maximum: Some(value) };
-        setrlimit(resource, limit).map_err(plain("set a limit"))
+        setrlimit(resource, limit).map_err(|error| JailError::Limit { name, value, source: error.into() })
     };
     if let Some(bytes) = order.fsize {
-        set(Resource::Fsize, bytes)?;
+        set(Resource::Fsize, "fsize", bytes)?;
     }
-    set(Resource::Nofile, order.no_file)
+    set(Resource::Nofile, "no-file", order.no_file)
 }
 
 fn enter_network(path: &Path) -> Result<(), JailError> {

@@ -63,6 +63,17 @@ fn jailer(vm: &Vm, options: &[&str]) -> Command {
 }
 
 #[test]
+fn a_limit_that_linux_refuses_is_named() {
+    if !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let output = jailer(&vm, &["--resource-limit", "no-file=99999999999"]).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("no-file=99999999999") && !message.contains("needs root"), "{message}");
+}
+
+#[test]
 fn a_jailed_vmm_serves_its_api_and_sees_nothing_else() {
     if !kvm() || !root() {
         return;
