@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[serde(deny_unknown_fields)]
 pub struct CpuConfig {
     /// Capabilities that KVM must have besides those that this VMM needs (`"121"`), or that it need not have (`"!121"`).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "consistent")]
     pub kvm_capabilities: Vec<KvmCapability>,
     /// Changes of CPUID leaves, which must be among those that KVM supports. Topology and what this VMM hides come after them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -16,6 +16,22 @@ pub struct CpuConfig {
     /// Changes of model-specific registers, against KVM's reset values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub msr_modifiers: Vec<MsrModifier>,
+}
+
+/// No capability is both needed and not.
+fn consistent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<KvmCapability>, D::Error> {
+    let capabilities = Vec::<KvmCapability>::deserialize(deserializer)?;
+    let waived = |number: &u32| capabilities.contains(&KvmCapability::NotNeeded(*number));
+    let needed = capabilities.iter().filter_map(|capability| match capability {
+        KvmCapability::Needed(number) => Some(number),
+        KvmCapability::NotNeeded(_) => None,
+    });
+    match needed.copied().find(|number| waived(number)) {
+        Some(number) => Err(D::Error::custom(format!(
+            "kvm_capabilities has \"{number}\" and \"!{number}\": leave one of them out"
+        ))),
+        None => Ok(capabilities),
+    }
 }
 
 /// A capability's number (linux/kvm.h, KVM_CAP_*).
@@ -201,6 +217,12 @@ mod tests {
         assert_eq!(template.msr_modifiers[0].addr, Number(0x10a));
         let again = serde_json::from_value(serde_json::to_value(&template).unwrap());
         assert_eq!(template, again.unwrap());
+    }
+
+    #[test]
+    fn a_capability_is_needed_or_not() {
+        let both = serde_json::from_value::<CpuConfig>(json!({"kvm_capabilities": ["3", "!4", "!3"]}));
+        assert!(both.unwrap_err().to_string().contains("leave one of them out"));
     }
 
     #[test]
