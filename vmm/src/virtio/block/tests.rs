@@ -568,26 +568,28 @@ proptest! {
     }
 }
 
-/// A disk on which each request writes a sector of its own.
-pub(super) struct Written {
+/// A disk on which each request writes a sector of its own, through its queues in turn.
+struct Written<const QUEUES: u16> {
     file: File,
     rings: bool,
     requests: std::collections::HashMap<u32, Buffer>,
 }
 
-impl Written {
-    pub(super) fn new(rings: bool) -> Self {
+impl<const QUEUES: u16> Written<QUEUES> {
+    fn new(rings: bool) -> Self {
         Self { file: file(&[0; 1024 * 512]), rings, requests: Default::default() }
     }
 }
 
-impl Subject for Written {
-    const FEATURES: u64 = FLUSH;
+impl<const QUEUES: u16> Subject for Written<QUEUES> {
+    const FEATURES: u64 = FLUSH | if QUEUES > 1 { 1 << VIRTIO_BLK_F_MQ } else { 0 };
 
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
         let mut config = BlockConfig::new("suite", vec![self.file.try_clone().unwrap()], false);
+        config.queues = QUEUES;
         if self.rings {
-            config.rings.push(Ring::new(QUEUE_SIZE, &self.file).expect("this machine has io_uring"));
+            let ring = |_| Ring::new(QUEUE_SIZE, &self.file).expect("this machine has io_uring");
+            config.rings = (0..QUEUES).map(ring).collect();
         }
         Box::new(Block::new(config).unwrap())
     }
@@ -597,7 +599,8 @@ impl Subject for Written {
         let data = guest.data(&pattern(512, number as u8));
         let status = Buffer { writable: true, ..guest.data(&[0xff]) };
         self.requests.insert(number, status);
-        (0, guest.offer(0, &[head, data, status]))
+        let queue = number as usize % usize::from(QUEUES);
+        (queue, guest.offer(queue, &[head, data, status]))
     }
 
     fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
@@ -610,10 +613,20 @@ impl Subject for Written {
 
 #[test]
 fn pauses_and_saved_states() {
-    Guest::suite(|| Written::new(false));
+    Guest::suite(|| Written::<1>::new(false));
 }
 
 #[test]
 fn pauses_and_saved_states_behind_a_ring() {
-    Guest::suite(|| Written::new(true));
+    Guest::suite(|| Written::<1>::new(true));
+}
+
+#[test]
+fn pauses_and_saved_states_of_several_queues() {
+    Guest::suite(|| Written::<3>::new(false));
+}
+
+#[test]
+fn pauses_and_saved_states_of_several_queues_behind_rings() {
+    Guest::suite(|| Written::<3>::new(true));
 }
