@@ -149,10 +149,12 @@ fn who_reads_nothing_until_the_end_is_told_what_he_missed_and_how_it_ended() {
     // Who begins to read has the rest without anything new happening.
     late.until("missed");
     http.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
-    assert!(!late.until("exit").contains(&"missed".to_owned()));
+    // There may be several gaps: on a busy machine the first comes before the socket is full. Each is told once.
+    let told_once = |names: &[String]| !names.windows(2).any(|two| two[0] == "missed" && two[1] == "missed");
+    assert!(told_once(&late.until("exit")));
     assert!(late.next().is_empty());
     assert_eq!(child.0.wait().unwrap().code(), Some(ExitReason::Stopped.code()));
     let names = slow.until("exit");
-    assert_eq!(names.iter().filter(|name| *name == "missed").count(), 1, "{names:?}");
+    assert!(names.contains(&"missed".to_owned()) && told_once(&names), "{names:?}");
     assert!(slow.next().is_empty());
 }
