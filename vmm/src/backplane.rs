@@ -5,7 +5,6 @@ use crate::arch::layout;
 use crate::arch::places::{Place, Places};
 use crate::build_error::{BuildError, kvm_step, resource};
 use crate::bus::Bus;
-use crate::event_loop::Wake;
 use crate::pci::root::{ECAM_SIZE, Ecam, Root, Window};
 use crate::pci::wiring::{KvmWiring, Wires};
 use crate::pci::{Hotplug, hotplug};
@@ -146,22 +145,17 @@ impl Backplane {
     }
 }
 
-/// The register block that tells of arrivals, its interrupt, and what wakes the loop when the guest has let go of something.
+/// The register block that tells of arrivals, its interrupt, and the loop's way to hear what the guest has let go of.
 fn make_hotplug(
     vm: &VmFd,
     root: &Arc<Root>,
     surroundings: &Surroundings,
 ) -> Result<Arc<Hotplug>, BuildError> {
-    let hotplug = Hotplug::new(Arc::clone(root)).map_err(resource("events"))?;
+    let workers = surroundings.workers.clone();
+    // It fails only without the loop, and then nobody hears of it.
+    let later = move |act: hotplug::Act| drop(workers.fire(move |_| act()));
+    let hotplug = Hotplug::new(Arc::clone(root), Box::new(later)).map_err(resource("events"))?;
     vm.register_irqfd(hotplug.interrupt(), layout::PCI_HOTPLUG_GSI).map_err(kvm_step("wire hot plug"))?;
-    let wake = Wake::new(hotplug.let_go()).map_err(resource("events"))?;
-    let place = resource("a place in the event loop");
-    surroundings
-        .workers
-        .fire(move |ops| {
-            let _ = ops.add_subscriber(Box::new(wake));
-        })
-        .map_err(|error| place(io::Error::other(error)))?;
     Ok(hotplug)
 }
 

@@ -7,6 +7,8 @@ use crate::control::{Command, ReplyTo};
 use crate::end::{EndSignal, Ending};
 use crate::handles::HandleError;
 use crate::http::after::After;
+use crate::line_writer::complain;
+use crate::log;
 use crate::machine::Machine;
 use crate::metrics::Counter;
 use crate::observe::Observer;
@@ -19,11 +21,28 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+/// Events that are served before requests are looked at. Each may be a queue's, which does a bounded amount of work at a time, and a
+/// guest may have hundreds of them ready. The kernel hands out those first that have waited longest.
+pub const ROUND: usize = 4;
 /// Rounds of the loop after the last vCPU has stopped, for what the guest had handed to devices before: the last lines of
 /// its console above all. Bounded, because the world outside may go on sending for ever.
-const LAST_ROUNDS: usize = 64;
+const LAST_ROUNDS: usize = 4096;
 /// And no further one after so long: a guest may have left requests that take long, each a round of its own.
 const LAST_TIME: Duration = Duration::from_millis(500);
+
+/// vCPUs that have not stopped after so long are in a device whose disk hangs, since a back end has less time
+/// ([`crate::virtio::vhost_user::LIMIT`]). The VM ends without them.
+const LAST_STOP: Duration = Duration::from_secs(7);
+/// How long the loop sleeps at most while it waits for them.
+const TICK_MS: i32 = 100;
+
+/// The VMM thread's loop, without anything in it.
+///
+/// # Errors
+/// Descriptors have run out.
+pub fn manager() -> Result<EventManager<Subscriber>, event_manager::Error> {
+    EventManager::new_with_capacity(ROUND)
+}
 
 /// Wakes the loop when an event is written to, and does nothing else.
 pub struct Wake(File);
@@ -166,7 +185,10 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             State::Pausing(waiting)
         }
         (Request::Resume {}, old) => {
-            if let Err(error) = machine.resume_devices() {
+            // Devices stand still only in a VM that does; in others a vCPU may be busy with one, for seconds, and this would wait for it.
+            if matches!(old, State::Paused)
+                && let Err(error) = machine.resume_devices()
+            {
                 end.end(ExitReason::InternalError, error.to_string());
             }
             machine.vcpus.resume();
@@ -192,7 +214,8 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             state
         }
         (Request::Insert { drive_id, files: said }, state) => {
-            let result = machine.handles.insert(&drive_id, said, files);
+            let free = machine.check_drive(&drive_id);
+            let result = free.and_then(|()| machine.handles.insert(&drive_id, said, files));
             if result.is_ok() {
                 changes::drive_files(machine.config_mut(), &drive_id, None);
             }
@@ -200,7 +223,8 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             state
         }
         (Request::Eject { drive_id }, state) => {
-            let result = machine.handles.eject(&drive_id);
+            let free = machine.check_drive(&drive_id);
+            let result = free.and_then(|()| machine.handles.eject(&drive_id));
             if result.is_ok() {
                 changes::drive_files(machine.config_mut(), &drive_id, None);
             }
@@ -219,7 +243,9 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
         }
         (Request::UpdateDrive { drive_id, rate_limiter, files: said, measure }, state) => {
             let files = (said, files);
-            let result = machine.handles.update_drive(&drive_id, rate_limiter.as_ref(), files, measure);
+            let limiter = rate_limiter.as_ref();
+            let free = machine.check_drive(&drive_id);
+            let result = free.and_then(|()| machine.handles.update_drive(&drive_id, limiter, files, measure));
             if result.is_ok() {
                 let config = machine.config_mut();
                 if said > 0 {
@@ -277,11 +303,13 @@ fn name(state: &State) -> &'static str {
 /// Stops the vCPUs, then lets devices finish what the guest had given them, those of a paused VM too.
 fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
     machine.vcpus.pause();
-    // Devices go on meanwhile: a vCPU may be inside one.
-    while !machine.vcpus.all_parked() {
-        if manager.run().is_err() {
-            return;
-        }
+    if !run_until(manager, || machine.vcpus.all_parked(), LAST_STOP) {
+        // Whoever asked a device now would wait for the one that is in it.
+        let seconds = LAST_STOP.as_secs();
+        let why = "a disk that hangs holds up a vCPU; what devices still had to do is left undone";
+        complain(&format!("not all vCPUs have stopped within {seconds} s: {why}"));
+        log!(Warning, "Not all vCPUs have stopped within {seconds} s: {why}");
+        return;
     }
     // It fails only without the loop, and then there is nothing to finish.
     let _ = machine.resume_devices();
@@ -290,5 +318,32 @@ fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
         if !matches!(manager.run_with_timeout(0), Ok(1..)) || start.elapsed() >= LAST_TIME {
             return;
         }
+    }
+}
+
+/// Runs the loop until `done`, since a vCPU may be inside a device that needs it, but not for longer than `limit`: whether it is done.
+fn run_until(manager: &mut EventManager<Subscriber>, done: impl Fn() -> bool, limit: Duration) -> bool {
+    let start = Instant::now();
+    while !done() {
+        if manager.run_with_timeout(TICK_MS).is_err() || start.elapsed() >= limit {
+            return done();
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn who_never_stops_is_not_waited_for_for_ever() {
+        let mut manager = manager().unwrap();
+        assert!(!run_until(&mut manager, || false, Duration::ZERO));
+        assert!(run_until(&mut manager, || true, Duration::ZERO));
+        let looks = Cell::new(0);
+        let third = || looks.replace(looks.get() + 1) == 2;
+        assert!(run_until(&mut manager, third, Duration::MAX));
     }
 }

@@ -27,8 +27,9 @@ const COMPLAINT: &str = "vial-vmm: error: ";
 
 /// A file has become shorter behind its mapping, or the host's memory is broken.
 const GONE: &str = "a page of mapped memory is gone (SIGBUS): a file behind guest memory has become shorter, or the host's memory is broken";
-/// Where vhost has memory guarded, a guest can unplug what another thread of a drive writes into (`memory/hotplug.rs`).
-const OUT_OF_REACH: &str = "memory out of reach was touched (SIGSEGV): the guest unplugged memory that a device was using, or this program is broken";
+/// No guest can bring this about.
+const OUT_OF_REACH: &str =
+    "memory out of reach was touched (SIGSEGV): this program is broken, or the host's memory";
 /// Room for the longest record.
 const MOST: usize = 256;
 /// As many digits as a u64 has.

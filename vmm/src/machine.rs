@@ -1,7 +1,7 @@
 //! Builds the machine: one story from files to running vCPUs.
 
 use crate::address_space;
-use crate::api::config::{self, VmConfig};
+use crate::api::config::{self, KernelLoad, MemoryBacking, VmConfig};
 use crate::api::control::Plugged;
 use crate::api::status::{Event, ExitReason, Step};
 use crate::arch::{self, acpi, boot, layout};
@@ -35,6 +35,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -59,6 +60,8 @@ pub struct Machine {
     plugs: Option<Box<Plugs>>,
     // Where files in its address space may come.
     space: Space,
+    // What a vCPU makes of memory that KVM can't reach.
+    pages_may_go: Arc<AtomicBool>,
     id: String,
     // Interrupts and kicks are registered with it; it closes last.
     _vm: Arc<VmFd>,
@@ -136,6 +139,15 @@ impl Machine {
         self.plugs.as_mut().ok_or(PlugError::NoBus)?.check_free(&Name::from(device))
     }
 
+    /// Whether a drive may be changed just now, if there is one of that name.
+    ///
+    /// # Errors
+    /// The guest lets go of it.
+    pub fn check_drive(&self, id: &str) -> Result<(), HandleError> {
+        let Some(plugs) = &self.plugs else { return Ok(()) };
+        Ok(plugs.check_staying(&Name::Drive(id.to_owned()))?)
+    }
+
     /// Plugs in a drive of these files, an interface of this TAP or this file as persistent memory, checked before: what `document` says
     /// of threads and rings it can't have any more.
     ///
@@ -158,6 +170,7 @@ impl Machine {
                 plugs.check_free(&name)?;
                 let [file] =
                     <[File; 1]>::try_from(files).expect("the document was checked: it names one file");
+                self.pages_may_go.store(true, Ordering::Relaxed);
                 (devices::make_pmem(settings, self.space.put(file, settings.read_only)?)?, name)
             }
         };
@@ -300,7 +313,14 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     boot::write_protocol(&memory, &description, loaded.entry.protocol)?;
     arch::set_entry(&vcpus[0], loaded.entry, &memory)?;
     let (ports, mmio, transports, plugs) = backplane.take_apart();
-    let shared = Shared { ports: Arc::new(ports), mmio: Arc::new(mmio), end, gate };
+    let pages_may_go = Arc::new(AtomicBool::new(maps_files(config)));
+    let shared = Shared {
+        ports: Arc::new(ports),
+        mmio: Arc::new(mmio),
+        end,
+        gate,
+        pages_may_go: Arc::clone(&pages_may_go),
+    };
     status.milestone(Step::FirstRun);
     let cards = transports.iter().map(Card::of).collect();
     Ok(Machine {
@@ -314,9 +334,17 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
         cards,
         plugs,
         space,
+        pages_may_go,
         id,
         _vm: vm,
     })
+}
+
+/// Whether files of others are behind memory that the guest has from the start. Memory files are the VMM's own, and sealed.
+fn maps_files(config: &VmConfig) -> bool {
+    matches!(config.machine_config.memory_backing, MemoryBacking::PrivateFile(_))
+        || config.boot_source.load == Some(KernelLoad::Map)
+        || !config.pmem.is_empty()
 }
 
 /// Starts all threads, puts each under its filter and the caller under its own; comes back when all filters are on.

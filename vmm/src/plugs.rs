@@ -73,6 +73,9 @@ pub enum PlugError {
     /// There is none of that name.
     #[error("this VM has no {0}")]
     Unknown(Name),
+    /// It is on its way off the bus.
+    #[error("{0} is being unplugged: the guest lets go of it just now")]
+    Going(Name),
     /// The device's events.
     #[error("could not make the events of {0}")]
     Events(Name, #[source] io::Error),
@@ -222,6 +225,19 @@ impl Plugs {
             waiting.extend(leaving.into_iter().flatten());
         }
         (gone, waiting)
+    }
+
+    /// Whether a device may be changed from outside: not while the guest lets go of it, since a vCPU may be waiting then, for as long as it
+    /// takes, for what the device has under way.
+    ///
+    /// # Errors
+    /// The guest does.
+    pub fn check_staying(&self, name: &Name) -> Result<(), PlugError> {
+        let seat = self.seats.iter().find(|seat| seat.name.as_ref() == Some(name));
+        match seat {
+            Some(seat) if self.hotplug.is_going(seat.slot) => Err(PlugError::Going(name.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the guest was asked to let go of the device behind `transport`.

@@ -233,8 +233,8 @@ impl Host {
         let kvm = files::kvm(options.kvm_fd)?;
         let end = EndSignal::new().map_err(setup("events"))?;
         let gate = Arc::new(Gate::new().map_err(setup("events"))?);
-        let mut manager = EventManager::<Subscriber>::new()
-            .map_err(|error| setup("the event loop")(io::Error::other(error)))?;
+        let mut manager =
+            event_loop::manager().map_err(|error| setup("the event loop")(io::Error::other(error)))?;
         let wake = |event| Wake::new(event).map_err(setup("events"));
         manager.add_subscriber(Box::new(wake(end.event())?));
         manager.add_subscriber(Box::new(wake(gate.parked_event())?));

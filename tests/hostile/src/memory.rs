@@ -39,7 +39,7 @@ impl Slots for Written {
 pub fn hotplug(bytes: &[u8]) {
     let slots = Written::default();
     let blocks = Blocks::new(CONFIG.total_size_mib << 20, CONFIG.block_size_mib << 20);
-    let device = Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous);
+    let device = Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous).unwrap();
     let control = device.control();
     let guest = Guest::with(Box::new(device), 1);
     let signals = guest.signals();

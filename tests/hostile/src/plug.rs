@@ -80,7 +80,7 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let root = Root::new(WINDOW);
-        let hotplug = Hotplug::new(Arc::clone(&root)).unwrap();
+        let hotplug = Hotplug::new(Arc::clone(&root), Box::new(|act| act())).unwrap();
         let mut machine = Self {
             registers: Registers(Arc::clone(&hotplug)),
             root,

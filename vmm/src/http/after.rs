@@ -159,6 +159,7 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
     let id = &update.drive_id;
     let drive = vm.config().drives.iter().find(|drive| drive.drive_id == *id);
     let drive = drive.ok_or_else(|| failed(&HandleError::NoDrive(id.clone())))?;
+    vm.check_drive(id).map_err(|error| failed(&error))?;
     validate::rate_limiter("rate_limiter", update.rate_limiter.as_ref()).map_err(|error| failed(&error))?;
     let new = new_files(drive, update).map_err(|error| failed(&error))?;
     if drive.socket.is_some() {

@@ -58,12 +58,28 @@ impl RequestLine {
     }
 }
 
+/// What is said to a client that does not speak HTTP, or whose head is too long: with Firecracker's words for the reason, and its body.
+const REFUSAL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nserver: Firecracker API\r\nconnection: close\r\n\
+content-type: application/json\r\ncontent-length: 82\r\n\r\n\
+{ \"error\": \"Invalid request.\\nAll previous unanswered requests will be dropped.\" }";
+
+/// Whether these bytes are what hyper says to such a client: a 4xx without a body, where each of ours has one. It makes it itself, with
+/// no way to change it, when nothing else waits to be written: an answer before it went out before the head was read.
+fn is_refusal(bytes: &[u8]) -> bool {
+    let empty = b"content-length: 0\r\n";
+    bytes.starts_with(b"HTTP/1.1 4")
+        && bytes.ends_with(b"\r\n\r\n")
+        && bytes.windows(empty.len()).any(|window| window == empty)
+}
+
 /// A stream that does not wait.
 pub(super) struct Stream {
     pub socket: UnixStream,
     pub line: Rc<RequestLine>,
     /// Set for the last bytes, for which nobody comes back.
     pub ending: Rc<Cell<bool>>,
+    /// What has not gone out of [`REFUSAL`], if it has begun to.
+    pub refusal: &'static [u8],
 }
 
 fn ready<T>(result: io::Result<T>, context: &Context<'_>) -> Poll<io::Result<T>> {
@@ -93,13 +109,31 @@ impl Read for Stream {
 }
 
 impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         // A socket says that it has room while a quarter of its buffer is in use at most, and each small write takes a kilobyte of it. So
         // what a slow client is to get gathers here, becomes few large writes, and the rest of the buffer is kept for the end.
         if !self.ending.get() && !has_room(&self.socket) {
             return Poll::Pending;
         }
-        ready((&self.socket).write(bytes), context)
+        if !is_refusal(bytes) {
+            return ready((&self.socket).write(bytes), context);
+        }
+        // Until all of it is out hyper offers the same bytes again.
+        if self.refusal.is_empty() {
+            self.refusal = REFUSAL;
+        }
+        while !self.refusal.is_empty() {
+            match ready((&self.socket).write(self.refusal), context) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => self.refusal = &self.refusal[written..],
+                other => return other,
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,6 +160,44 @@ mod tests {
             all.extend(bytes);
         }
         (String::from_utf8(all).unwrap(), line.old.get())
+    }
+
+    #[test]
+    fn a_refusal_is_said_once_and_whole_however_little_goes_out_at_a_time() {
+        assert!(is_refusal(b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n"));
+        for other in [
+            &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}"[..],
+            b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n",
+            b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0",
+        ] {
+            assert!(!is_refusal(other));
+        }
+        let head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let (server, mut client) = UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        // The last bytes are not held back; so a full socket takes some of them now and some later.
+        let ending = Rc::new(Cell::new(true));
+        let mut stream = Stream { socket: server, line: Rc::default(), ending, refusal: &[] };
+        let mut filled = 0;
+        for size in [4096, 1] {
+            while let Ok(written) = (&stream.socket).write(&vec![b'-'; size]) {
+                filled += written;
+            }
+        }
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut write = |stream: &mut Stream| Pin::new(stream).poll_write(&mut context, head);
+        assert!(write(&mut stream).is_pending());
+        client.read_exact(&mut vec![0; filled]).unwrap();
+        client.set_nonblocking(true).unwrap();
+        // Part of it went out already.
+        stream.refusal = &REFUSAL[9..];
+        assert!(matches!(write(&mut stream), Poll::Ready(Ok(all)) if all == head.len()));
+        let mut said = vec![0; REFUSAL.len()];
+        assert_eq!(client.read(&mut said).unwrap(), REFUSAL.len() - 9);
+        assert!(said.starts_with(&REFUSAL[9..]));
+        assert!(matches!(write(&mut stream), Poll::Ready(Ok(_))));
+        assert_eq!(client.read(&mut said).unwrap(), REFUSAL.len());
+        assert_eq!(said, REFUSAL);
     }
 
     #[test]

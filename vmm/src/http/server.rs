@@ -12,6 +12,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
+use serde_json::Value;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,7 +29,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Connections at a time, Firecracker's number; one more is told so and closed.
 pub const MAX_CONNECTIONS: usize = 10;
-/// Bytes that a connection keeps of what came in: a request's head fits, or is refused with 431.
+/// Bytes that a connection keeps of what came in: a request's head fits, or is refused.
 const BUFFER: usize = 16 << 10;
 
 const LISTENER: u64 = 0;
@@ -36,9 +37,11 @@ const STOP: u64 = 1;
 const NEWS: u64 = 2;
 const FIRST: u64 = 3;
 
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\n\
-content-length: 62\r\n\r\n{\"fault_message\":\"all connections of the API are in use now\"}\n";
+// The body is Firecracker's.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nserver: Firecracker API\r\nconnection: close\r\n\
+content-type: application/json\r\ncontent-length: 40\r\n\r\n{ \"error\": \"Too many open connections\" }";
+
+const DROPPED: &str = "All previous unanswered requests will be dropped.";
 
 /// Remembers that a connection wants to be polled again.
 struct Again(AtomicBool);
@@ -158,7 +161,7 @@ impl Server {
 
 fn serve(socket: UnixStream, desk: Desk, ending: Rc<Cell<bool>>, limit: usize) -> Connection {
     let line = Rc::new(RequestLine::default());
-    let stream = Stream { socket, line: Rc::clone(&line), ending };
+    let stream = Stream { socket, line: Rc::clone(&line), ending, refusal: &[] };
     let service = service_fn(move |request| {
         let (desk, line) = (desk.clone(), Rc::clone(&line));
         async move { Ok::<_, Infallible>(handle(request, &line, &desk, limit).await) }
@@ -178,12 +181,12 @@ async fn handle(
     // What is announced is refused before it comes, what is not when it does.
     let announced = body.size_hint().exact();
     if announced.is_some_and(|length| length > limit as u64) {
-        return closing(too_long(announced, limit));
+        return closing(&too_long(announced, limit));
     }
     let body = match Limited::new(body, limit).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return closing(too_long(None, limit)),
-        Err(error) => return closing(Fault::bad(format!("the body did not come whole: {error}"))),
+        Err(error) if error.is::<LengthLimitError>() => return closing(&too_long(None, limit)),
+        Err(error) => return closing(&format!("the body did not come whole: {error}")),
     };
     line.next();
     // With what stands behind a question mark, as Firecracker has it: no path that is known has such a thing.
@@ -203,17 +206,17 @@ async fn handle(
     }
 }
 
-fn too_long(length: Option<u64>, limit: usize) -> Fault {
+fn too_long(length: Option<u64>, limit: usize) -> String {
     let size = length.map(|length| format!(" with size {length}")).unwrap_or_default();
-    Fault::bad(format!(
-        "Request payload{size} is larger than the limit of {limit} allowed by server.\nAll previous unanswered requests will be \
-         dropped."
-    ))
+    format!("Request payload{size} is larger than the limit of {limit} allowed by server.")
 }
 
-/// The rest of the request is not read, so nothing can follow it.
-fn closing(fault: Fault) -> Response<Content> {
-    let mut response = respond(Err(fault));
+/// The rest of the request is not read, so nothing can follow it. In Firecracker's words and shape; but the end of a line in them, which
+/// JSON has no room for in a string, is escaped.
+fn closing(why: &str) -> Response<Content> {
+    let why = Value::from(format!("{why}\n{DROPPED}"));
+    let body = Content::Whole(Full::new(format!("{{ \"error\": {why} }}").into()));
+    let mut response = answer(StatusCode::BAD_REQUEST, HeaderValue::from_static("application/json"), body);
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -40,12 +40,14 @@ pub enum JailError {
         source: io::Error,
     },
     /// A limit that can't be.
-    #[error("could not set --resource-limit {name}={value}; for no-file /proc/sys/fs/nr_open is the most")]
+    #[error("could not set --resource-limit {name}={value}; {advice}")]
     Limit {
         /// Which.
         name: &'static str,
         /// What it was to be.
         value: u64,
+        /// What stands in the way.
+        advice: &'static str,
         /// errno.
         #[source]
         source: io::Error,
@@ -147,12 +149,24 @@ fn find(order: &Order) -> Result<PathBuf, JailError> {
 fn limit(order: &Order) -> Result<(), JailError> {
     let set = |resource, name, value| {
         let limit = Rlimit { current: Some(value), maximum: Some(value) };
-        setrlimit(resource, limit).map_err(|error| JailError::Limit { name, value, source: error.into() })
+        setrlimit(resource, limit).map_err(|error| {
+            let advice = if resource == Resource::Nofile && most_files().is_some_and(|most| value > most) {
+                "/proc/sys/fs/nr_open is the most"
+            } else {
+                "to raise a limit takes CAP_SYS_RESOURCE"
+            };
+            JailError::Limit { name, value, advice, source: error.into() }
+        })
     };
     if let Some(bytes) = order.fsize {
         set(Resource::Fsize, "fsize", bytes)?;
     }
     set(Resource::Nofile, "no-file", order.no_file)
+}
+
+/// What no process's limit of descriptors may exceed, whoever it is.
+fn most_files() -> Option<u64> {
+    fs::read_to_string("/proc/sys/fs/nr_open").ok()?.trim().parse().ok()
 }
 
 fn enter_network(path: &Path) -> Result<(), JailError> {

@@ -55,7 +55,7 @@ impl KvmSlots {
         }
         let (address, len) = ((self.host + offset) as *mut libc::c_void, len as usize);
         // SAFETY: the range is guest memory. Who reaches it in this process looks at its blocks first, and of a slot that is shut none is
-        // plugged in. Another thread of a drive that looked before that ends the process (`last_words`).
+        // plugged in. Threads of drives, which may have looked before that, there are none where slots are shut (`validate`).
         match unsafe { libc::mprotect(address, len, protection) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

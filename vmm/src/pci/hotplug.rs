@@ -35,22 +35,27 @@ struct Slots {
     gone: u32,
 }
 
+/// Something to do, once.
+pub type Act = Box<dyn FnOnce() + Send>;
+/// Calls what it is given in the main thread's loop, after all that the loop was told before.
+pub type Later = Box<dyn Fn(Act) + Send + Sync>;
+
 /// Both sides of the block.
 pub struct Hotplug {
     root: Arc<Root>,
     slots: Mutex<Slots>,
     interrupt: EventFd,
-    let_go: EventFd,
+    later: Later,
 }
 
 impl Hotplug {
-    /// For the slots of `root`.
+    /// For the slots of `root`. What the guest lets go of is gone when `later` says so.
     ///
     /// # Errors
     /// No event can be made.
-    pub fn new(root: Arc<Root>) -> io::Result<Arc<Self>> {
-        let (interrupt, let_go) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
-        Ok(Arc::new(Self { root, slots: Mutex::default(), interrupt, let_go }))
+    pub fn new(root: Arc<Root>, later: Later) -> io::Result<Arc<Self>> {
+        let interrupt = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Arc::new(Self { root, slots: Mutex::default(), interrupt, later }))
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -60,11 +65,6 @@ impl Hotplug {
     /// The generic event device's interrupt, edge triggered.
     pub fn interrupt(&self) -> &EventFd {
         &self.interrupt
-    }
-
-    /// Written to whenever the guest has let go of something.
-    pub fn let_go(&self) -> &EventFd {
-        &self.let_go
     }
 
     /// Tells the guest that there is a device in `slot`, which was put there before.
@@ -85,6 +85,12 @@ impl Hotplug {
         }
     }
 
+    /// Whether the guest lets go of what is in `slot`, or has: a vCPU may be waiting for what that has under way.
+    pub fn is_going(&self, slot: u8) -> bool {
+        let slots = self.slots();
+        (slots.going | slots.gone) & 1 << slot != 0
+    }
+
     /// The slots that the guest has let go of since the last time. Their functions are off the bus.
     pub fn take_gone(&self) -> Vec<u8> {
         let gone = std::mem::take(&mut self.slots().gone);
@@ -96,7 +102,7 @@ impl Hotplug {
         let _ = self.interrupt.write(1);
     }
 
-    fn eject(&self, wanted: u32) {
+    fn eject(self: &Arc<Self>, wanted: u32) {
         let mut slots = self.slots();
         let asked = slots.asked & wanted;
         slots.asked &= !asked;
@@ -107,11 +113,13 @@ impl Hotplug {
             // Here and not in the main thread: when this write is done, the guest finds nothing there any more. Without the lock, because
             // this waits for whoever is busy with the device, and the main thread takes the lock in every round.
             self.root.remove(slot);
-            let mut slots = self.slots();
-            slots.going &= !(1 << slot);
-            slots.gone |= 1 << slot;
-            drop(slots);
-            let _ = self.let_go.write(1);
+            // Whoever hears of it closes the device's files. The loop lets go of them first: it knows them by their numbers, which others get.
+            let this = Arc::clone(self);
+            (self.later)(Box::new(move || {
+                let mut slots = this.slots();
+                slots.going &= !(1 << slot);
+                slots.gone |= 1 << slot;
+            }));
         }
     }
 }
@@ -169,6 +177,7 @@ mod tests {
             // What takes as long as it takes: meanwhile the main thread has its look, and others may ask.
             drop(hotplug.slots.try_lock().expect("nobody holds it"));
             assert!(hotplug.take_gone().is_empty());
+            assert!(hotplug.is_going(2) && !hotplug.is_going(1));
             hotplug.ask(2);
         }
     }
@@ -180,7 +189,7 @@ mod tests {
         for slot in 1..4 {
             root.add(slot, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::default()))));
         }
-        let hotplug = Hotplug::new(Arc::clone(&root)).unwrap();
+        let hotplug = Hotplug::new(Arc::clone(&root), Box::new(|act| act())).unwrap();
         (root, Arc::clone(&hotplug), Registers(hotplug))
     }
 
@@ -214,14 +223,26 @@ mod tests {
         hotplug.ask(2);
         assert!(hotplug.interrupt().read().is_ok());
         assert_eq!(get(&mut registers, 4), 0b100);
-        assert!(is_there(2) && hotplug.let_go().read().is_err());
+        assert!(is_there(2) && hotplug.take_gone().is_empty());
         registers.write(8, &u32::MAX.to_le_bytes());
         assert!(!is_there(2) && is_there(1) && is_there(3));
-        assert!(hotplug.let_go().read().is_ok());
         assert_eq!((hotplug.take_gone(), hotplug.take_gone()), (vec![2], vec![]));
         // Once is enough.
         registers.write(8, &0b100u32.to_le_bytes());
         assert!(hotplug.take_gone().is_empty());
+    }
+
+    #[test]
+    fn a_device_is_gone_when_the_loop_has_heard_all_that_came_before() {
+        let (root, ..) = bus();
+        let acts: Arc<Mutex<Vec<Act>>> = Arc::default();
+        let loop_of = Arc::clone(&acts);
+        let hotplug = Hotplug::new(root, Box::new(move |act| loop_of.lock().unwrap().push(act))).unwrap();
+        hotplug.ask(2);
+        Registers(Arc::clone(&hotplug)).write(8, &0b100u32.to_le_bytes());
+        assert!(hotplug.take_gone().is_empty() && hotplug.is_going(2));
+        acts.lock().unwrap().drain(..).for_each(|act| act());
+        assert_eq!((hotplug.take_gone(), hotplug.is_going(2)), (vec![2], false));
     }
 
     #[test]

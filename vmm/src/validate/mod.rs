@@ -385,7 +385,7 @@ fn check_hotplug(memory: &MemoryHotplug) -> Result<(), ConfigError> {
     }
 }
 
-/// A kernel is mapped over pages that can be exchanged one by one.
+/// What goes together of all that uses memory: a kernel is mapped over pages that can be exchanged one by one, for one.
 fn check_memory(config: &VmConfig) -> Result<(), ConfigError> {
     let machine = &config.machine_config;
     let backing = config.memory_backing();
@@ -398,6 +398,14 @@ fn check_memory(config: &VmConfig) -> Result<(), ConfigError> {
     if config.boot_source.load == Some(KernelLoad::Map) && !ordinary {
         return Err(ConfigError::MemoryKinds(
             "boot-source.load is map, which goes with anonymous memory of ordinary pages only, and machine-config or a vhost-user back end asks for another kind",
+        ));
+    }
+    let vhost = config.network_interfaces.iter().any(|net| net.vhost_net.is_some());
+    let threads = config.drives.iter().any(|drive| drive.io_threads > 0);
+    if config.memory_hotplug.is_some() && vhost && threads {
+        // Vhost has memory guarded that is not plugged in, and such a thread may be about to write what another unplugs just now.
+        return Err(ConfigError::MemoryKinds(
+            "there is memory-hotplug, an interface has vhost_net and a drive has io_threads, which can't be had together",
         ));
     }
     Ok(())

@@ -98,6 +98,28 @@ fn each_mistake_has_its_own_message() {
 }
 
 #[test]
+fn memory_that_is_guarded_for_vhost_is_unplugged_under_no_thread_of_a_drive() {
+    let taken = |memory: bool, vhost: bool, threads: u8| {
+        with(|document| {
+            let mut net = json!({"iface_id": "e", "host_dev_name": "t"});
+            if vhost {
+                net["vhost_net"] = json!("/dev/vhost-net");
+            }
+            if memory {
+                document["memory-hotplug"] = json!({"total_size_mib": 1024});
+            }
+            document["network-interfaces"] = json!([net]);
+            document["drives"] = json!([{"drive_id": "d", "path_on_host": "/d", "io_threads": threads}]);
+        })
+    };
+    for (memory, vhost, threads) in [(false, true, 1), (true, false, 1), (true, true, 0)] {
+        taken(memory, vhost, threads).unwrap();
+    }
+    let message = taken(true, true, 1).unwrap_err().to_string();
+    assert!(message.contains("vhost_net") && message.contains("take one of them away"), "{message}");
+}
+
+#[test]
 fn unknown_fields_and_rubbish_are_not_documents() {
     assert!(matches!(with(|document| document["drivez"] = json!([])), Err(ConfigError::Json(_))));
     assert!(matches!(parse(b"\xff{"), Err(ConfigError::Json(_))));

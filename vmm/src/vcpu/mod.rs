@@ -15,6 +15,7 @@ use kick::Kicker;
 use kvm_ioctls::VcpuFd;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 
 /// Why vCPUs could not be started.
@@ -48,6 +49,8 @@ pub struct Shared {
     pub end: EndSignal,
     /// Where vCPUs wait while the VM is paused.
     pub gate: Arc<Gate>,
+    /// Whether the guest's memory may lose pages: a file that others can make shorter is behind some of it.
+    pub pages_may_go: Arc<AtomicBool>,
 }
 
 struct Start {

@@ -7,6 +7,12 @@ use crate::api::status::ExitReason;
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
+
+/// What KVM has read of an instruction comes with KVM_INTERNAL_ERROR_EMULATION: from Linux 5.16 on, and if it could be read.
+const BYTES: u64 = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as u64;
+/// KVM_INTERNAL_ERROR_DELIVERY_EV.
+const DELIVERY: u32 = 3;
 
 /// Runs a vCPU for the rest of the process's life, or until it can't go on.
 pub(super) fn run(vcpu: VcpuFd, index: u8, shared: &Shared, counters: &Counters) {
@@ -69,7 +75,7 @@ fn step(
             ExitReason::InternalError,
             format!("the processor refused to enter the guest: hardware reason {reason:#x} on CPU {cpu}"),
         ),
-        Ok(VcpuExit::InternalError) => internal_error(vcpu),
+        Ok(VcpuExit::InternalError) => internal_error(vcpu, shared.pages_may_go.load(Ordering::Relaxed)),
         Ok(other) => (ExitReason::InternalError, format!("unexpected KVM exit: {other:?}")),
         Err(error) => (ExitReason::InternalError, format!("KVM_RUN failed: {error}")),
     };
@@ -80,25 +86,28 @@ fn step(
 
 /// KVM_EXIT_INTERNAL_ERROR as a reason, and in words (Documentation/virt/kvm/api.rst, 5.).
 #[allow(unsafe_code)]
-fn internal_error(vcpu: &mut VcpuFd) -> (ExitReason, String) {
+fn internal_error(vcpu: &mut VcpuFd, pages_may_go: bool) -> (ExitReason, String) {
     let run = vcpu.get_kvm_run();
     // SAFETY: after KVM_EXIT_INTERNAL_ERROR this member of the union is the one that KVM filled; all bits are valid.
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let kind = match internal.suberror {
         KVM_INTERNAL_ERROR_EMULATION => "an instruction that it can't emulate",
         2 => "simultaneous exceptions",
-        3 => "an event that it could not deliver",
+        DELIVERY => "an event that it could not deliver",
         4 => "an unexpected exit reason of the processor",
         _ => "an unknown condition",
     };
     let data = &internal.data[..internal.data.len().min(internal.ndata as usize)];
     let at = vcpu.get_regs().map_or_else(|_| "?".into(), |regs| format!("{:#x}", regs.rip));
     let suberror = internal.suberror;
-    // KVM has read the instruction, and it is the guest that chose it: one that no driver uses for device memory, such as a floating-point
-    // store. Where it could not be read, the page that it is on is gone.
-    const BYTES: u64 = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as u64;
-    let was_read =
-        suberror == KVM_INTERNAL_ERROR_EMULATION && data.first().is_some_and(|flags| flags & BYTES != 0);
-    let reason = if was_read { ExitReason::GuestCrash } else { ExitReason::InternalError };
+    let was_read = data.first().is_some_and(|flags| flags & BYTES != 0);
+    let reason = match suberror {
+        // The guest chose where it goes and what it does there: a floating-point store to a device, a jump to where nothing is.
+        KVM_INTERNAL_ERROR_EMULATION if was_read || !pages_may_go => ExitReason::GuestCrash,
+        // Its table of interrupts or its stack is where nothing is.
+        DELIVERY if !pages_may_go => ExitReason::GuestCrash,
+        // Or a page is gone that was there, which is the host's doing.
+        _ => ExitReason::InternalError,
+    };
     (reason, format!("KVM met {kind} at guest instruction {at} (internal error {suberror}, data {data:x?})"))
 }

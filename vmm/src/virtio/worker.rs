@@ -4,13 +4,19 @@
 //! worker out of the shell from any thread. That costs one lock per wake-up, which nobody else wants except at a reset or
 //! a pause, and none per request. It can't deadlock as a blocking call into the loop could, which must never come from the
 //! loop's own thread.
+//!
+//! A worker that comes or goes is one message to the loop, which a guest can cause as often as it likes. So one message at most is under way
+//! for each worker, whatever changed meanwhile, and a driver that starts a device before the loop has seen its last change waits for
+//! [`BREATH`]: a loop that has no end to its messages serves nothing else.
 
 use super::{
     ActivateContext, DeviceError, DeviceState, FaultSink, Interrupt, RingError, Subscriber, WorkerLoop,
 };
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The running half of a device.
@@ -89,22 +95,59 @@ impl Interest<'_, '_> {
     }
 }
 
-struct Shared<W> {
-    worker: Mutex<Option<W>>,
-    // Set by the loop when it takes the shell in, read by the loop when it is to let go: calls arrive there in order.
-    id: OnceLock<SubscriberId>,
+/// How long a driver waits whose device's last change the loop has not seen: enough for the loop to see those of all devices.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// A worker on its way to its loop, or there.
+struct Seat<W> {
+    worker: W,
+    guard: Guard,
+    // The loop has taken it in.
+    entered: bool,
 }
 
-impl<W> Shared<W> {
-    fn lock(&self) -> MutexGuard<'_, Option<W>> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+struct Shared<W> {
+    seat: Mutex<Option<Seat<W>>>,
+    // The shell that is in the loop: the loop's own business.
+    id: Mutex<Option<SubscriberId>>,
+    // A message to the loop is under way, which will find whatever is so by then.
+    told: AtomicBool,
+}
+
+impl<W: Worker> Shared<W> {
+    fn lock(&self) -> MutexGuard<'_, Option<Seat<W>>> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the loop that a worker has come or gone.
+    fn tell(self: &Arc<Self>, workers: &WorkerLoop) -> Result<(), event_manager::Error> {
+        if self.told.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let shared = Arc::clone(self);
+        workers.fire(move |ops| shared.follow(ops))
+    }
+
+    /// In the loop: takes out the shell of a worker that has gone, and in that of one that has come.
+    fn follow(self: Arc<Self>, ops: &mut dyn SubscriberOps<Subscriber = Subscriber>) {
+        // First: what changes from here on is another message.
+        self.told.store(false, Ordering::SeqCst);
+        let come = match &*self.lock() {
+            // There was a message for each of two changes, and the first has found both.
+            Some(Seat { entered: true, .. }) => return,
+            seat => seat.is_some(),
+        };
+        let mut id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = id.take() {
+            let _ = ops.remove_subscriber(id);
+        }
+        if come {
+            *id = Some(ops.add_subscriber(Box::new(Shell(Arc::clone(&self))) as Subscriber));
+        }
     }
 }
 
-struct Shell<W> {
-    shared: Arc<Shared<W>>,
-    guard: Guard,
-}
+struct Shell<W>(Arc<Shared<W>>);
 
 /// What a shell needs when its worker fails.
 #[derive(Clone)]
@@ -123,26 +166,30 @@ impl Guard {
 
 impl<W: Worker> MutEventSubscriber for Shell<W> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let mut shared = self.shared.lock();
-        if let Some(Err(error)) = shared.as_mut().map(W::enter) {
-            return self.guard.broken(&error);
+        // One that has gone again is another message.
+        let mut seat = self.0.lock();
+        let Some(Seat { worker, guard, entered }) = seat.as_mut() else { return };
+        *entered = true;
+        if let Err(error) = worker.enter() {
+            return guard.broken(&error);
         }
-        for Source { fd, token, events } in shared.iter().flat_map(W::sources) {
+        for Source { fd, token, events } in worker.sources() {
             if let Err(error) = ops.add(Events::with_data_raw(fd, token, events)) {
                 // epoll refuses files that are always ready, such as regular ones; their devices don't list them.
-                self.guard.faults.report(&self.guard.device, format!("its events can't be watched: {error}"));
+                guard.faults.report(&guard.device, format!("its events can't be watched: {error}"));
             }
         }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let mut slot = self.shared.lock();
-        let Some(worker) = slot.as_mut() else { return };
+        let mut seat = self.0.lock();
+        // What comes from a descriptor of the last worker is not for one that the loop has not taken in.
+        let Some(Seat { worker, guard, entered: true }) = seat.as_mut() else { return };
         if let Err(error) = worker.process(events.data(), &mut Interest(&mut *ops)) {
             for source in worker.sources() {
                 let _ = ops.remove(Events::empty_raw(source.fd));
             }
-            self.guard.broken(&error);
+            guard.broken(&error);
         }
     }
 }
@@ -151,23 +198,25 @@ impl<W: Worker> MutEventSubscriber for Shell<W> {
 pub(super) struct WorkerSlot<W> {
     // Held while the worker changes hands, never by the worker's own loop.
     state: Arc<Mutex<State<W>>>,
+    shared: Arc<Shared<W>>,
 }
 
 impl<W> Clone for WorkerSlot<W> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state) }
+        Self { state: Arc::clone(&self.state), shared: Arc::clone(&self.shared) }
     }
 }
 
 enum State<W> {
     Idle,
-    Running { shared: Arc<Shared<W>>, workers: WorkerLoop, guard: Guard },
+    Running { workers: WorkerLoop },
     Paused { worker: Box<W>, workers: WorkerLoop, guard: Guard },
 }
 
 impl<W: Worker> WorkerSlot<W> {
     pub(super) fn new() -> Self {
-        Self { state: Arc::new(Mutex::new(State::Idle)) }
+        let shared = Shared { seat: Mutex::new(None), id: Mutex::new(None), told: AtomicBool::new(false) };
+        Self { state: Arc::new(Mutex::new(State::Idle)), shared: Arc::new(shared) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<W>> {
@@ -185,14 +234,34 @@ impl<W: Worker> WorkerSlot<W> {
         if !matches!(*state, State::Idle) {
             return Err(DeviceError::AlreadyActive(device.to_owned()));
         }
+        if self.shared.told.load(Ordering::SeqCst) {
+            std::thread::park_timeout(BREATH);
+        }
         let workers = context.workers.clone();
         let guard = Guard {
             device: device.to_owned(),
             interrupt: Arc::clone(&context.interrupt),
             faults: context.faults.clone(),
         };
-        *state = run(make(context)?, workers, guard)?;
+        *state = self.run(make(context)?, workers, guard)?;
         Ok(())
+    }
+
+    /// Hands a worker to its loop.
+    fn run(&self, worker: W, workers: WorkerLoop, guard: Guard) -> Result<State<W>, DeviceError> {
+        let device = guard.device.clone();
+        *self.shared.lock() = Some(Seat { worker, guard, entered: false });
+        let told = self.shared.tell(&workers);
+        told.map_err(|source| DeviceError::EventLoop { device, source })?;
+        Ok(State::Running { workers })
+    }
+
+    /// Takes a worker out of its loop.
+    fn take_out(&self, workers: &WorkerLoop) -> Option<(W, Guard)> {
+        let seat = self.shared.lock().take()?;
+        // If the loop is gone, so is the shell.
+        let _ = self.shared.tell(workers);
+        Some((seat.worker, seat.guard))
     }
 
     /// Takes the worker out, for a reset; its owner wants its files back.
@@ -200,8 +269,8 @@ impl<W: Worker> WorkerSlot<W> {
         match std::mem::replace(&mut *self.lock(), State::Idle) {
             State::Idle => None,
             State::Paused { worker, .. } => Some(*worker),
-            State::Running { shared, workers, .. } => {
-                let mut worker = take_out(shared, &workers)?;
+            State::Running { workers } => {
+                let (mut worker, _) = self.take_out(&workers)?;
                 // A ring that turns out to be broken is nobody's any more.
                 let _ = worker.settle(false);
                 Some(worker)
@@ -213,8 +282,8 @@ impl<W: Worker> WorkerSlot<W> {
     pub(super) fn pause(&mut self) {
         let mut state = self.lock();
         *state = match std::mem::replace(&mut *state, State::Idle) {
-            State::Running { shared, workers, guard } => match take_out(shared, &workers) {
-                Some(mut worker) => {
+            State::Running { workers } => match self.take_out(&workers) {
+                Some((mut worker, guard)) => {
                     if let Err(error) = worker.settle(true) {
                         guard.broken(&error);
                     }
@@ -231,7 +300,7 @@ impl<W: Worker> WorkerSlot<W> {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Idle) {
             State::Paused { worker, workers, guard } => {
-                *state = run(*worker, workers, guard)?;
+                *state = self.run(*worker, workers, guard)?;
             }
             other => *state = other,
         }
@@ -243,8 +312,8 @@ impl<W: Worker> WorkerSlot<W> {
         let (result, guard) = match &mut *self.lock() {
             State::Idle => return,
             State::Paused { worker, guard, .. } => (worker.settle(true), guard.clone()),
-            State::Running { shared, guard, .. } => match shared.lock().as_mut() {
-                Some(worker) => (worker.settle(true), guard.clone()),
+            State::Running { .. } => match self.shared.lock().as_mut() {
+                Some(Seat { worker, guard, .. }) => (worker.settle(true), guard.clone()),
                 None => return,
             },
         };
@@ -263,27 +332,77 @@ impl<W: Worker> WorkerSlot<W> {
     }
 }
 
-fn run<W: Worker>(worker: W, workers: WorkerLoop, guard: Guard) -> Result<State<W>, DeviceError> {
-    let shared = Arc::new(Shared { worker: Mutex::new(Some(worker)), id: OnceLock::new() });
-    let shell = Shell { shared: Arc::clone(&shared), guard: guard.clone() };
-    let added = Arc::clone(&shared);
-    workers
-        .fire(move |ops| {
-            let id = ops.add_subscriber(Box::new(shell) as Subscriber);
-            let _ = added.id.set(id);
-        })
-        .map_err(|source| DeviceError::EventLoop { device: guard.device.clone(), source })?;
-    Ok(State::Running { shared, workers, guard })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::memory;
 
-/// Takes a worker out of its loop.
-fn take_out<W: Worker>(shared: Arc<Shared<W>>, workers: &WorkerLoop) -> Option<W> {
-    let worker = shared.lock().take();
-    // If the loop is gone, so is the shell.
-    let _ = workers.fire(move |ops| {
-        if let Some(id) = shared.id.get() {
-            let _ = ops.remove_subscriber(*id);
+    /// Tells how often the loop has taken it in, and is called again and again.
+    struct Present(Arc<EventFd>, Arc<Mutex<Vec<&'static str>>>, &'static str);
+
+    impl Worker for Present {
+        fn sources(&self) -> Vec<Source> {
+            vec![Source::readable(&*self.0, 0)]
         }
-    });
-    worker
+        fn enter(&mut self) -> Result<(), RingError> {
+            self.1.lock().unwrap().push(self.2);
+            Ok(())
+        }
+        fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+            self.1.lock().unwrap().push("called");
+            Ok(())
+        }
+        fn save(&self) -> DeviceState {
+            DeviceState::default()
+        }
+    }
+
+    struct Silent;
+
+    impl Interrupt for Silent {
+        fn queue(&self, _index: u16) {}
+        fn config(&self) {}
+        fn needs_reset(&self) {}
+    }
+
+    #[test]
+    fn a_device_that_is_started_again_and_again_is_one_message_to_the_loop() {
+        let mut manager = crate::event_loop::manager().unwrap();
+        let (mut slot, said, event) = (WorkerSlot::new(), Arc::default(), Arc::new(EventFd::new(0).unwrap()));
+        event.write(1).unwrap();
+        let workers = manager.remote_endpoint();
+        let start = |slot: &mut WorkerSlot<Present>, name| {
+            let context = ActivateContext {
+                memory: memory(),
+                queues: Vec::new(),
+                interrupt: Arc::new(Silent),
+                features: 0,
+                workers: workers.clone(),
+                faults: FaultSink::new(|device, what| panic!("{device}: {what}")),
+            };
+            let make = |_| Ok(Present(Arc::clone(&event), Arc::clone(&said), name));
+            slot.start("test", context, make).unwrap();
+        };
+        for _ in 0..20 {
+            start(&mut slot, "early");
+            assert!(slot.stop().is_some());
+        }
+        start(&mut slot, "late");
+        // The slot's, and the message's.
+        assert_eq!(Arc::strong_count(&slot.shared), 2);
+        manager.run_with_timeout(0).unwrap();
+        assert_eq!(*said.lock().unwrap(), ["late"]);
+        manager.run_with_timeout(0).unwrap();
+        assert_eq!(*said.lock().unwrap(), ["late", "called"]);
+        // Another in its place, of which the loop hears with what it has of the first.
+        assert!(slot.stop().is_some());
+        start(&mut slot, "other");
+        while said.lock().unwrap().len() < 4 {
+            manager.run_with_timeout(0).unwrap();
+        }
+        assert_eq!(said.lock().unwrap()[2..], ["other", "called"]);
+        assert!(slot.stop().is_some());
+        while manager.run_with_timeout(0).unwrap() > 0 {}
+        assert_eq!((Arc::strong_count(&slot.shared), said.lock().unwrap().len()), (1, 4));
+    }
 }

@@ -46,6 +46,37 @@ fn an_instruction_that_kvm_can_not_emulate_is_the_guest_s_crash() {
     }
 }
 
+/// `mov eax, address; jmp eax`.
+fn jump(address: u32) -> Vec<u8> {
+    [&[0xb8][..], &address.to_le_bytes(), &[0xff, 0xe0]].concat()
+}
+
+#[test]
+fn a_jump_or_an_exception_to_where_nothing_is_is_the_guest_s_crash() {
+    if !kvm() {
+        return;
+    }
+    assert_eq!(ends(&[&jump(0xd000_0000)]), ExitReason::GuestCrash);
+    // `lidt` of a whole table at 0xd0000000, whose description is at 0x600000, and `ud2`.
+    let describe = [
+        &[0x66, 0xc7, 0x05, 0, 0, 0x60, 0, 0xff, 0x07][..],
+        &[0xc7, 0x05, 2, 0, 0x60, 0, 0, 0, 0, 0xd0],
+        &[0x0f, 0x01, 0x1d, 0, 0, 0x60, 0],
+    ];
+    assert_eq!(ends(&[&describe.concat(), &[0x0f, 0x0b]]), ExitReason::GuestCrash);
+}
+
+#[test]
+fn a_jump_to_where_nothing_is_may_be_the_host_s_doing_where_pages_can_go() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(&jump(0xd000_0000));
+    std::fs::File::create(vm.path("memory")).unwrap().set_len(32 << 20).unwrap();
+    vm.config["machine-config"]["memory_backing"] = serde_json::json!({"private_file": vm.path("memory")});
+    assert_eq!(vm.end(), ExitReason::InternalError);
+}
+
 #[test]
 fn steps_are_recorded_in_order_and_the_exit_comes_last() {
     if !kvm() {

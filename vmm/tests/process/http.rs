@@ -22,6 +22,11 @@ impl Answer {
     pub fn fault(&self) -> String {
         self.json()["fault_message"].as_str().unwrap().to_owned()
     }
+
+    /// What is wrong with a request that does not even get to what it asks for.
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap().to_owned()
+    }
 }
 
 /// A connection.

@@ -7,13 +7,16 @@
 mod test_back_end;
 
 use crate::breaking::code::Code;
-use crate::breaking::driver::{CONFIG, DATA, DISK, RING, STATUS};
+use crate::breaking::driver::{Bus, CONFIG, DATA, DISK, RING, STATUS};
 use crate::client::{Client, spawn_listening};
 use crate::common::{HANG, Process, Vm, inherit, kvm, until};
-use crate::http::{Http, spawn_api};
+use crate::http::{Http, spawn_api, spawn_api_to};
+use crate::plug::{EJECT, LEAVING, out_word, until_in};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Stdio;
 use std::thread::JoinHandle;
 use test_back_end::{BackEnd, Manners, Sin};
 use vmm::api::status::{ExitReason, Record};
@@ -245,7 +248,46 @@ fn a_start_that_is_refused_has_not_connected_to_a_back_end() {
 }
 
 #[test]
-fn a_list_does_not_wait_for_a_reset() {
+fn a_drive_that_the_guest_lets_go_of_is_not_changed_any_more() {
+    if !kvm() {
+        return;
+    }
+    let mut code = Code::on(Bus::Pci);
+    code.set_up(DISK, 0, RING).read_request(RING, 1).offer(RING, 0, 0, 1).kick(DISK, 0);
+    // Says when it has set up what it has to.
+    code.wait(RING.used_index(), 1).out(0x3f8, b'!');
+    code.raw(&until_in(LEAVING, 1 << 1)).raw(&out_word(EJECT, 1 << 1)).hang();
+    let vm = Vm::new(code.bytes());
+    let (mut process, mut api) = spawn_api_to(&vm, &["--enable-pci"], Stdio::piped());
+    let listener = UnixListener::bind(vm.path("disk")).unwrap();
+    let thread = std::thread::spawn(move || {
+        let back = listener.accept().unwrap().0;
+        let hand = back.try_clone().unwrap();
+        (hand, std::thread::spawn(|| BackEnd::new(back, Manners::bad(11, Sin::Mute)).run()))
+    });
+    api.ok("PUT", "/vial", &json!({"status": vm.path("status")}));
+    api.ok("PUT", "/serial", &json!({}));
+    api.ok("PUT", "/boot-source", &json!({"kernel_image_path": vm.path("kernel")}));
+    api.ok("PUT", "/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": vm.path("disk")}));
+    api.ok("PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+    let (hand, back_end) = thread.join().unwrap();
+    process.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let mut other = Http::connect(&vm.path("api"));
+    other.send(b"DELETE /drives/d HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    // Until a vCPU waits for the back end to give its rings back.
+    while api.get("/vial/devices")[0]["state"] != "busy" {}
+    let why = api.refused("PATCH", "/drives/d", r#"{"drive_id":"d"}"#);
+    assert!(why.contains("drive \"d\" is being unplugged"), "{why}");
+    assert!(lost(&vm).is_empty());
+    hand.shutdown(std::net::Shutdown::Both).unwrap();
+    back_end.join().unwrap();
+    assert_eq!(other.answer().unwrap().status, 204);
+    api.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));
+    process.0.wait().unwrap();
+}
+
+#[test]
+fn neither_a_list_nor_a_resume_waits_for_a_reset() {
     if !kvm() {
         return;
     }
@@ -273,6 +315,8 @@ fn a_list_does_not_wait_for_a_reset() {
         assert!(lost(&vm).is_empty());
         busy = if device["state"] == "busy" { busy + 1 } else { 0 };
     }
+    api.ok("PATCH", "/vm", &json!({"state": "Resumed"}));
+    assert!(lost(&vm).is_empty());
     hand.shutdown(std::net::Shutdown::Both).unwrap();
     back_end.join().unwrap();
     api.ok("PUT", "/vial/actions", &json!({"action_type": "Stop"}));

@@ -2,6 +2,7 @@
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::HashSet;
 
 /// A custom CPU template. Numbers and bit maps are strings, as in Firecracker's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +22,14 @@ pub struct CpuConfig {
 /// No capability is both needed and not.
 fn consistent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<KvmCapability>, D::Error> {
     let capabilities = Vec::<KvmCapability>::deserialize(deserializer)?;
-    let waived = |number: &u32| capabilities.contains(&KvmCapability::NotNeeded(*number));
-    let needed = capabilities.iter().filter_map(|capability| match capability {
-        KvmCapability::Needed(number) => Some(number),
-        KvmCapability::NotNeeded(_) => None,
-    });
-    match needed.copied().find(|number| waived(number)) {
+    let (mut needed, mut waived) = (Vec::new(), HashSet::new());
+    for capability in &capabilities {
+        match capability {
+            KvmCapability::Needed(number) => needed.push(number),
+            KvmCapability::NotNeeded(number) => drop(waived.insert(number)),
+        }
+    }
+    match needed.into_iter().find(|number| waived.contains(number)) {
         Some(number) => Err(D::Error::custom(format!(
             "kvm_capabilities has \"{number}\" and \"!{number}\": leave one of them out"
         ))),

@@ -3,6 +3,7 @@ use super::Guest;
 use crate::api::config::RateLimiter;
 use crate::api::config::TokenBucket;
 use crate::data_file::Unfit;
+use crate::event_loop::ROUND;
 use crate::virtio::Transport;
 use crate::virtio::testing::suite::Subject;
 use crate::virtio::testing::{
@@ -193,6 +194,38 @@ fn a_flood_of_large_requests_is_served_in_turns() {
     assert_eq!(std::iter::from_fn(|| guest.used(0)).count(), 1);
     guest.run();
     assert!(guest.used(0).is_some());
+}
+
+#[test]
+fn a_round_of_the_loop_ends_however_many_queues_a_disk_has() {
+    const LEN: u32 = 1 << 20;
+    const QUEUES: usize = 16;
+    let mut config = BlockConfig::new("many", vec![file(&[7; LEN as usize])], true);
+    config.queues = QUEUES as u16;
+    let device = Box::new(Block::new(config).unwrap());
+    let mut guest = Guest::ready(device, VERSION_1 | 1 << VIRTIO_BLK_F_MQ);
+    let (head, into, status) =
+        (guest.data(&header(VIRTIO_BLK_T_IN, 0)), guest.room(LEN, true), guest.room(1, true));
+    for queue in 0..QUEUES {
+        let head = guest.offer(queue, &[head, into, status]);
+        (1..QUEUE_SIZE).for_each(|_| guest.offer_head(queue, head));
+        guest.kick(queue);
+    }
+    let answered = |guest: &mut Guest| -> Vec<usize> {
+        (0..QUEUES).map(|queue| std::iter::from_fn(|| guest.used(queue)).count()).collect()
+    };
+    let turn = (request::TURN / u64::from(LEN)) as usize;
+    // Each round goes to those that have waited longest.
+    let mut all = vec![0; QUEUES];
+    for round in 1..=QUEUES / ROUND {
+        guest.run_once();
+        let now = answered(&mut guest);
+        assert_eq!(now.iter().sum::<usize>(), ROUND * turn, "round {round}");
+        all.iter_mut().zip(now).for_each(|(all, now)| *all += now);
+    }
+    assert_eq!(all, vec![turn; QUEUES]);
+    guest.run();
+    assert_eq!(answered(&mut guest), vec![usize::from(QUEUE_SIZE) - turn; QUEUES]);
 }
 
 #[test]

@@ -27,21 +27,24 @@ use super::queue::drain_in_turns;
 use super::worker::{Interest, Source, Worker, WorkerSlot};
 use super::{
     ActivateContext, Chain, DeviceError, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError,
-    VirtioDevice,
+    Subscriber, VirtioDevice,
 };
 use crate::api::config::MemoryHotplug;
 use crate::memory::{self, Backing, Blocks, Slots};
 use crate::metrics::{Counter, counters};
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use shared::{Answer, Shared};
+use std::io;
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
 
 const QUEUE_SIZES: [u16; 1] = [64];
 /// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE: drivers must not touch what is not plugged in, and here they can't.
 const F_UNPLUGGED_INACCESSIBLE: u64 = 1;
 
-/// Blocks after which others get their turn: each may be a slot of its own, which KVM waits for all processors to put in or take out.
+/// Blocks after which others get their turn: each may be a slot of its own, which KVM waits for all processors to put in.
 const TURN: u64 = 64;
 
 /// Bytes of a request and of a response (5.15.6).
@@ -85,18 +88,43 @@ pub struct Mem {
     shared: Arc<Shared>,
     backing: Backing,
     worker: WorkerSlot<MemWorker>,
+    // From the first driver on.
+    cleaner: Option<Cleaner>,
 }
 
 impl Mem {
     /// For memory at guest-physical `start`, of this kind, which is in the guest's memory already with these blocks, but in no slot.
+    ///
+    /// # Errors
+    /// No event can be made.
     pub fn new(
         config: MemoryHotplug,
         start: u64,
         (blocks, slots): (Arc<Blocks>, Box<dyn Slots>),
         backing: Backing,
-    ) -> Self {
-        let shared = Arc::new(Shared::new(config, start, blocks, slots));
-        Self { shared, backing, worker: WorkerSlot::new() }
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(config, start, blocks, slots)?);
+        Ok(Self { shared, backing, worker: WorkerSlot::new(), cleaner: None })
+    }
+
+    /// Has a cleaner for the rest of the device's life: what a driver has unplugged goes back whatever becomes of the driver.
+    fn have_cleaner(&mut self, context: &ActivateContext) -> Result<(), DeviceError> {
+        if self.cleaner.is_some() {
+            return Ok(());
+        }
+        let (shared, memory, backing) =
+            (Arc::clone(&self.shared), context.memory.clone(), self.backing.clone());
+        let waker = context.queues.first().map(DeviceQueue::waker);
+        let cleaner = Cleaner { shared, memory, backing, waker };
+        let added = cleaner.clone();
+        context
+            .workers
+            .fire(move |ops| {
+                ops.add_subscriber(Box::new(added) as Subscriber);
+            })
+            .map_err(|source| DeviceError::EventLoop { device: "memory".into(), source })?;
+        self.cleaner = Some(cleaner);
+        Ok(())
     }
 
     /// What may be changed and asked while it runs.
@@ -127,7 +155,8 @@ impl VirtioDevice for Mem {
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (shared, backing) = (Arc::clone(&self.shared), self.backing.clone());
+        self.have_cleaner(&context)?;
+        let shared = Arc::clone(&self.shared);
         self.worker.start("memory", context, |mut context| {
             Ok(MemWorker {
                 queue: context.take_queue(),
@@ -135,7 +164,6 @@ impl VirtioDevice for Mem {
                 interrupt: context.interrupt,
                 chain: Chain::default(),
                 shared,
-                backing,
             })
         })
     }
@@ -147,6 +175,8 @@ impl VirtioDevice for Mem {
 
     fn pause(&mut self) {
         self.worker.pause();
+        // A saved state knows of blocks only.
+        self.cleaner.iter().for_each(|cleaner| while !cleaner.step() {});
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
@@ -171,7 +201,6 @@ struct MemWorker {
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
     shared: Arc<Shared>,
-    backing: Backing,
 }
 
 impl Worker for MemWorker {
@@ -180,15 +209,19 @@ impl Worker for MemWorker {
     }
 
     fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        let Self { memory, queue, interrupt, chain, shared, backing } = self;
+        let Self { memory, queue, interrupt, chain, shared } = self;
         shared.metrics.queue_event_count.add(1);
+        if !shared.is_clean() {
+            // The cleaner calls: a request could want a block whose memory is on its way back.
+            queue.clear_event();
+            return Ok(());
+        }
         drain_in_turns(queue, memory, interrupt.as_ref(), chain, TURN, |chain| {
             let mut request = [0; REQUEST];
             if chain.read_at(memory, 0, &mut request) < REQUEST {
                 return Err(RingError::Malformed("is too short"));
             }
-            let (answer, state) =
-                serve(shared, &request, |address, len| discard(memory, shared, backing, address, len));
+            let (answer, state) = serve(shared, &request);
             let mut response = [0; RESPONSE];
             response[..2].copy_from_slice(&(answer as u16).to_le_bytes());
             response[8..].copy_from_slice(&state.to_le_bytes());
@@ -208,16 +241,19 @@ fn word(request: &[u8; REQUEST], at: usize) -> u16 {
     u16::from_le_bytes([request[at], request[at + 1]])
 }
 
-/// Blocks that a request may touch.
+/// Blocks that a request may touch; a whole turn if it has left something to clean.
 fn effort(shared: &Shared, request: &[u8; REQUEST]) -> u64 {
+    if !shared.is_clean() {
+        return TURN;
+    }
     match word(request, 0) {
         UNPLUG_ALL => shared.all_blocks(),
         _ => word(request, 16).into(),
     }
 }
 
-/// What becomes of a request: the answer, and for [`STATE`] what it found. `discard` gives memory back.
-fn serve(shared: &Shared, request: &[u8; REQUEST], discard: impl FnMut(u64, u64)) -> (Answer, u16) {
+/// What becomes of a request: the answer, and for [`STATE`] what it found.
+fn serve(shared: &Shared, request: &[u8; REQUEST]) -> (Answer, u16) {
     let address = u64::from_le_bytes(request[8..16].try_into().expect("eight bytes of an array"));
     let blocks = word(request, 16);
     let metrics = &shared.metrics;
@@ -229,13 +265,13 @@ fn serve(shared: &Shared, request: &[u8; REQUEST], discard: impl FnMut(u64, u64)
             (answer, 0)
         }
         UNPLUG => {
-            let answer = shared.unplug(address, blocks, discard);
+            let answer = shared.unplug(address, blocks);
             count(answer, &metrics.unplug_count, &metrics.unplug_fails, Some((&metrics.unplug_bytes, bytes)));
             (answer, 0)
         }
         UNPLUG_ALL => {
             metrics.unplug_all_count.add(1);
-            (shared.unplug_all(discard), 0)
+            (shared.unplug_all(), 0)
         }
         STATE => {
             let found = shared.state(address, blocks);
@@ -257,12 +293,45 @@ fn count(answer: Answer, all: &Counter, fails: &Counter, granted: Option<(&Count
     }
 }
 
-fn discard(memory: &GuestMemory, shared: &Shared, backing: &Backing, address: u64, len: u64) {
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
-    let found = memory.to_region_addr(GuestAddress(address));
-    // It is not plugged in any more, so its region hands none of it out.
-    let slice = found.and_then(|(region, offset)| region.mapping().get_slice(offset, len).ok());
-    if slice.is_none_or(|slice| memory::discard(&slice, backing).is_err()) {
-        shared.metrics.unplug_discard_fails.add(1);
+/// Takes out of the machine, and gives back, what is unplugged: in the loop, step by step, after the guest was answered.
+#[derive(Clone)]
+struct Cleaner {
+    shared: Arc<Shared>,
+    memory: GuestMemory,
+    backing: Backing,
+    // Of the queue, whose worker waits.
+    waker: Option<Arc<EventFd>>,
+}
+
+impl Cleaner {
+    /// A step; true if it was the last.
+    fn step(&self) -> bool {
+        self.shared.clean(|address, len| self.discard(address, len))
+    }
+
+    fn discard(&self, address: u64, len: u64) {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let found = self.memory.to_region_addr(GuestAddress(address));
+        // It is not plugged in any more, so its region hands none of it out.
+        let slice = found.and_then(|(region, offset)| region.mapping().get_slice(offset, len).ok());
+        if slice.is_none_or(|slice| memory::discard(&slice, &self.backing).is_err()) {
+            self.shared.metrics.unplug_discard_fails.add(1);
+        }
+    }
+}
+
+impl MutEventSubscriber for Cleaner {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        // An eventfd can be watched, and this one is not yet.
+        let _ = ops.add(Events::new(self.shared.bell(), EventSet::IN));
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        let _ = self.shared.bell().read();
+        if !self.step() {
+            self.shared.ring();
+        } else if let Some(waker) = &self.waker {
+            let _ = waker.write(1);
+        }
     }
 }

@@ -5,8 +5,10 @@ use crate::api::config::{MemoryHotplug, MemoryHotplugStatus};
 use crate::memory::{Blocks, Slots};
 use crate::virtio::Signals;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Responses (5.15.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,14 @@ pub(super) enum Answer {
 const PLUGGED: u16 = 0;
 const UNPLUGGED: u16 = 1;
 const MIXED: u16 = 2;
+
+/// Slots that one request may put into the machine: KVM waits for all processors with each. Linux asks for a memory block at a time, which is
+/// 2 GiB at most.
+pub(super) const MOST_SLOTS: usize = 64;
+/// Slots that a step of cleaning takes out of the machine at most.
+const STEP_SLOTS: usize = 64;
+/// Bytes that a step of cleaning gives back at most: some tens of milliseconds where all of them were in use.
+pub(super) const STEP_BYTES: u64 = 256 << 20;
 
 /// Why a guest was not asked for another size.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,9 +58,27 @@ pub enum MemError {
     },
 }
 
+/// Where a slot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Out,
+    In,
+    /// Out of the machine; its bytes are on their way back.
+    Leaving,
+}
+
 struct State {
     requested: u64,
     plugged: Vec<bool>,
+    slots: Vec<Place>,
+    // Bytes from the start whose blocks are unplugged and whose memory has not gone back yet.
+    cleaning: Range<u64>,
+}
+
+impl State {
+    fn is_used(&self, blocks: Range<usize>) -> bool {
+        self.plugged[blocks].contains(&true)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,15 +96,33 @@ pub(super) struct Shared {
     blocks: Arc<Blocks>,
     slots: Box<dyn Slots>,
     state: Mutex<State>,
+    // Written to when there is something to clean.
+    bell: EventFd,
     pub(super) metrics: MemMetrics,
 }
 
 impl Shared {
-    pub(super) fn new(config: MemoryHotplug, start: u64, known: Arc<Blocks>, slots: Box<dyn Slots>) -> Self {
+    pub(super) fn new(
+        config: MemoryHotplug,
+        start: u64,
+        known: Arc<Blocks>,
+        slots: Box<dyn Slots>,
+    ) -> io::Result<Self> {
         // Checked with the document: a few hundred thousand blocks at most.
-        let blocks = usize::try_from(config.total_size_mib / config.block_size_mib).unwrap_or(0);
-        let state = Mutex::new(State { requested: 0, plugged: vec![false; blocks] });
-        Self { config, start, blocks: known, slots, state, metrics: MemMetrics::default() }
+        let count = |size: u64| usize::try_from(config.total_size_mib / size).unwrap_or(0);
+        let state = Mutex::new(State {
+            requested: 0,
+            plugged: vec![false; count(config.block_size_mib)],
+            slots: vec![Place::Out; count(config.slot_size_mib)],
+            cleaning: 0..0,
+        });
+        let bell = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { config, start, blocks: known, slots, state, bell, metrics: MemMetrics::default() })
+    }
+
+    /// Readable when there is something to clean.
+    pub(super) fn bell(&self) -> &EventFd {
+        &self.bell
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -115,19 +161,19 @@ impl Shared {
         (count > 0 && end <= state.plugged.len()).then_some(first..end)
     }
 
-    fn range_of(&self, blocks: &Range<usize>) -> (u64, u64) {
-        (self.start + blocks.start as u64 * self.block(), blocks.len() as u64 * self.block())
-    }
-
     fn blocks_per_slot(&self) -> usize {
         usize::try_from(self.config.slot_size_mib / self.config.block_size_mib).unwrap_or(1).max(1)
     }
 
-    /// Slots that these blocks lie in: number, and its blocks.
-    fn slots_of(&self, blocks: &Range<usize>, all: usize) -> impl Iterator<Item = (u32, Range<usize>)> {
+    /// Slots that these blocks lie in.
+    fn slots_of(&self, blocks: &Range<usize>) -> Range<usize> {
         let per = self.blocks_per_slot();
-        let slots = blocks.start / per..blocks.end.div_ceil(per);
-        slots.map(move |slot| (slot as u32, slot * per..((slot + 1) * per).min(all)))
+        blocks.start / per..blocks.end.div_ceil(per)
+    }
+
+    /// Those of them that are not in the machine.
+    fn slots_out(&self, state: &State, blocks: &Range<usize>) -> Vec<usize> {
+        self.slots_of(blocks).filter(|slot| state.slots[*slot] == Place::Out).collect()
     }
 
     pub(super) fn plug(&self, address: u64, count: u16) -> Answer {
@@ -136,11 +182,11 @@ impl Shared {
         if state.plugged[blocks.clone()].iter().any(|plugged| *plugged) {
             return Answer::Error;
         }
-        let (_, len) = self.range_of(&blocks);
-        if self.plugged_size(&state) + len > state.requested {
+        if self.plugged_size(&state) + blocks.len() as u64 * self.block() > state.requested {
             return Answer::Nack;
         }
-        if self.insert(&state, &blocks).is_err() {
+        let slots = self.slots_out(&state, &blocks);
+        if slots.len() > MOST_SLOTS || self.insert(&mut state, slots).is_err() {
             return Answer::Busy;
         }
         self.blocks.set(blocks.clone(), true);
@@ -148,61 +194,95 @@ impl Shared {
         Answer::Ack
     }
 
-    /// Puts those slots of `blocks` into the machine that have no block in use yet; all of them or none.
-    fn insert(&self, state: &State, blocks: &Range<usize>) -> std::io::Result<()> {
-        let unused = |blocks: &Range<usize>| state.plugged[blocks.clone()].iter().all(|plugged| !plugged);
-        let mut inserted = Vec::new();
-        for (slot, of_slot) in self.slots_of(blocks, state.plugged.len()) {
-            if !unused(&of_slot) {
-                continue;
-            }
-            if let Err(error) = self.slots.set(slot, true) {
+    /// Puts slots that are out into the machine; all of them or none.
+    fn insert(&self, state: &mut State, slots: Vec<usize>) -> io::Result<()> {
+        for (count, slot) in slots.iter().enumerate() {
+            if let Err(error) = self.slots.set(*slot as u32, true) {
                 // What was just put in can be taken out.
-                for slot in inserted {
-                    drop(self.slots.set(slot, false));
-                    self.slots.shut(slot);
+                for slot in &slots[..count] {
+                    drop(self.slots.set(*slot as u32, false));
+                    self.slots.shut(*slot as u32);
                 }
                 return Err(error);
             }
-            inserted.push(slot);
         }
+        slots.into_iter().for_each(|slot| state.slots[slot] = Place::In);
         Ok(())
     }
 
-    pub(super) fn unplug(&self, address: u64, count: u16, discard: impl FnMut(u64, u64)) -> Answer {
+    pub(super) fn unplug(&self, address: u64, count: u16) -> Answer {
         let mut state = self.lock();
         let Some(blocks) = self.blocks(&state, address, count) else { return Answer::Error };
         if state.plugged[blocks.clone()].iter().any(|plugged| !plugged) {
             return Answer::Error;
         }
-        self.remove(&mut state, blocks, discard);
+        self.remove(&mut state, blocks);
         Answer::Ack
     }
 
-    pub(super) fn unplug_all(&self, discard: impl FnMut(u64, u64)) -> Answer {
+    pub(super) fn unplug_all(&self) -> Answer {
         let mut state = self.lock();
         let all = 0..state.plugged.len();
-        self.remove(&mut state, all, discard);
+        if state.is_used(all.clone()) {
+            self.remove(&mut state, all);
+        }
         Answer::Ack
     }
 
-    /// Takes blocks out, and slots that have none left in use; then their memory goes back.
-    fn remove(&self, state: &mut State, blocks: Range<usize>, mut discard: impl FnMut(u64, u64)) {
-        let (all, mut empty) = (state.plugged.len(), Vec::new());
+    /// Takes blocks out of the reach of devices; slots that have none left in use, and memory, follow in steps. Nothing else is being cleaned.
+    fn remove(&self, state: &mut State, blocks: Range<usize>) {
         self.blocks.set(blocks.clone(), false);
-        for (slot, of_slot) in self.slots_of(&blocks, all) {
-            let used = state.plugged[of_slot.clone()].contains(&true);
-            let part = blocks.start.max(of_slot.start)..blocks.end.min(of_slot.end);
-            state.plugged[part].fill(false);
-            if used && !state.plugged[of_slot].contains(&true) {
+        state.plugged[blocks.clone()].fill(false);
+        let block = self.block();
+        state.cleaning = blocks.start as u64 * block..blocks.end as u64 * block;
+        self.ring();
+    }
+
+    /// Calls for a step of cleaning.
+    pub(super) fn ring(&self) {
+        // A counter that is full is readable too.
+        let _ = self.bell.write(1);
+    }
+
+    /// Whether all that is unplugged has gone back.
+    pub(super) fn is_clean(&self) -> bool {
+        self.lock().cleaning.is_empty()
+    }
+
+    /// A step: takes slots that have no block left in use out of the machine, then gives memory back, then shuts the slots, one after the
+    /// other. True if it was the last.
+    pub(super) fn clean(&self, mut discard: impl FnMut(u64, u64)) -> bool {
+        let mut state = self.lock();
+        let (per, size) = (self.blocks_per_slot(), self.config.slot_size_mib << 20);
+        let (mut slots, mut bytes) = (0, 0);
+        while !state.cleaning.is_empty() {
+            if slots == STEP_SLOTS || bytes == STEP_BYTES {
+                return false;
+            }
+            let (at, end) = (state.cleaning.start, state.cleaning.end);
+            let index = (at / size) as usize;
+            let end = end.min((at / size + 1) * size);
+            if state.slots[index] == Place::Out {
+                state.cleaning.start = end;
+                continue;
+            }
+            let blocks = index * per..((index + 1) * per).min(state.plugged.len());
+            if state.slots[index] == Place::In && !state.is_used(blocks) {
                 // A slot that is there can be taken out.
-                let _ = self.slots.set(slot, false);
-                empty.push(slot);
+                let _ = self.slots.set(index as u32, false);
+                state.slots[index] = Place::Leaving;
+                slots += 1;
+            }
+            let len = (end - at).min(STEP_BYTES - bytes);
+            discard(self.start + at, len);
+            bytes += len;
+            state.cleaning.start += len;
+            if state.cleaning.start == end && state.slots[index] == Place::Leaving {
+                self.slots.shut(index as u32);
+                state.slots[index] = Place::Out;
             }
         }
-        let (address, len) = self.range_of(&blocks);
-        discard(address, len);
-        empty.into_iter().for_each(|slot| self.slots.shut(slot));
+        true
     }
 
     pub(super) fn state(&self, address: u64, count: u16) -> Option<u16> {
@@ -239,7 +319,8 @@ impl Shared {
         for (first, count) in saved.plugged {
             let end = first.checked_add(count).filter(|end| *end <= state.plugged.len());
             let blocks = first..end.ok_or("it has more memory than there can be")?;
-            self.insert(&state, &blocks)
+            let slots = self.slots_out(&state, &blocks);
+            self.insert(&mut state, slots)
                 .map_err(|error| format!("its memory can't be plugged in: {error}"))?;
             self.blocks.set(blocks.clone(), true);
             state.plugged[blocks].fill(true);

@@ -44,7 +44,7 @@ fn device(slots: &Written) -> Mem {
 }
 
 fn device_for(slots: &Written, blocks: Arc<Blocks>) -> Mem {
-    Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous)
+    Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous).unwrap()
 }
 
 impl World {
@@ -116,6 +116,76 @@ fn a_flood_of_requests_is_served_in_turns() {
     assert_eq!(first as u64, TURN / 8);
     world.guest.run();
     assert_eq!(first + std::iter::from_fn(|| world.guest.used(0)).count(), usize::from(RING));
+}
+
+#[test]
+fn memory_goes_back_in_steps_after_the_answer() {
+    let mut world = World::new(384);
+    assert_eq!((world.ask(PLUG, 0, 6), world.slots()), ((0, 0), vec![0, 1, 2]));
+    world.guest.memory.write_obj(7u8, GuestAddress(START + 5 * BLOCK)).unwrap();
+    let mut offer = |kind: u16, count: u16| {
+        let mut request = [0; REQUEST];
+        request[..2].copy_from_slice(&kind.to_le_bytes());
+        request[8..16].copy_from_slice(&START.to_le_bytes());
+        request[16..18].copy_from_slice(&count.to_le_bytes());
+        let (request, response) = (world.guest.data(&request), world.guest.room(10, true));
+        world.guest.offer(0, &[request, response]);
+    };
+    offer(UNPLUG_ALL, 0);
+    offer(PLUG, 6);
+    world.guest.kick(0);
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        world.guest.run_once();
+        let answers = std::iter::from_fn(|| world.guest.used(0)).count();
+        seen.push((answers, world.slots(), world.control.status().plugged_size_mib));
+    }
+    // Of the three slots, a step gives two back. The other request waits for the last.
+    let expected = [(1, vec![0, 1, 2], 0), (0, vec![2], 0), (0, vec![], 0), (1, vec![0, 1, 2], 384)];
+    assert_eq!(seen, expected);
+    assert_eq!(world.guest.memory.read_obj::<u8>(GuestAddress(START + 5 * BLOCK)).unwrap(), 0);
+    let figures = world.control.metrics().figures();
+    assert!(figures.contains(&("unplug_discard_fails", 0)), "{figures:?}");
+}
+
+#[test]
+fn what_is_unplugged_goes_back_without_its_driver_and_before_a_pause_ends() {
+    for pause in [false, true] {
+        let mut world = World::new(384);
+        assert_eq!((world.ask(PLUG, 0, 6), world.slots()), ((0, 0), vec![0, 1, 2]));
+        let request = [UNPLUG_ALL.to_le_bytes().to_vec(), vec![0; REQUEST - 2]].concat();
+        let (request, response) = (world.guest.data(&request), world.guest.room(10, true));
+        world.guest.offer(0, &[request, response]);
+        world.guest.kick(0);
+        world.guest.run_once();
+        assert_eq!(world.slots(), [0, 1, 2]);
+        if pause {
+            world.guest.transport.core_mut().pause();
+        } else {
+            world.guest.set_status(0);
+            assert_eq!(world.slots(), [0, 1, 2], "a reset is in a thread that can't");
+            world.guest.run();
+        }
+        assert!(world.slots().is_empty(), "{pause}");
+    }
+}
+
+#[test]
+fn one_request_does_not_put_in_slots_without_end() {
+    const TOTAL: u64 = 80 * 128;
+    let config = MemoryHotplug { total_size_mib: TOTAL, block_size_mib: 64, slot_size_mib: 128 };
+    let slots = Written::default();
+    let blocks = Blocks::new(TOTAL << 20, BLOCK);
+    let shared = Shared::new(config, START, Arc::clone(&blocks), Box::new(slots.clone())).unwrap();
+    let shared = Arc::new(shared);
+    let guest = Guest::cold(Box::new(device_for(&slots, blocks)));
+    MemControl::new(Arc::clone(&shared)).resize(TOTAL, &guest.transport.core().signals()).unwrap();
+    let behind = START + 8 * BLOCK;
+    let most = 2 * shared::MOST_SLOTS as u16;
+    assert_eq!(shared.plug(behind, most + 1), Answer::Busy);
+    assert!(slots.0.lock().unwrap().is_empty());
+    assert_eq!(shared.plug(behind, most), Answer::Ack);
+    assert_eq!(slots.0.lock().unwrap().len(), shared::MOST_SLOTS);
 }
 
 #[test]

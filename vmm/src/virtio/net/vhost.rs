@@ -245,7 +245,8 @@ impl Worker for VhostWorker {
             let stopped = self.vhost.set_backend(index, -1);
             let at = self.vhost.pair(GET_VRING_BASE, index, 0);
             let state = queue.snapshot();
-            if let (Ok(()), Ok(next), true) = (stopped, at, state.ready) {
+            // For a reset this worker is thrown away, in a vCPU's thread: the used ring may lie in memory that another vCPU unplugs just now.
+            if let (Ok(()), Ok(next), true) = (stopped, at, answer && state.ready) {
                 let used = self.memory.read_obj(GuestAddress(state.used_ring + 2)).unwrap_or(state.next_used);
                 queue.move_to(next as u16, used);
             }

@@ -129,6 +129,10 @@ impl Function for PciTransport {
     }
 
     fn write_config(&mut self, register: u16, data: &[u8]) {
+        // Its messages too are off for good.
+        if self.taken_off {
+            return;
+        }
         self.space.write(register, data);
         if let Some((offset, len)) = self.window.reaches(&self.space, register, data.len()) {
             return self.write(offset, &data[..len]);

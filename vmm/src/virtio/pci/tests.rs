@@ -325,6 +325,9 @@ fn a_function_that_was_taken_off_the_bus_is_settled_and_starts_no_more() {
     let root = Root::new(0xe800_0000..0xe810_0000);
     let mut guest = PciGuest::ready(rng(), VERSION_1);
     guest.transport.write_config(4, &[2]);
+    let control = capability(&mut guest.transport, 0x11, 0) + 2;
+    let mut messages = [0; 2];
+    guest.transport.read_config(control, &mut messages);
     root.add(1, Arc::new(std::sync::Mutex::new(guest.transport)));
     let function = root.remove(1).unwrap();
     let mut function = function.lock().unwrap();
@@ -337,6 +340,11 @@ fn a_function_that_was_taken_off_the_bus_is_settled_and_starts_no_more() {
     // From a vCPU that had found it before.
     function.write(20, &[1]);
     assert_eq!(status(&mut *function), 0);
+    messages[1] ^= 0x80;
+    function.write_config(control, &messages);
+    let mut now = [0; 2];
+    function.read_config(control, &mut now);
+    assert_ne!(now, messages, "its messages are off for good");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl<R: Registers> GuestOver<R> {
     }
 
     pub fn with_memory(memory: GuestMemory, device: Box<dyn VirtioDevice>) -> Self {
-        let manager = EventManager::new().unwrap();
+        let manager = crate::event_loop::manager().unwrap();
         let faults = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&faults);
         let faults_to =

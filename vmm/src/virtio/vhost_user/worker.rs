@@ -73,8 +73,8 @@ impl BackEndWorker {
         self.interrupt.needs_reset();
     }
 
-    /// Takes a ring back until `by`, where the back end has left it.
-    fn take_back(&mut self, link: &mut Link, place: usize, by: Instant) -> Result<(), LinkError> {
+    /// Takes a ring back until `by`, and goes on where the back end has left it if anybody goes `on`.
+    fn take_back(&mut self, link: &mut Link, place: usize, by: Instant, on: bool) -> Result<(), LinkError> {
         let asked = Request::GetVringBase;
         let queue = &mut self.queues[place];
         let state = queue.snapshot();
@@ -87,6 +87,9 @@ impl BackEndWorker {
             _ => None,
         };
         let next = next.ok_or(ProtocolError::Subject(asked))?;
+        if !on {
+            return Ok(());
+        }
         let used = self.memory.read_obj(GuestAddress(state.used_ring + 2)).unwrap_or(state.next_used);
         queue.move_to(next, used);
         Ok(())
@@ -151,7 +154,7 @@ impl Worker for BackEndWorker {
         // One for all rings: a back end that takes its time for each would hold up the whole VM for minutes.
         let by = deadline();
         for place in 0..self.queues.len() {
-            if let Err(error) = self.take_back(&mut link, place, by) {
+            if let Err(error) = self.take_back(&mut link, place, by, answer) {
                 self.lose(&mut link, &error);
                 break;
             }
