@@ -16,6 +16,9 @@ use vial_sandbox::{PodError, Task, pause as freeze, signals};
 const KILL: Duration = Duration::from_secs(5);
 /// The same where others are in that VM, which would end with it: a guest that is slow, or writes a lot back, is no reason for that.
 const KILL_AMONG_OTHERS: Duration = Duration::from_secs(60);
+/// How long whoever asks something of a container waits for a daemon that has just started and is still on its way back to it. The daemon itself is more
+/// patient: what runs and does not answer is not ended for that.
+const WAY_BACK: Duration = Duration::from_secs(30);
 
 /// The error of what needs a running container.
 pub fn not_running(record: &Record) -> ApiError {
@@ -34,7 +37,7 @@ pub fn paused(record: &Record) -> ApiError {
 /// When it does not, or stands still.
 pub async fn running(daemon: &Shared, record: &Record) -> Result<Task> {
     let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
-    let phase = live.settled().await;
+    let phase = settled(record, &live).await?;
     if live.is_paused() {
         return Err(paused(record));
     }
@@ -42,6 +45,20 @@ pub async fn running(daemon: &Shared, record: &Record) -> Result<Task> {
         Phase::Running(task) => Ok(task),
         _ => Err(not_running(record)),
     }
+}
+
+/// What becomes of a container that is on its way; of one that runs, and that this daemon only has to find again, within a bounded time.
+async fn settled(record: &Record, live: &Live) -> Result<Phase> {
+    if record.state != State::Running {
+        return Ok(live.settled().await);
+    }
+    tokio::time::timeout(WAY_BACK, live.settled()).await.map_err(|_| {
+        let words = format!(
+            "container {0} can't be asked: the daemon was just started, and the agent in the container's VM does not answer it; try again, or end it (vial kill {0})",
+            record.name
+        );
+        ApiError::new(ErrorKind::Unavailable, words)
+    })
 }
 
 /// Whether a signal is meant to end its receiver, so that the restart policy rests. Docker takes every signal for that, even the SIGHUP that
@@ -62,30 +79,51 @@ pub async fn kill(daemon: &Shared, record: &Record, signal: i32) -> Result<()> {
     send(daemon, record, &live, signal).await
 }
 
+/// Sends a signal; an agent that does not answer does not protect its container from SIGKILL.
 async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -> Result<()> {
-    if record.state == State::Running {
-        // A daemon that has just started may still be on its way back to it.
-        live.settled().await;
+    if record.state == State::Running
+        && let Err(error) = settled(record, live).await
+    {
+        return match signal {
+            signals::SIGKILL => Ok(freeze::kill(&daemon.registry, &record.pod).await?),
+            _ => Err(error),
+        };
     }
+    match deliver(daemon, record, live, signal).await? {
+        Heard::Yes => Ok(()),
+        Heard::Not(task, _) if signal == signals::SIGKILL => {
+            task.sandbox().kill();
+            Ok(())
+        }
+        Heard::Not(_, error) => Err(error.into()),
+    }
+}
+
+/// Whether a signal got through.
+enum Heard {
+    /// It did.
+    Yes,
+    /// The agent does not answer.
+    Not(Task, PodError),
+}
+
+async fn deliver(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -> Result<Heard> {
     if live.is_paused() {
         if signal != signals::SIGKILL {
             return Err(paused(record));
         }
-        return Ok(freeze::kill(&daemon.registry, &record.pod).await?);
+        freeze::kill(&daemon.registry, &record.pod).await?;
+        return Ok(Heard::Yes);
     }
     match live.phase() {
         // A start that nobody wants any more.
         Phase::Starting => {
             live.cancel();
-            Ok(())
+            Ok(Heard::Yes)
         }
         Phase::Running(task) => match task.signal(signal).await {
-            // An agent that does not answer must not protect its container.
-            Err(PodError::Slow { .. } | PodError::Agent(_)) if signal == signals::SIGKILL => {
-                task.sandbox().kill();
-                Ok(())
-            }
-            other => Ok(other?),
+            Err(error @ (PodError::Slow { .. } | PodError::Agent(_))) => Ok(Heard::Not(task, error)),
+            other => Ok(other.map(|()| Heard::Yes)?),
         },
         Phase::Failed(_) | Phase::Leaving(_) | Phase::Ended(_) => Err(not_running(record)),
     }
@@ -99,19 +137,23 @@ async fn send(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32) -
 pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
     life::note_stopped(daemon, record, true).await;
     let Some(live) = daemon.live(&record.id) else { return Ok(()) };
-    if record.state == State::Running {
-        live.settled().await;
-    }
-    if live.is_paused() {
-        // When that does not work the signals don't either, and the VM is killed.
-        let _ = unpause(daemon, record).await;
-    }
-    let kill = if record.pod_name.is_some() { KILL_AMONG_OTHERS } else { KILL };
-    let kills = [(record.stop_signal, timeout), (signals::SIGKILL, kill)];
-    for (signal, within) in kills {
+    for (signal, given) in [(record.stop_signal, Some(timeout)), (signals::SIGKILL, None)] {
+        let within = match given {
+            Some(given) => given,
+            None if has_company(daemon, record).await => KILL_AMONG_OTHERS,
+            None => KILL,
+        };
         let ended = async {
+            if record.state == State::Running {
+                // A daemon that has just started may still be on its way back to it.
+                live.settled().await;
+            }
+            if live.is_paused() {
+                // When that does not work the signals don't either, and the VM is killed.
+                let _ = unpause(daemon, record).await;
+            }
             // It may have just ended, or its agent may be stuck: the next step is harder, and comes in time whether it answers or not.
-            let _ = send(daemon, record, &live, signal).await;
+            let _ = deliver(daemon, record, &live, signal).await;
             live.ended().await
         };
         if tokio::time::timeout(within, ended).await.is_ok() {
@@ -121,6 +163,27 @@ pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result
     freeze::kill(&daemon.registry, &record.pod).await?;
     live.ended().await;
     Ok(())
+}
+
+/// Whether others are in its VM that nobody has told to end: they would end with it.
+async fn has_company(daemon: &Shared, record: &Record) -> bool {
+    if record.pod_name.is_none() {
+        return false;
+    }
+    let asked = daemon.clone();
+    let listed = tokio::task::spawn_blocking(move || asked.store.list()).await;
+    let stays = |other: &Record| {
+        let is_there = |live: Arc<Live>| matches!(live.phase(), Phase::Starting | Phase::Running(_));
+        other.pod == record.pod
+            && other.id != record.id
+            && !other.stopped
+            && daemon.live(&other.id).is_some_and(is_there)
+    };
+    match listed {
+        Ok(Ok(listed)) => listed.iter().any(stays),
+        // What can't be found out gives more time, not less.
+        _ => true,
+    }
 }
 
 /// Stops a container if it runs, then starts it.
@@ -176,7 +239,7 @@ pub async fn unpause(daemon: &Shared, record: &Record) -> Result<()> {
         || ApiError::new(ErrorKind::Conflict, format!("container {} is not paused", record.name));
     let live = daemon.live(&record.id).ok_or_else(not_paused)?;
     // A daemon that has just started may not have found out yet.
-    live.settled().await;
+    settled(record, &live).await?;
     if !live.is_paused() {
         return Err(not_paused());
     }
@@ -212,9 +275,12 @@ pub async fn remove(daemon: &Shared, record: &Record, force: bool) -> Result<()>
         }
         // Or its restart policy would not let it end.
         life::note_stopped(daemon, record, true).await;
-        if record.pod_name.is_some() && record.state == State::Running {
-            // A daemon that has just started may still be on its way back to it.
-            live.settled().await;
+        // A daemon that has just started may still be on its way back to it; a start that is under way is given up below.
+        if record.pod_name.is_some()
+            && record.state == State::Running
+            && settled(record, &live).await.is_err()
+        {
+            freeze::kill(&daemon.registry, &record.pod).await?;
         }
         match live.phase() {
             // One that stands still was perhaps found so by this daemon, which then has no other hand in it yet.

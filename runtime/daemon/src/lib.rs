@@ -34,6 +34,7 @@ mod state;
 mod store;
 mod streams;
 mod usage;
+mod whole;
 
 pub use error::ApiError;
 pub use paths::Paths;

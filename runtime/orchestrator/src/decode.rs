@@ -79,6 +79,7 @@ fn type_of(api_version: &str, kind: &str) -> Option<&'static str> {
     let name = match kind {
         "DeleteOptions" => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         "Scale" => "io.k8s.api.autoscaling.v1.Scale",
+        "SelfSubjectReview" => "io.k8s.api.authentication.v1.SelfSubjectReview",
         "SelfSubjectAccessReview" => "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
         "SelfSubjectRulesReview" => "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
         "Eviction" => "io.k8s.api.policy.v1.Eviction",

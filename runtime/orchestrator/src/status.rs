@@ -107,6 +107,8 @@ pub enum Reason {
     Unauthorized,
     /// 403
     Forbidden,
+    /// 403, `Forbidden` for clients as where a quota is used up: there is no room for what it would take.
+    Crowded,
     /// 404
     NotFound,
     /// 405
@@ -134,12 +136,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// As clients know it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Crowded => "Forbidden".into(),
+            reason => format!("{reason:?}"),
+        }
+    }
+
     /// HTTP status.
     pub fn code(self) -> u16 {
         match self {
             Self::BadRequest => 400,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::Crowded => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
@@ -193,7 +203,7 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": format!("{:?}", self.reason), "code": self.reason.code(),
+            "message": self.message, "reason": self.reason.name(), "code": self.reason.code(),
         });
         let mut details = serde_json::Map::new();
         if let Some(object) = &self.object {

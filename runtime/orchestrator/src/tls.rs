@@ -19,6 +19,10 @@ use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
 const NAME: &str = "vial";
+/// The one user that there is.
+pub const USER: &str = "admin";
+/// Kubernetes' group of those who may do everything.
+pub const ADMINISTRATORS: &str = "system:masters";
 
 /// Why there are no certificates.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +120,7 @@ impl Authority {
     /// It can't be made.
     pub fn client(&self, name: &str) -> Result<Credential, TlsError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(name, Some("system:masters"));
+        params.distinguished_name = subject(name, Some(ADMINISTRATORS));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;

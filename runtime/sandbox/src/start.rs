@@ -7,7 +7,7 @@ use crate::sandbox::{Host, LAST_MOMENT, PATIENCE, Sandbox};
 use crate::sizing::VmSize;
 use crate::slots::{Shared, Slot};
 use crate::task::{Connections, Task};
-use crate::timing::{Step, Timing, monotonic_us};
+use crate::timing::{CONNECTED, Step, TURN, Timing, monotonic_us};
 use crate::turns::Turn;
 use agent_protocol::{
     AgentError, CreateContainer, ErrorKind, EtcFiles, FEATURE_BOOT_TIMES, FEATURE_NETWORK, FEATURE_PODS,
@@ -101,7 +101,7 @@ pub(crate) async fn launch(
         turn = host.turns.take() => turn,
         () = &mut cancelled => return Err(PodError::Cancelled),
     };
-    timing.reached("turn to boot");
+    timing.reached(TURN);
     let vm = tokio::select! {
         // Dropped halfway, the launch leaves nothing behind.
         vm = Vm::launch(&host.launcher, &host.registry, &host.parts, id, spec) => vm?,
@@ -243,7 +243,7 @@ async fn first_write(
     timing.heard(report.uptime_us);
     timing.reached("agent ready");
     let (agent, events) = vm.agent(PATIENCE, true).await?;
-    timing.reached("agent connected");
+    timing.reached(CONNECTED);
     drop(turn);
     // It would skip what it does not know, and a container would look in vain for its network or its disks.
     let lacks = |feature: &str| !agent.hello().features.iter().any(|known| known == feature);

@@ -2,6 +2,12 @@
 
 use crate::guest_clock::Heard;
 use rustix::time::{ClockId, clock_gettime};
+use std::time::Duration;
+
+/// When a start is no longer waiting for its turn.
+pub const TURN: &str = "turn to boot";
+/// When the agent in the VM can be asked.
+pub const CONNECTED: &str = "agent connected";
 
 /// CLOCK_MONOTONIC in microseconds: the clock of the VMM's milestones too, so that both fit on one line.
 pub fn monotonic_us() -> u64 {
@@ -69,6 +75,11 @@ impl Timing {
     /// When a step was reached.
     pub(crate) fn at(&self, name: &str) -> Option<u64> {
         self.steps.iter().find(|step| step.name == name).map(|step| step.at_us)
+    }
+
+    /// How long it took from one step to another, if both were reached.
+    pub fn between(&self, from: &str, to: &str) -> Option<Duration> {
+        Some(Duration::from_micros(self.at(to)?.saturating_sub(self.at(from)?)))
     }
 
     /// Steps in the order of their times.

@@ -102,9 +102,10 @@ async fn exec(node: &Node, record: &Record, command: &[String], within: Duration
         Ok(process) => process,
         Err(error) => return Outcome::Failure(error.to_string()),
     };
-    let task = match ending::running(&node.daemon, record).await {
-        Ok(task) => task,
-        Err(error) => return Outcome::Unknown(error.to_string()),
+    let task = match tokio::time::timeout(within, ending::running(&node.daemon, record)).await {
+        Ok(Ok(task)) => task,
+        Ok(Err(error)) => return Outcome::Unknown(error.to_string()),
+        Err(_) => return Outcome::Unknown(format!("the container can't be asked within {within:?}")),
     };
     let streams = match task.exec(&process, false).await {
         Ok(streams) => streams,

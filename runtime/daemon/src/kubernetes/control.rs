@@ -57,19 +57,33 @@ pub fn failed(who: &str, error: &dyn std::fmt::Display) -> Option<Duration> {
     Some(PATIENCE)
 }
 
+/// Says once that there is no room for objects, and once that there is again.
+fn tell_crowded(is: bool, was: bool) -> bool {
+    match (was, is) {
+        (false, true) => tracing::warn!(
+            "what is declared takes all memory that is for it: nothing new is taken, not even replicas, until some of it is deleted"
+        ),
+        (true, false) => tracing::info!("there is memory for declared objects again"),
+        _ => {}
+    }
+    is
+}
+
 /// Keeps the Node true.
 async fn node(daemon: Shared, engine: Engine, name: String) {
     let Some(kind) = Kind::by_path("", "v1", "nodes") else { return };
     let mut changes = engine.store().changes();
+    let mut was_crowded = false;
     loop {
         // Before the look: what is written during it is looked at again.
         changes.borrow_and_update();
+        was_crowded = tell_crowded(engine.store().is_crowded(), was_crowded);
         let (own, looking, name) = (daemon.clone(), engine.clone(), name.clone());
         let looked = tokio::task::spawn_blocking(move || -> Result<_, ApiError> {
             let facts = facts::of(&own, &name);
             let nodes = looking.store().list(kind, "").0;
             let actions = machine::plan(&facts, &nodes, looking.time());
-            actions.iter().try_for_each(|action| looking.act_or_tell(action))?;
+            actions.iter().try_for_each(|action| looking.act_or_tell(action).map(drop))?;
             Ok(versions(&nodes))
         });
         let (seen, wait) = match looked.await {

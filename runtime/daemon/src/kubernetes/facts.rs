@@ -3,6 +3,7 @@
 use super::place;
 use crate::paths::{Paths, named};
 use crate::state::Shared;
+use crate::whole;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use vial_orchestrator::node::machine::{self, Facts};
@@ -23,7 +24,8 @@ pub fn name(paths: &Paths) -> io::Result<String> {
         return Ok(noted.trim().to_owned());
     }
     let name = machine::name_of(&hostname());
-    std::fs::write(&file, &name).map_err(|error| named(error, "write", &file))?;
+    // Half a name would be another node, and all pods would be those of a machine that is not there.
+    whole::write(&file, name.as_bytes()).map_err(|error| named(error, "write", &file))?;
     Ok(name)
 }
 

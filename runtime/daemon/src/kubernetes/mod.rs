@@ -33,7 +33,7 @@ use tokio::sync::OnceCell;
 use vial_api::{ErrorKind, Kubeconfig};
 use vial_orchestrator::engine::{Engine, RealWorld};
 use vial_orchestrator::store::{SealKey, Store};
-use vial_orchestrator::tls::{Authority, Credential};
+use vial_orchestrator::tls::{Authority, Credential, USER};
 
 /// The API server of a daemon, once it is opened.
 #[derive(Default)]
@@ -110,12 +110,13 @@ fn prepare(paths: &Paths) -> Result<Prepared> {
     let node = facts::name(paths)?;
     let key = SealKey::at(&place::seal_key(paths)).map_err(|error| failed(&error))?;
     let store = Store::open(&place::objects(paths), key).map_err(|error| failed(&error))?;
-    let store = store.with_room(facts::room_for_objects());
     let engine = Engine::new(store, Arc::new(RealWorld::default()));
     engine.bootstrap().map_err(|error| failed(&error))?;
+    // Last: a store that was filled on a larger machine opens too, or nobody could delete anything.
+    engine.store().set_room(facts::room_for_objects());
     let authority = Authority::at(&place::folder(paths)).map_err(|error| failed(&error))?;
     let listening = serve::listen(paths, &authority)?;
-    let credential = authority.client("admin").map_err(|error| failed(&error))?;
+    let credential = authority.client(USER).map_err(|error| failed(&error))?;
     Ok(Prepared { engine, listening, credential, node })
 }
 

@@ -7,6 +7,7 @@ use crate::pods;
 use crate::state::Shared;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -152,7 +153,7 @@ impl Node {
             match action {
                 // What it shows is gone already: nobody has to be waited for.
                 Action::Delete { target, .. } => self.let_go(target)?,
-                action => self.engine.act_or_tell(action)?,
+                action => drop(self.engine.act_or_tell(action)?),
             }
         }
         for key in shown.unwanted {
@@ -196,7 +197,7 @@ impl Node {
         let room = Room { facts, node: &node.object, vm: &room::vm_bytes, others: room::others(there) };
         schedule::plan(&pods, &room, self.engine.time())
             .iter()
-            .try_for_each(|action| self.engine.act_or_tell(action))
+            .try_for_each(|action| self.engine.act_or_tell(action).map(drop))
     }
 
     fn doing(&self) -> HashMap<String, Doing> {
@@ -219,7 +220,15 @@ impl Node {
         self.with_silently(uid, |work| {
             (observed.waiting, observed.health) = (work.waiting.clone(), work.health.clone());
         });
-        let can_not = refused(&pod.object).filter(|_| !object::is_deleted(&pod.object));
+        let is_deleted = object::is_deleted(&pod.object);
+        if is_deleted {
+            // A start that waits, for its turn or for an image, is not wanted any more, whatever else is to be done.
+            self.with_silently(uid, |work| {
+                work.leaving.send_if_modified(|leaving| !mem::replace(leaving, true))
+            });
+        }
+        // What is there already is looked after, whatever rules have come since.
+        let can_not = refused(&pod.object).filter(|_| !is_deleted && observed.is_gone());
         let decision = match &can_not {
             None => life::decide(&pod.object, &observed, now),
             Some(_) => life::Decision::default(),
@@ -229,6 +238,8 @@ impl Node {
         let told = self.tell_status(pod, status::write(pod, told), can_not);
         for step in decision.steps {
             match &step {
+                // It takes away what the end is told from: not before that is told, or another look has to find that it can't be.
+                Step::Remove if !matches!(told, Ok(true)) => {}
                 Step::Stop { id, grace, .. } => match stopping.get(id) {
                     None => self.take(pod, step),
                     // Deleted again, with less time. A second more or less is nobody's wish.
@@ -240,17 +251,17 @@ impl Node {
                 _ => self.take(pod, step),
             }
         }
-        told.map(|()| decision.again)
+        told.map(|_| decision.again)
     }
 
-    /// Tells what a Pod is doing, and why it can't be done.
+    /// Tells what a Pod is doing, and why it can't be done. Whether there is nothing more to tell.
     fn tell_status(
         &self,
         pod: &Arc<Stored>,
         status: Option<Action>,
         can_not: Option<String>,
-    ) -> Result<(), ApiError> {
-        let Some(status) = status else { return Ok(()) };
+    ) -> Result<bool, ApiError> {
+        let Some(status) = status else { return Ok(true) };
         if let Some(why) = can_not {
             let about = Ref::to(kind("pods"), pod);
             self.engine.tell_once(&Note::warning(about, SOURCE, "FailedCreatePodSandBox", why))?;
@@ -296,9 +307,6 @@ impl Node {
             }
             Step::StopSandbox | Step::Remove | Step::Finalize => work.busy.insert(String::new()),
         });
-        if matches!(&step, Step::Stop { .. } | Step::Remove) && object::is_deleted(&pod.object) {
-            self.with(&uid, |work| work.leaving.send_replace(true));
-        }
         if !begun {
             return;
         }

@@ -166,10 +166,10 @@ async fn sandbox(node: &Node, pod: &Stored) -> Result<PodRecord, Unmet> {
         Some(record) => record,
         None => pods::make(&node.daemon, sandbox_request(pod)).await.map_err(failed)?,
     };
-    let (begun, was_up) = (tokio::time::Instant::now(), node.daemon.pod(&record.id).is_some());
-    pods::life::sandbox(&node.daemon, &record.id).await.map_err(failed)?;
-    if !was_up {
-        node.note_boot(pod, begun.elapsed());
+    let was_up = node.daemon.pod(&record.id).is_some();
+    let (live, _) = pods::life::sandbox(&node.daemon, &record.id).await.map_err(failed)?;
+    if let (false, Some(took)) = (was_up, live.boot()) {
+        node.note_boot(pod, took);
     }
     // With its network, which is given at the start.
     sandbox_of(node, uid)

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use vial_api::{ErrorKind, PodState};
-use vial_sandbox::timing::Timing;
+use vial_sandbox::timing::{self, Timing};
 use vial_sandbox::{Over, PodId, Sandbox, now_ms};
 
 /// How long the containers of a pod whose VM has ended may take until that is noted of each.
@@ -93,7 +93,11 @@ async fn boot(daemon: &Shared, record: &mut PodRecord, live: &LivePod) -> Result
     let (lease, held) = network::give(daemon, (&record.request).into(), &mut plan).await?;
     record.network = lease;
     network::publish(daemon, &record.id, record.network.as_ref()).await?;
-    let sandbox = Sandbox::start(&host, plan, shared, &mut Timing::begin(), live.cancelled()).await?;
+    let mut timing = Timing::begin();
+    let sandbox = Sandbox::start(&host, plan, shared, &mut timing, live.cancelled()).await?;
+    if let Some(took) = timing.between(timing::TURN, timing::CONNECTED) {
+        live.set_boot(took);
+    }
     if let Some(lease) = &record.network
         && let Err(error) = network::help(&sandbox, lease, &held)
     {

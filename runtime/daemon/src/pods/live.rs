@@ -4,7 +4,7 @@ use crate::course::Course;
 use crate::error::ApiError;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use vial_sandbox::{ContainerId, Sandbox, Slot};
@@ -27,6 +27,7 @@ pub enum PodPhase {
 pub struct LivePod {
     course: Course<PodPhase>,
     stopping: AtomicBool,
+    boot: OnceLock<Duration>,
     slots: u8,
     /// Those that nobody has, the one that is empty for longest first: by then the guest has long noticed.
     free: watch::Sender<VecDeque<Slot>>,
@@ -40,6 +41,7 @@ impl LivePod {
         Arc::new(Self {
             course: Course::new(PodPhase::Starting),
             stopping: AtomicBool::new(false),
+            boot: OnceLock::new(),
             slots,
             free: watch::Sender::new((0..slots).map(Slot).collect()),
             stuck: Mutex::default(),
@@ -93,6 +95,17 @@ impl LivePod {
     /// Whether its end is somebody's wish.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Notes how long its VM took, once it was its turn.
+    pub fn set_boot(&self, took: Duration) {
+        // Once: it boots once.
+        let _ = self.boot.set(took);
+    }
+
+    /// How long its VM took; none when an earlier daemon started it.
+    pub fn boot(&self) -> Option<Duration> {
+        self.boot.get().copied()
     }
 
     /// Takes a slot; none when all are taken.

@@ -5,6 +5,7 @@
 //! socket, which is on another disk (a tmpfs, as a rule) and outlives this daemon.
 
 use super::{Record, StoreError, pods};
+use crate::whole;
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,13 +108,7 @@ impl Unnoted {
     /// # Errors
     /// When that disk is full too.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let saved =
-            std::fs::write(&new, serde_json::to_vec(self)?).and_then(|()| std::fs::rename(&new, path));
-        if saved.is_err() {
-            let _ = std::fs::remove_file(&new);
-        }
-        saved
+        whole::write(path, &serde_json::to_vec(self)?)
     }
 }
 

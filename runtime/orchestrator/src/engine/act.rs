@@ -23,13 +23,16 @@ impl Engine {
         Ok((self.store().version() != before, plan))
     }
 
-    /// Does one thing. What breaks a rule is told to whom it was for, once, and holds nobody else up.
+    /// Does one thing. What breaks a rule is told to whom it was for, once, and holds nobody else up. Whether there is nothing to be done about
+    /// it any more: `false` where somebody else wrote first, and another look will decide again.
     ///
     /// # Errors
     /// The store does not work.
-    pub fn act_or_tell(&self, action: &Action) -> Result<(), ApiError> {
+    pub fn act_or_tell(&self, action: &Action) -> Result<bool, ApiError> {
         match self.act(action) {
-            Err(error) if error.reason != Reason::InternalError => self.complain(action, &error),
+            Err(error) if error.reason != Reason::InternalError => {
+                self.complain(action, &error).map(|()| true)
+            }
             result => result,
         }
     }
@@ -47,7 +50,8 @@ impl Engine {
         // Without the name, which chance makes another one each time. Counting at every look would be a write that leads to the next look.
         let causes: Vec<String> = error.causes.iter().map(Cause::text).collect();
         let message = match &causes[..] {
-            [] => format!("{:?}", error.reason),
+            [] if error.reason == Reason::Crowded => "no memory is left for more objects: delete some".into(),
+            [] => error.reason.name(),
             causes => causes.join(", "),
         };
         self.tell_once(&Note::warning(about, "vial-controller", reason, message))
@@ -69,11 +73,12 @@ impl Engine {
         Some((Ref::to(kind, &*self.get(target).ok()?), source))
     }
 
-    /// Does one thing. That an object is gone, another or there already is no error: who decided did not know, and will look again.
+    /// Does one thing. That an object is gone, another or there already is no error: who decided did not know, and will look again. Nor is it that
+    /// the namespace is going. Whether it was done.
     ///
     /// # Errors
-    /// The store does not work, or an object breaks a rule that its maker should have kept.
-    pub fn act(&self, action: &Action) -> Result<(), ApiError> {
+    /// The store does not work or is full, or an object breaks a rule that its maker should have kept.
+    pub fn act(&self, action: &Action) -> Result<bool, ApiError> {
         let options =
             WriteOptions { manager: "vial-controller".into(), own: true, ..WriteOptions::default() };
         let result = match action {
@@ -108,9 +113,9 @@ impl Engine {
                     Reason::NotFound | Reason::Conflict | Reason::AlreadyExists | Reason::Forbidden
                 ) =>
             {
-                Ok(())
+                Ok(false)
             }
-            result => result,
+            result => result.map(|()| true),
         }
     }
 

@@ -27,7 +27,7 @@ impl Engine {
 
     fn ensure(&self, target: Target<'_>) -> Result<(), ApiError> {
         let object: Value = json!({"metadata": {"name": target.name}});
-        let options = WriteOptions { manager: "vial".into(), ..WriteOptions::default() };
+        let options = WriteOptions { manager: "vial".into(), own: true, ..WriteOptions::default() };
         match self.create(target, Decoded { value: object, duplicates: Vec::new() }, &options) {
             Err(error) if error.reason == Reason::AlreadyExists => Ok(()),
             result => result.map(drop),

@@ -5,7 +5,7 @@ use crate::decode;
 use crate::kinds::Kind;
 use crate::object;
 use crate::status::{ApiError, Reason};
-use crate::store::{Change, Key, Stored};
+use crate::store::{Change, Key, Share, Stored};
 use chrono::{SecondsFormat, TimeDelta};
 use serde_json::Value;
 use std::sync::Arc;
@@ -125,7 +125,8 @@ impl Engine {
         let key = target.key();
         self.retry(&key, || {
             let current = self.store().get(&key).ok_or_else(|| target.kind.not_found(target.name))?;
-            let commit = |object| self.commit(&key, Some(current.version), object, options.dry_run);
+            let share = (!options.dry_run).then_some(Share::Reserve);
+            let commit = |object| self.commit(&key, Some(current.version), object, share);
             Ok(match self.step(target, &current, options)? {
                 Step::Gone => Deleted::Gone(commit(None)?),
                 Step::Going(new) => Deleted::Going(commit(Some(new))?),
@@ -157,12 +158,13 @@ impl Engine {
                         break;
                     }
                 };
-                changes.push(Change { key: key.clone(), expected: Some(stored.version), object });
+                let (expected, share) = (Some(stored.version), Share::Reserve);
+                changes.push(Change { key: key.clone(), expected, object, share });
                 keys.push(key);
             }
             if !options.dry_run {
                 let done = self.store().commit_all(changes);
-                let done = done.map_err(|error| ApiError::new(Reason::InternalError, error.to_string()))?;
+                let done = done.map_err(|error| super::refused(&error))?;
                 for (key, _) in keys.iter().zip(done).filter(|(_, done)| done.is_none()) {
                     // It was changed since the list was made, or somebody else was faster.
                     match self.delete(whole(key), options) {

@@ -95,7 +95,9 @@ impl Engine {
         let kind = crate::controllers::kind("events");
         let target = Target { kind, namespace: note.namespace(), name, subresource: "" };
         let message = &note.message[..note.message.floor_char_boundary(MAX_MESSAGE)];
-        let options = WriteOptions { manager: note.source.into(), ..WriteOptions::default() };
+        // That something is wrong can be told even when there is no room for anything else.
+        let options =
+            WriteOptions { manager: note.source.into(), own: note.is_warning, ..WriteOptions::default() };
         let now = self.now();
         let result = match self.get(target) {
             Ok(there) => {

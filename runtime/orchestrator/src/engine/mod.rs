@@ -18,8 +18,9 @@ pub use world::RealWorld;
 pub use write::{Patch, Target};
 
 use crate::kinds::Kind;
+use crate::object;
 use crate::status::{ApiError, Reason};
-use crate::store::{CommitError, Key, Store, StoreError, Stored};
+use crate::store::{CommitError, Key, Share, Store, StoreError, Stored};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
@@ -56,6 +57,15 @@ pub struct WriteOptions {
     pub force: bool,
     /// The server itself writes.
     pub own: bool,
+}
+
+impl WriteOptions {
+    /// The memory that writing `object` may take; none where it is only tried. What the server makes for an owner, a client asked for.
+    fn share(&self, object: &Value, is_new: bool) -> Option<Share> {
+        let is_asked_for = is_new && !object::list(object, &["metadata", "ownerReferences"]).is_empty();
+        let share = if self.own && !is_asked_for { Share::Reserve } else { Share::Common };
+        (!self.dry_run).then_some(share)
+    }
 }
 
 impl Default for WriteOptions {
@@ -132,29 +142,24 @@ impl Engine {
             .collect()
     }
 
+    /// Writes, if it is not only tried (no `share`).
     fn commit(
         &self,
         key: &Key,
         expected: Option<u64>,
         object: Option<Value>,
-        dry_run: bool,
+        share: Option<Share>,
     ) -> Result<Arc<Stored>, Failure> {
-        if dry_run {
+        let Some(share) = share else {
             return match object {
                 Some(object) => Ok(Arc::new(Stored { object, version: expected.unwrap_or(0) })),
                 // As a deletion answers: the last that there was of it.
                 None => self.store.get(key).ok_or(Failure::Stale),
             };
-        }
-        self.store.commit(key, expected, object).map_err(|error| match error {
+        };
+        self.store.commit(key, expected, object, share).map_err(|error| match error {
             CommitError::Stale => Failure::Stale,
-            // As a quota that is used up.
-            CommitError::Store(error @ StoreError::Crowded { .. }) => {
-                Failure::Told(ApiError::new(Reason::Forbidden, error.to_string()))
-            }
-            CommitError::Store(error) => {
-                Failure::Told(ApiError::new(Reason::InternalError, error.to_string()))
-            }
+            CommitError::Store(error) => Failure::Told(refused(&error)),
         })
     }
 
@@ -169,6 +174,15 @@ impl Engine {
         }
         Err(conflict(key.kind(), &key.name))
     }
+}
+
+/// What clients are told of a store that does not write.
+fn refused(error: &StoreError) -> ApiError {
+    let reason = match error {
+        StoreError::Crowded { .. } => Reason::Crowded,
+        _ => Reason::InternalError,
+    };
+    ApiError::new(reason, error.to_string())
 }
 
 /// How one attempt ends without success.

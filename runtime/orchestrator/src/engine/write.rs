@@ -164,7 +164,8 @@ impl Engine {
         if self.store().get(&key).is_some() {
             return Err(exists());
         }
-        self.commit(&key, None, Some(object), options.dry_run).map_err(|failure| match failure {
+        let share = options.share(&object, true);
+        self.commit(&key, None, Some(object), share).map_err(|failure| match failure {
             Failure::Stale => exists(),
             Failure::Told(error) => error,
         })
@@ -385,10 +386,9 @@ impl Engine {
             return Ok(Arc::new(Stored { object: old.clone(), version: current.version }));
         }
         // An object that was only waiting for its finalizers goes with the last of them.
-        if super::delete::is_over(&new) {
-            return self.commit(&target.key(), Some(current.version), None, options.dry_run);
-        }
-        self.commit(&target.key(), Some(current.version), Some(new), options.dry_run)
+        let share = options.share(&new, false);
+        let new = (!super::delete::is_over(&new)).then_some(new);
+        self.commit(&target.key(), Some(current.version), new, share)
     }
 }
 

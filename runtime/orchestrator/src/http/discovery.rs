@@ -1,6 +1,7 @@
 //! What there is: groups, versions, resources; in the legacy and in the aggregated form, both from the table of kinds.
 
 use super::resources::part_verbs;
+use super::reviews::{self, Review};
 use crate::kinds::{KINDS, Kind};
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ const READABLE: [(&str, &str, &str, &str, bool); 3] = [
     ("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", true),
 ];
 const READ_VERBS: [&str; 2] = ["get", "list"];
+const REVIEW_VERBS: [&str; 1] = ["create"];
 
 /// Groups beside the core, each of one version.
 fn groups() -> Vec<(&'static str, &'static str)> {
@@ -24,7 +26,7 @@ fn groups() -> Vec<(&'static str, &'static str)> {
             groups.push((kind.group, kind.version));
         }
     }
-    groups.push(("authorization.k8s.io", "v1"));
+    groups.extend([("authentication.k8s.io", "v1"), ("authorization.k8s.io", "v1")]);
     groups.push(("metrics.k8s.io", "v1beta1"));
     groups
 }
@@ -84,13 +86,8 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
             list.push(json!({"name": format!("{}/{}", kind.plural, part.name), "singularName": "", "namespaced": kind.namespaced, "kind": part.kind, "verbs": part.verbs}));
         }
     }
-    if group == "authorization.k8s.io" && version == "v1" {
-        for (plural, kind) in [
-            ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-            ("selfsubjectrulesreviews", "SelfSubjectRulesReview"),
-        ] {
-            list.push(json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind, "verbs": ["create"]}));
-        }
+    for Review { plural, kind, .. } in reviews::of(group, version) {
+        list.push(json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind, "verbs": REVIEW_VERBS}));
     }
     for (_, _, plural, kind, namespaced) in readable(group, version) {
         let mut entry = json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": READ_VERBS});
@@ -114,15 +111,11 @@ pub(super) fn aggregated(core: bool, form: &str) -> Value {
     let items: Vec<Value> = groups
         .into_iter()
         .map(|(group, version)| {
-            let resources: Vec<Value> = match group {
-                "authorization.k8s.io" => {
-                    ["SelfSubjectAccessReview", "SelfSubjectRulesReview"].into_iter().map(review).collect()
-                }
-                _ => {
-                    let kinds = kinds(group, version).map(aggregated_kind);
-                    kinds.chain(readable(group, version).map(aggregated_readable)).collect()
-                }
-            };
+            let resources: Vec<Value> = kinds(group, version)
+                .map(aggregated_kind)
+                .chain(reviews::of(group, version).map(aggregated_review))
+                .chain(readable(group, version).map(aggregated_readable))
+                .collect();
             json!({"metadata": {"name": group, "creationTimestamp": null},
                 "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
         })
@@ -145,9 +138,9 @@ fn aggregated_readable((group, version, plural, kind, namespaced): Readable) -> 
     entry
 }
 
-fn review(kind: &str) -> Value {
-    json!({"resource": format!("{}s", kind.to_lowercase()), "responseKind": {"group": "authorization.k8s.io", "version": "v1", "kind": kind},
-        "scope": "Cluster", "singularResource": kind.to_lowercase(), "verbs": ["create"]})
+fn aggregated_review(Review { group, version, plural, kind }: &Review) -> Value {
+    json!({"resource": plural, "responseKind": {"group": group, "version": version, "kind": kind},
+        "scope": "Cluster", "singularResource": kind.to_lowercase(), "verbs": REVIEW_VERBS})
 }
 
 fn aggregated_kind(kind: &'static Kind) -> Value {

@@ -9,10 +9,11 @@ mod openapi_v2;
 mod reply;
 mod request;
 mod resources;
+mod reviews;
 pub mod streams;
 mod watch;
 
-use crate::decode::{self, MAX_BODY};
+use crate::decode::MAX_BODY;
 use crate::engine::Engine;
 use crate::schema::schema;
 use crate::status::{ApiError, Reason};
@@ -307,7 +308,7 @@ impl Server {
             Route::OpenApi(group, version) => {
                 reply::json(200, &openapi::document(group, version).ok_or_else(none)?)
             }
-            Route::Review(kind) => review(kind, call)?,
+            Route::Review(review) => reviews::answer(review, call)?,
             Route::Absent(absent, name) => {
                 absent.answer(name, call.method, call.query.flag("watch"), call.accept)?
             }
@@ -332,27 +333,6 @@ fn version() -> Value {
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": "linux/amd64",
     })
-}
-
-/// Who has the certificate may do everything.
-fn review(kind: &str, call: &Call<'_>) -> Result<Reply, ApiError> {
-    if *call.method != Method::POST {
-        return Err(ApiError::new(Reason::MethodNotAllowed, "a review can only be created"));
-    }
-    let mut value = decode::body(call.content_type, call.body)?.value;
-    if !value.is_object() {
-        return Err(ApiError::bad_request("a review is a JSON object"));
-    }
-    value["kind"] = kind.into();
-    value["apiVersion"] = "authorization.k8s.io/v1".into();
-    value["status"] = match kind {
-        "SelfSubjectRulesReview" => {
-            json!({"resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}], "incomplete": false})
-        }
-        _ => json!({"allowed": true}),
-    };
-    Ok(reply::json(201, &value))
 }
 
 /// Where a server listens when nobody says otherwise: loopback only.

@@ -2,6 +2,7 @@
 
 use super::absent::{self, Absent};
 use super::metrics;
+use super::reviews::{self, Review};
 use crate::engine::{At, FieldValidation, ListOptions, WriteOptions};
 use crate::kinds::Kind;
 use crate::patch::MAX_MANAGER;
@@ -41,7 +42,7 @@ pub(super) enum Route {
     /// `/apis/metrics.k8s.io/v1beta1/{nodes|pods}`
     Metrics(metrics::Path),
     /// `…/selfsubjectaccessreviews` and the like: a question, answered at once.
-    Review(&'static str),
+    Review(&'static Review),
 }
 
 /// A collection, an object in it, or a part of that.
@@ -63,12 +64,6 @@ impl Objects {
     }
 }
 
-/// Kinds of which there are only questions.
-const REVIEWS: [(&str, &str); 2] = [
-    ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-    ("selfsubjectrulesreviews", "SelfSubjectRulesReview"),
-];
-
 impl Route {
     pub(super) fn parse(path: &str) -> Result<Self, ApiError> {
         if path.len() > MAX_URI {
@@ -85,6 +80,11 @@ impl Route {
         if let Some((absent, name)) = absent::parse(&steps) {
             return Ok(Self::Absent(absent, name.into()));
         }
+        if let ["apis", group, version, plural] = steps[..]
+            && let Some(review) = reviews::at(group, version, plural)
+        {
+            return Ok(Self::Review(review));
+        }
         Ok(match &steps[..] {
             [] => Self::Paths,
             ["version"] => Self::Version,
@@ -98,10 +98,6 @@ impl Route {
             ["openapi", "v3"] => Self::OpenApiIndex,
             ["openapi", "v3", "api", version] => Self::OpenApi(String::new(), (*version).into()),
             ["openapi", "v3", "apis", group, version] => Self::OpenApi((*group).into(), (*version).into()),
-            ["apis", "authorization.k8s.io", "v1", review] => {
-                let found = REVIEWS.iter().find(|(plural, _)| plural == review);
-                Self::Review(found.ok_or_else(none)?.1)
-            }
             ["apis", "metrics.k8s.io", "v1beta1", rest @ ..] => {
                 Self::Metrics(metrics::Path::parse(rest).ok_or_else(none)?)
             }

@@ -297,6 +297,8 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
     }
     let options = call.query.write_options(call.agent)?;
     let mut warnings = Vec::new();
+    // A number is set on whatever is there by then, unless the client says on which version it is to be.
+    let mut on_version = true;
     let wanted = match *call.method {
         Method::PUT => {
             let Decoded { value, duplicates } = decode::body(call.content_type, call.body)?;
@@ -306,9 +308,14 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
         Method::PATCH => {
             let mut value = scale_of(&current.object);
             match patch(call, &options, &mut warnings)? {
-                Patch::Json(change) => crate::patch::json(&mut value, &change)?,
+                Patch::Json(change) => {
+                    let names_version = |step: &Value| step["path"] == "/metadata/resourceVersion";
+                    on_version = change.as_array().is_some_and(|steps| steps.iter().any(names_version));
+                    crate::patch::json(&mut value, &change)?;
+                }
                 Patch::Merge(change) | Patch::Strategic(change) | Patch::Apply(change) => {
-                    crate::patch::merge(&mut value, &change)?
+                    on_version = object::at(&change, &["metadata", "resourceVersion"]).is_some();
+                    crate::patch::merge(&mut value, &change)?;
                 }
             }
             value
@@ -319,7 +326,7 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
     let mut change = json!({"spec": {"replicas": wanted_replicas(&wanted, &current.object)?}});
     for field in ["resourceVersion", "uid"] {
         let text = object::text(&wanted, &["metadata", field]);
-        if !text.is_empty() {
+        if !text.is_empty() && (on_version || field == "uid") {
             change["metadata"][field] = text.into();
         }
     }

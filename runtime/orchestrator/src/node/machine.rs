@@ -83,7 +83,9 @@ pub fn plan(facts: &Facts, nodes: &[Arc<Stored>], now: DateTime<Utc>) -> Vec<Act
         })
         .collect();
     let Some(node) = nodes.iter().find(|node| object::name(&node.object) == name) else {
-        let labels = json!({"kubernetes.io/hostname": &name[..name.len().min(63)], "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+        // A name is ASCII. A label's value ends with a letter or a digit.
+        let label = name[..name.len().min(63)].trim_end_matches(['-', '.']);
+        let labels = json!({"kubernetes.io/hostname": label, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
             "node-role.kubernetes.io/control-plane": ""});
         let object = json!({"metadata": {"name": name, "labels": labels}, "spec": {}});
         actions.push(Action::Create { kind: nodes_kind, namespace: String::new(), object });

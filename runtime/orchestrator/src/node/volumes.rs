@@ -7,8 +7,12 @@ use crate::quantity::Quantity;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes of the files of one volume at most: a ConfigMap has 1 MiB, a projected volume some of them.
+/// Bytes of the files of a container's volumes at most: a ConfigMap has 1 MiB.
 const MAX_FILES: usize = 8 << 20;
+/// What a file takes beside its path and its bytes.
+const FILE: usize = 256;
+/// Longest path that a `subPathExpr` may become, bytes (PATH_MAX).
+const MAX_PATH: usize = 4096;
 /// Permission bits when nobody says.
 const MODE: i64 = 0o644;
 
@@ -54,6 +58,7 @@ pub struct Mount {
 pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mount>), String> {
     let (mut volumes, mut mounts, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
     let mut env: Option<Environment> = None;
+    let mut room = MAX_FILES;
     for mount in object::list(part.spec, &["volumeMounts"]) {
         let name = object::text(mount, &["name"]);
         let declared = object::list(sources.pod, &["spec", "volumes"])
@@ -61,7 +66,7 @@ pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mo
             .find(|one| object::text(one, &["name"]) == name);
         let declared = declared.ok_or_else(|| format!("there is no volume {name:?}"))?;
         if seen.insert(name) {
-            volumes.push(volume(name, declared, part, sources)?);
+            volumes.push(volume(name, declared, part, sources, &mut room)?);
         }
         let is_empty = declared.get("emptyDir").is_some();
         let sub = match object::text(mount, &["subPathExpr"]) {
@@ -75,6 +80,9 @@ pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mo
             }
         };
         let sub = sub.trim_end_matches('/');
+        if sub.len() > MAX_PATH {
+            return Err(format!("subPathExpr of volume {name} becomes longer than {MAX_PATH} bytes"));
+        }
         let path = object::text(mount, &["mountPath"]);
         if !path.starts_with('/') {
             return Err(format!("mountPath {path:?} is no absolute path"));
@@ -99,7 +107,13 @@ pub fn of(part: &Part<'_>, sources: &Sources<'_>) -> Result<(Vec<Volume>, Vec<Mo
     Ok((volumes, mounts))
 }
 
-fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) -> Result<Volume, String> {
+fn volume(
+    name: &str,
+    declared: &Value,
+    part: &Part<'_>,
+    sources: &Sources<'_>,
+    room: &mut usize,
+) -> Result<Volume, String> {
     if declared.get("emptyDir").is_some() {
         let limit = object::at(declared, &["emptyDir", "sizeLimit"]).and_then(Quantity::of);
         let size = limit.map(|limit| limit.ceil().max(0).unsigned_abs()).filter(|size| *size > 0);
@@ -110,7 +124,7 @@ fn volume(name: &str, declared: &Value, part: &Part<'_>, sources: &Sources<'_>) 
             group: group(sources.pod),
         });
     }
-    let mut files = Files::of(name);
+    let mut files = Files { files: BTreeMap::new(), room };
     if let Some(projected) = declared.get("projected") {
         let mode = object::number(projected, &["defaultMode"]);
         for source in object::list(projected, &["sources"]) {
@@ -142,25 +156,20 @@ fn group(pod: &Value) -> u32 {
 
 /// The files of one volume while they are gathered.
 struct Files<'a> {
-    volume: &'a str,
     files: BTreeMap<String, File>,
-    /// Bytes of paths and files that may still come; those that are replaced don't come back. Counted before they are kept: a short pod
-    /// can name one large text many times.
-    room: usize,
+    /// Bytes of paths and files that may still come, in all volumes of the container; those that are replaced don't come back. Counted before they
+    /// are kept: a short pod can name one large text many times, and one ConfigMap in many volumes.
+    room: &'a mut usize,
 }
 
-impl<'a> Files<'a> {
-    fn of(volume: &'a str) -> Self {
-        Self { volume, files: BTreeMap::new(), room: MAX_FILES }
-    }
-
+impl Files<'_> {
     fn put(&mut self, path: &str, own: Option<i64>, mode: Option<i64>, bytes: Vec<u8>) -> Result<(), String> {
         if path.is_empty() || path.split('/').any(|step| matches!(step, "" | "." | "..")) {
             return Err(format!("{path:?} is no path in a volume"));
         }
-        let left = self.room.checked_sub(path.len() + bytes.len());
-        self.room =
-            left.ok_or_else(|| format!("volume {} has more than {MAX_FILES} bytes of files", self.volume))?;
+        let left = self.room.checked_sub(FILE + path.len() + bytes.len());
+        let full = || format!("the container's volumes have more than {MAX_FILES} bytes of files");
+        *self.room = left.ok_or_else(full)?;
         // Twelve bits at most, so it fits.
         let mode = (own.or(mode).unwrap_or(MODE) & 0o777) as u32;
         self.files.insert(path.to_owned(), File { path: path.to_owned(), mode, bytes });
@@ -277,6 +286,33 @@ mod tests {
         assert!(made(volume(100_000), mount()).unwrap_err().contains("more than"));
         let sources = vec![json!({"configMap": {"name": "large"}}); 100];
         assert!(made(json!({"name": "v", "projected": {"sources": sources}}), mount()).is_err());
+    }
+
+    #[test]
+    fn many_volumes_have_no_more_files_together_than_one() {
+        let mut pod = pod(json!({}), json!({}));
+        let of = |count: usize, entry: fn(String) -> Value| -> Vec<Value> {
+            (0..count).map(|n| entry(format!("v{n}"))).collect()
+        };
+        let mut made = |count: usize| {
+            pod["spec"]["volumes"] =
+                of(count, |name| json!({"name": name, "configMap": {"name": "large"}})).into();
+            pod["spec"]["containers"][0]["volumeMounts"] =
+                of(count, |name| json!({"name": name, "mountPath": format!("/{name}")})).into();
+            made_of(&pod)
+        };
+        assert_eq!(made(7).unwrap().0.len(), 7);
+        assert!(made(8).unwrap_err().contains("more than"));
+    }
+
+    #[test]
+    fn a_path_in_a_volume_is_no_longer_than_a_path() {
+        let mut pod = pod(
+            json!({"name": "v", "configMap": {"name": "c"}}),
+            json!({"name": "v", "mountPath": "/v", "subPathExpr": "$(KEY)"}),
+        );
+        pod["spec"]["containers"][0]["env"][0]["value"] = "x".repeat(MAX_PATH + 1).into();
+        assert!(made_of(&pod).unwrap_err().contains("longer than"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -65,6 +66,17 @@ pub struct Change {
     pub expected: Option<u64>,
     /// What is to be there; `None`: nothing.
     pub object: Option<Value>,
+    /// Which memory it may take.
+    pub share: Share,
+}
+
+/// Which memory a write may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// What objects may take: what clients declare, and what is made of it.
+    Common,
+    /// An eighth beyond: so that the server can tell what becomes of what is there, and remake what has to be.
+    Reserve,
 }
 
 /// Why a write did not happen.
@@ -87,11 +99,13 @@ struct Inner {
     file: Mutex<File>,
     memory: RwLock<Memory>,
     newest: watch::Sender<u64>,
+    /// Somebody was told that there is no room, and there has not been much since.
+    is_crowded: AtomicBool,
 }
 
 struct Memory {
     objects: BTreeMap<Key, Arc<Stored>>,
-    /// The weight of all of them, and what it may be.
+    /// The sum of their weights, and what it may be.
     held: usize,
     room: usize,
     log: Log,
@@ -107,38 +121,46 @@ impl Store {
         let newest = watch::Sender::new(log.newest());
         let held = objects.values().map(|stored| object::weight(&stored.object)).sum();
         let memory = RwLock::new(Memory { objects, held, room: usize::MAX, log });
-        Ok(Self(Arc::new(Inner { file: Mutex::new(file), memory, newest })))
+        Ok(Self(Arc::new(Inner {
+            file: Mutex::new(file),
+            memory,
+            newest,
+            is_crowded: AtomicBool::new(false),
+        })))
     }
 
-    /// Objects may take so many bytes of memory ([`object::weight`]): new ones are refused beyond it, and those that are there may grow by
-    /// another eighth, so that what becomes of them can still be told.
-    #[must_use]
-    pub fn with_room(self, bytes: usize) -> Self {
+    /// Objects may take so many bytes of memory ([`object::weight`]), and an eighth more for [`Share::Reserve`]. What is there already stays.
+    pub fn set_room(&self, bytes: usize) {
         self.0.memory.write().unwrap_or_else(PoisonError::into_inner).room = bytes;
-        self
     }
 
-    /// What objects weigh after these writes.
+    /// Whether there is room for what objects weigh after these writes.
     ///
     /// # Errors
-    /// More than they may.
-    fn weigh(&self, writes: &[Write]) -> Result<usize, StoreError> {
+    /// There is none.
+    fn admit(&self, load: &Load) -> Result<(), StoreError> {
         let memory = self.memory();
-        let (mut after, mut wants_more, mut has_new) = (memory.held, false, false);
-        for Write { kind, object, previous, .. } in writes {
-            let old = previous.as_ref().map_or(0, |stored| object::weight(&stored.object));
-            let new = if *kind == EventKind::Deleted { 0 } else { object::weight(object) };
-            // Never less than nothing: what is there is in the sum.
-            after = (after + new).saturating_sub(old);
-            has_new |= *kind == EventKind::Added;
-            // It takes a little more to be on its way out; without it there would be no way.
-            wants_more |= new > old && !object::is_deleted(object);
+        let (held, room) = (memory.held, memory.room);
+        drop(memory);
+        let after = (held + load.new).saturating_sub(load.old);
+        let bound = match load.share {
+            None => usize::MAX,
+            Some(Share::Reserve) => room.saturating_add(room / 8),
+            Some(Share::Common) => room,
+        };
+        if after > bound {
+            self.0.is_crowded.store(true, Ordering::Relaxed);
+            return Err(StoreError::Crowded { held: held >> 20, room: room >> 20 });
         }
-        let bound = if has_new { memory.room } else { memory.room.saturating_add(memory.room / 8) };
-        match wants_more && after > bound {
-            true => Err(StoreError::Crowded { held: memory.held >> 20, room: memory.room >> 20 }),
-            false => Ok(after),
+        if after < room - room / 8 {
+            self.0.is_crowded.store(false, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// Whether somebody was told that there is no room, and not much has been deleted since.
+    pub fn is_crowded(&self) -> bool {
+        self.0.is_crowded.load(Ordering::Relaxed)
     }
 
     fn memory(&self) -> std::sync::RwLockReadGuard<'_, Memory> {
@@ -186,8 +208,9 @@ impl Store {
         key: &Key,
         expected: Option<u64>,
         object: Option<Value>,
+        share: Share,
     ) -> Result<Arc<Stored>, CommitError> {
-        let done = self.commit_all(vec![Change { key: key.clone(), expected, object }])?;
+        let done = self.commit_all(vec![Change { key: key.clone(), expected, object, share }])?;
         done.into_iter().flatten().next().ok_or(CommitError::Stale)
     }
 
@@ -199,7 +222,8 @@ impl Store {
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = vec![None; changes.len()];
         let (mut places, mut writes, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (place, Change { key, expected, object }) in changes.into_iter().enumerate() {
+        let mut load = Load::default();
+        for (place, Change { key, expected, object, share }) in changes.into_iter().enumerate() {
             // Only who holds the file's lock writes to the memory, so this is still true below.
             let previous = self.get(&key);
             let kind = match (&previous, &object) {
@@ -215,6 +239,7 @@ impl Store {
             }
             let removed = || previous.as_ref().map(|stored| stored.object.clone()).unwrap_or_default();
             let mut object = object.unwrap_or_else(removed);
+            load.add(kind, &mut object, previous.as_deref(), share);
             object::remove(&mut object, &["metadata", "resourceVersion"]);
             places.push(place);
             writes.push(Write { key, kind, object, previous });
@@ -222,11 +247,10 @@ impl Store {
         if writes.is_empty() {
             return Ok(done);
         }
-        let held = self.weigh(&writes)?;
+        self.admit(&load)?;
         let floor = self.memory().log.floor();
         let written = file.write(&writes, floor)?;
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
-        memory.held = held;
         for ((place, write), version) in places.into_iter().zip(writes).zip(written) {
             let Write { key, kind, mut object, previous } = write;
             *object::entry(&mut object, &["metadata", "resourceVersion"]) = version.to_string().into();
@@ -234,9 +258,12 @@ impl Store {
             match kind {
                 EventKind::Deleted => memory.objects.remove(&key),
                 EventKind::Added | EventKind::Modified => {
+                    memory.held += object::weight(&stored.object);
                     memory.objects.insert(key.clone(), Arc::clone(&stored))
                 }
             };
+            // What is there is in the sum as it is there, with its version: a sum that is only nearly right drifts away.
+            memory.held -= previous.as_ref().map_or(0, |previous| object::weight(&previous.object));
             done[place] = Some(Arc::clone(&stored));
             memory.log.push(Event::new(key, kind, stored, previous));
         }
@@ -279,6 +306,41 @@ impl Store {
     /// Up to `most` events of a kind after `version`, and up to which version that is all.
     fn events(&self, kind: usize, version: u64, most: usize) -> Result<(Vec<Arc<Event>>, u64), Expired> {
         self.memory().log.after(version, kind, most).ok_or(Expired(version))
+    }
+}
+
+/// What writes do to the memory that objects take.
+#[derive(Default)]
+struct Load {
+    /// Weight of what comes and of what goes.
+    new: usize,
+    old: usize,
+    /// What all of them may take; none: they need no more than there is.
+    share: Option<Share>,
+}
+
+impl Load {
+    fn add(&mut self, kind: EventKind, object: &mut Value, previous: Option<&Stored>, share: Share) {
+        let old = previous.map_or(0, |stored| object::weight(&stored.object));
+        self.old += old;
+        if kind == EventKind::Deleted {
+            return;
+        }
+        // With a version, as what is there has one; the next has no fewer digits, or one more.
+        let version = previous.map_or(0, |stored| stored.version).to_string();
+        *object::entry(object, &["metadata", "resourceVersion"]) = version.into();
+        let new = object::weight(object);
+        self.new += new;
+        // It takes a little more to be on its way out; without it there would be no way. Later its owners are as others.
+        let leaves = object::is_deleted(object)
+            && previous.is_some_and(|previous| !object::is_deleted(&previous.object));
+        if new > old && !leaves {
+            // The narrower of the two counts.
+            self.share = match self.share {
+                Some(Share::Common) => self.share,
+                _ => Some(share),
+            };
+        }
     }
 }
 

@@ -18,7 +18,7 @@ fn map(name: &str, value: u32) -> Value {
 
 fn put(store: &Store, key: &Key, object: Value) -> Arc<Stored> {
     let expected = store.get(key).map(|stored| stored.version);
-    store.commit(key, expected, Some(object)).unwrap()
+    store.commit(key, expected, Some(object), Share::Common).unwrap()
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn what_was_committed_is_there_after_a_restart_and_versions_go_on() {
     put(&store, &one, map("one", 1));
     put(&store, &two, map("two", 2));
     put(&store, &one, map("one", 3));
-    let last = store.commit(&one, Some(3), None).unwrap();
+    let last = store.commit(&one, Some(3), None, Share::Common).unwrap();
     assert_eq!((last.version, &last.object["metadata"]["resourceVersion"]), (4, &"4".into()));
     drop(store);
     let store = open(&folder);
@@ -82,11 +82,17 @@ fn a_write_that_expects_another_version_changes_nothing() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder);
     let key = Key::new(kind("ConfigMap"), "a", "one");
-    assert!(matches!(store.commit(&key, Some(1), Some(map("one", 1))), Err(CommitError::Stale)));
+    assert!(matches!(
+        store.commit(&key, Some(1), Some(map("one", 1)), Share::Common),
+        Err(CommitError::Stale)
+    ));
     put(&store, &key, map("one", 1));
     for expected in [None, Some(0), Some(2)] {
-        assert!(matches!(store.commit(&key, expected, Some(map("one", 2))), Err(CommitError::Stale)));
-        assert!(matches!(store.commit(&key, expected, None), Err(CommitError::Stale)));
+        assert!(matches!(
+            store.commit(&key, expected, Some(map("one", 2)), Share::Common),
+            Err(CommitError::Stale)
+        ));
+        assert!(matches!(store.commit(&key, expected, None, Share::Common), Err(CommitError::Stale)));
     }
     assert_eq!(store.version(), 1);
 }
@@ -99,7 +105,8 @@ async fn several_writes_are_one_on_the_disk_and_several_for_who_watches() {
     let key = |name: &str| Key::new(maps, "a", name);
     put(&store, &key("old"), map("old", 1));
     put(&store, &key("other"), map("other", 1));
-    let change = |name: &str, expected, object| Change { key: key(name), expected, object };
+    let change =
+        |name: &str, expected, object| Change { key: key(name), expected, object, share: Share::Common };
     let changes = || {
         vec![
             change("new", None, Some(map("new", 1))),
@@ -185,7 +192,7 @@ async fn who_watches_sees_each_write_once_and_in_order_also_after_a_restart() {
     let writes = tokio::spawn(async move {
         put(&writer, &other, map("two", 1));
         put(&writer, &one, map("one", 2));
-        writer.commit(&one, Some(3), None).unwrap();
+        writer.commit(&one, Some(3), None, Share::Common).unwrap();
     });
     let expected = [(1, EventKind::Added), (3, EventKind::Modified), (4, EventKind::Deleted)];
     for (version, what) in expected {
@@ -262,26 +269,65 @@ fn objects_take_no_more_memory_than_they_may() {
     let folder = tempfile::tempdir().unwrap();
     let key = |name: &str| Key::new(kind("ConfigMap"), "a", name);
     let object = |kib: usize| Some(json!({"metadata": {"name": "x"}, "data": {"k": "x".repeat(kib << 10)}}));
-    let store = open(&folder).with_room(1 << 20);
-    let mut version = store.commit(&key("one"), None, object(500)).unwrap().version;
-    store.commit(&key("two"), None, object(500)).unwrap();
-    let full = store.commit(&key("three"), None, object(100));
+    let store = open(&folder);
+    store.set_room(1 << 20);
+    let mut version = store.commit(&key("one"), None, object(500), Share::Common).unwrap().version;
+    store.commit(&key("two"), None, object(500), Share::Common).unwrap();
+    let full = store.commit(&key("three"), None, object(100), Share::Common);
     assert!(matches!(full, Err(CommitError::Store(StoreError::Crowded { held: 0, room: 1 }))), "{full:?}");
-    // What is there is told of, up to a bound.
-    version = store.commit(&key("one"), Some(version), object(600)).unwrap().version;
-    assert!(store.commit(&key("one"), Some(version), object(700)).is_err());
+    assert!(store.is_crowded());
+    // The server can tell what becomes of what is there, up to a bound; a client can't make it more.
+    assert!(store.commit(&key("one"), Some(version), object(600), Share::Common).is_err());
+    version = store.commit(&key("one"), Some(version), object(600), Share::Reserve).unwrap().version;
+    assert!(store.commit(&key("one"), Some(version), object(700), Share::Reserve).is_err());
     assert_eq!(store.get(&key("one")).unwrap().version, version);
     // It can always be made less, also by who finds more than there may be.
     drop(store);
-    let store = open(&folder).with_room(100 << 10);
-    version = store.commit(&key("one"), Some(version), object(400)).unwrap().version;
-    let mut leaving = object(400).unwrap();
-    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    version = store.commit(&key("one"), Some(version), Some(leaving)).unwrap().version;
-    store.commit(&key("one"), Some(version), None).unwrap();
+    let store = open(&folder);
+    store.set_room(100 << 10);
+    version = store.commit(&key("one"), Some(version), object(400), Share::Common).unwrap().version;
+    let leaving = |kib| {
+        let mut leaving = object(kib).unwrap();
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        Some(leaving)
+    };
+    // What begins to go may take a little more for that; what is on its way may not.
+    version = store.commit(&key("one"), Some(version), leaving(400), Share::Common).unwrap().version;
+    assert!(store.commit(&key("one"), Some(version), leaving(500), Share::Common).is_err());
+    store.commit(&key("one"), Some(version), None, Share::Common).unwrap();
     let two = store.get(&key("two")).unwrap().version;
-    store.commit(&key("two"), Some(two), None).unwrap();
-    store.commit(&key("three"), None, object(90)).unwrap();
+    store.commit(&key("two"), Some(two), None, Share::Common).unwrap();
+    store.commit(&key("three"), None, object(90), Share::Common).unwrap();
+}
+
+#[test]
+fn what_objects_take_is_known_however_often_they_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let is_right = |store: &Store| {
+        let memory = store.memory();
+        assert_eq!(
+            memory.held,
+            memory.objects.values().map(|stored| object::weight(&stored.object)).sum::<usize>()
+        );
+    };
+    // Nine fields: a version makes them one more, and that a node more of the map.
+    let fields = (0..8).map(|number| (format!("f{number}"), json!("x"))).collect::<serde_json::Map<_, _>>();
+    let made = |text: &str| {
+        let mut metadata = fields.clone();
+        metadata.insert("name".into(), json!("x"));
+        Some(json!({"metadata": metadata, "data": {"k": text}}))
+    };
+    let keys = ["one", "two"].map(|name| Key::new(kind("ConfigMap"), "a", name));
+    for number in 0..30 {
+        let key = &keys[number % 2];
+        let there = store.get(key).map(|stored| stored.version);
+        let object = if number % 5 == 4 && there.is_some() { None } else { made(&"x".repeat(number)) };
+        store.commit(key, there, object, Share::Common).unwrap();
+        is_right(&store);
+    }
+    drop(store);
+    is_right(&open(&folder));
 }
 
 #[test]
@@ -326,7 +372,7 @@ proptest! {
             let key = Key::new(kind("ConfigMap"), &format!("n{namespace}"), &format!("o{name}"));
             let expected = model.get(&key).map(|(_, version)| *version);
             let object = (!remove).then(|| map("x", version as u32));
-            if let Ok(stored) = store.commit(&key, expected, object.clone()) {
+            if let Ok(stored) = store.commit(&key, expected, object.clone(), Share::Common) {
                 version += 1;
                 prop_assert_eq!(stored.version, version);
                 match object {
@@ -356,7 +402,7 @@ fn closed(folder: &TempDir) -> std::path::PathBuf {
         put(&store, &Key::new(kind("ConfigMap"), "a", &name), map(&name, number));
         put(&store, &Key::new(kind("Secret"), "b", &name), map(&name, number));
     }
-    store.commit(&Key::new(kind("ConfigMap"), "a", "n3"), Some(57), None).unwrap();
+    store.commit(&Key::new(kind("ConfigMap"), "a", "n3"), Some(57), None, Share::Common).unwrap();
     folder.path().join("objects.db")
 }
 
@@ -372,7 +418,8 @@ fn a_full_disk_refuses_writes_keeps_what_is_there_and_takes_them_again_when_ther
     put(&store, &key, map("one", 1));
     store.0.file.lock().unwrap().limit(Some(16));
     let big = || json!({"metadata": {"name": "big"}, "data": {"value": "x".repeat(100_000)}});
-    let error = store.commit(&Key::new(kind("ConfigMap"), "a", "big"), None, Some(big())).unwrap_err();
+    let error =
+        store.commit(&Key::new(kind("ConfigMap"), "a", "big"), None, Some(big()), Share::Common).unwrap_err();
     assert!(error.to_string().contains("full"), "{error}");
     assert_eq!((store.version(), contents(&store).len()), (1, 1));
     store.0.file.lock().unwrap().limit(None);

@@ -65,17 +65,21 @@ fn is_initialized(pod: &Value) -> bool {
         .any(|condition| condition["type"] == "Initialized" && condition["status"] == "True")
 }
 
+/// Whether an init container is done, or a sidecar has begun.
+fn is_past(pod: &Value, status: &Value) -> bool {
+    match is_sidecar(pod, object::text(status, &["name"])) {
+        true => status["started"] == true,
+        false => object::number(status, &["state", "terminated", "exitCode"]) == Some(0),
+    }
+}
+
 fn initializing(pod: &Value) -> Option<String> {
     let total = object::list(pod, &["spec", "initContainers"]).len();
     for (index, status) in statuses(pod, "initContainerStatuses").iter().enumerate() {
+        if is_past(pod, status) {
+            continue;
+        }
         let state = &status["state"];
-        let sidecar = is_sidecar(pod, object::text(status, &["name"]));
-        if object::number(state, &["terminated", "exitCode"]) == Some(0) && !sidecar {
-            continue;
-        }
-        if sidecar && status["started"] == true {
-            continue;
-        }
         if let Some(terminated) = state.get("terminated") {
             return Some(format!("Init:{}", ended(terminated)));
         }
@@ -123,11 +127,14 @@ fn ended(terminated: &Value) -> String {
 
 /// `3 (5m ago)`.
 pub(super) fn restarts(pod: &Value, now: DateTime<Utc>) -> String {
-    // Once the beginning is over only those of it count that go on.
+    let init = statuses(pod, "initContainerStatuses");
+    // Once the beginning is over only those of it count that go on; until then those up to the one that holds it up.
     let runs = initializing(pod).is_none() || is_initialized(pod);
+    let up_to = init.iter().position(|status| !is_past(pod, status)).map_or(init.len(), |at| at + 1);
+    let (init, own) =
+        if runs { (init, statuses(pod, "containerStatuses")) } else { (&init[..up_to], &[][..]) };
     let counts = |status: &&Value| !runs || is_sidecar(pod, object::text(status, &["name"]));
-    let own = if runs { statuses(pod, "containerStatuses") } else { &[] };
-    let all = || statuses(pod, "initContainerStatuses").iter().filter(counts).chain(own);
+    let all = || init.iter().filter(counts).chain(own);
     let count: i64 = all().filter_map(|status| object::number(status, &["restartCount"])).sum();
     let last = all()
         .filter_map(|status| age::time(object::at(status, &["lastState", "terminated", "finishedAt"])))
@@ -197,6 +204,7 @@ mod tests {
         };
         let now = DateTime::UNIX_EPOCH;
         assert_eq!(restarts(&pod(json!({"terminated": {"exitCode": 0}})), now), "3");
-        assert_eq!(restarts(&pod(json!({"running": {}})), now), "6");
+        // Those after the one that is at work have no say yet.
+        assert_eq!(restarts(&pod(json!({"running": {}})), now), "4");
     }
 }

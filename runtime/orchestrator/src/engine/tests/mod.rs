@@ -1,3 +1,9 @@
+//! What the verbs do, whoever asks; apart: who manages which field, deletion, and what is too much or breaks a rule.
+
+mod bounds;
+mod deletion;
+mod managers;
+
 use super::delete::Deleted;
 use super::*;
 use crate::decode;
@@ -7,6 +13,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use std::sync::Mutex;
 use tempfile::TempDir;
+
+fn by(manager: &str) -> WriteOptions {
+    WriteOptions { manager: manager.into(), ..WriteOptions::default() }
+}
 
 /// A clock that stands, and chance that counts.
 struct Still(Mutex<u8>);
@@ -216,274 +226,6 @@ fn object_uid(object: &Value) -> String {
 }
 
 #[test]
-fn what_is_applied_again_unchanged_changes_nothing_whoever_applies_it() {
-    let (_folder, engine) = engine();
-    let labels = json!({"app": "web"});
-    let probe = json!({"httpGet": {"port": 80}});
-    let pod = json!({
-        "containers": [{"name": "c", "image": "nginx", "livenessProbe": probe,
-            "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}, {"containerPort": 81, "name": "x"}],
-            "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-            "resources": {"limits": {"cpu": "1000m", "memory": "64Mi"}},
-            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
-        "initContainers": [{"name": "i", "image": "nginx", "ports": [{"containerPort": 80}]}],
-        "imagePullSecrets": [{"name": "pull"}],
-        "volumes": [{"name": "v", "configMap": {"name": "m"}}, {"name": "w", "projected": {"sources": [{"configMap": {"name": "m"}}]}}],
-    });
-    let mut job_pod = pod.clone();
-    job_pod["restartPolicy"] = "Never".into();
-    let template = json!({"metadata": {"labels": labels}, "spec": pod});
-    let selector = json!({"matchLabels": labels});
-    let job = json!({"template": {"spec": job_pod}});
-    for (kind, spec) in [
-        ("Pod", pod.clone()),
-        ("ReplicaSet", json!({"selector": selector, "template": template})),
-        ("Deployment", json!({"selector": selector, "template": template})),
-        ("Job", job.clone()),
-        ("CronJob", json!({"schedule": "* * * * *", "jobTemplate": {"spec": job}})),
-    ] {
-        let config = json!({"metadata": {"name": "x"}, "spec": spec});
-        let apply = |manager: &str| {
-            let options = WriteOptions { manager: manager.into(), ..WriteOptions::default() };
-            let written = engine.patch(target(kind, "a", "x"), &Patch::Apply(config.clone()), &options);
-            written.unwrap_or_else(|error| panic!("{kind} by {manager}: {error}")).object
-        };
-        let first = apply("one");
-        assert_eq!(apply("one").version, first.version, "{kind}");
-        assert_eq!(apply("two").object["spec"], first.object["spec"], "{kind}");
-        assert_eq!(apply("one").object["spec"], first.object["spec"], "{kind}");
-    }
-}
-
-fn managers(object: &Value) -> Vec<String> {
-    let list = crate::object::list(object, &["metadata", "managedFields"]);
-    list.iter()
-        .map(|entry| {
-            format!("{} {}", entry["manager"].as_str().unwrap(), entry["operation"].as_str().unwrap())
-        })
-        .collect()
-}
-
-fn by(manager: &str) -> WriteOptions {
-    WriteOptions { manager: manager.into(), ..WriteOptions::default() }
-}
-
-#[test]
-fn an_object_goes_from_client_side_to_server_side_apply() {
-    let (_folder, engine) = engine();
-    let map = target("ConfigMap", "a", "m");
-    let config = |labels: Value, value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "labels": labels}, "data": {"k": value}});
-    let first = config(json!({"a": "1", "b": "1"}), "old");
-    let mut noted = first.clone();
-    noted["metadata"]["annotations"] =
-        json!({"kubectl.kubernetes.io/last-applied-configuration": first.to_string()});
-    engine.create(map, body(noted), &by("kubectl-client-side-apply")).unwrap();
-
-    let second = Patch::Apply(config(json!({"a": "1"}), "new"));
-    let error = engine.patch(map, &second, &by("other")).unwrap_err();
-    assert_eq!(error.reason, Reason::Conflict, "only kubectl follows on kubectl");
-    let applied = engine.patch(map, &second, &by("kubectl")).unwrap().object;
-    assert_eq!(
-        (&applied.object["data"]["k"], &applied.object["metadata"]["labels"]["b"]),
-        (&"new".into(), &"1".into())
-    );
-
-    // As kubectl's csaupgrade does it: what was applied by the client becomes the other's, if nobody has written since.
-    let mut list = applied.object["metadata"]["managedFields"].as_array().unwrap().clone();
-    let own = list.remove(0);
-    assert_eq!(own["manager"], "kubectl-client-side-apply");
-    list[0]["fieldsV1"]["f:metadata"]["f:labels"]["f:b"] = json!({});
-    let upgrade = |version: u64| {
-        let patch = json!([
-            {"op": "replace", "path": "/metadata/managedFields", "value": list},
-            {"op": "replace", "path": "/metadata/resourceVersion", "value": version.to_string()},
-        ]);
-        engine.patch(map, &Patch::Json(patch), &by("kubectl"))
-    };
-    assert_eq!(upgrade(1).unwrap_err().reason, Reason::Conflict);
-    let upgraded = upgrade(applied.version).unwrap().object;
-    assert!(upgraded.version > applied.version);
-    assert_eq!(managers(&upgraded.object), ["kubectl Apply"]);
-    let applied = engine.patch(map, &second, &by("kubectl")).unwrap().object;
-    assert_eq!(applied.object["metadata"]["labels"], json!({"a": "1"}));
-}
-
-#[test]
-fn clients_may_write_the_managers_and_have_them_forgotten() {
-    let (_folder, engine) = engine();
-    let map = target("ConfigMap", "a", "m");
-    engine.create(map, body(json!({"metadata": {"name": "m"}, "data": {"k": "v"}})), &by("one")).unwrap();
-    let patch = |change: Value| engine.patch(map, &Patch::Merge(change), &by("two"));
-    let with = |list: Value| patch(json!({"metadata": {"managedFields": list}}));
-    let before = engine.get(map).unwrap();
-    assert_eq!(patch(json!({"data": {"k": "v"}})).unwrap().object.version, before.version);
-    for (list, field) in [
-        (json!([{"manager": "x", "operation": "Frob", "fieldsType": "FieldsV1"}]), "operation"),
-        (json!([{"manager": "x", "operation": "Update", "fieldsType": "FieldsV2"}]), "fieldsType"),
-        (
-            json!([{"manager": "x", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": 3}]),
-            "fieldsV1",
-        ),
-        (json!([{"manager": "x".repeat(129), "operation": "Update", "fieldsType": "FieldsV1"}]), "manager"),
-    ] {
-        let error = with(list).unwrap_err();
-        assert_eq!(
-            (error.reason, &error.causes[0].field),
-            (Reason::Invalid, &format!("metadata.managedFields[0].{field}"))
-        );
-    }
-    for none in [json!([{}]), json!([])] {
-        let forgotten = with(none).unwrap().object;
-        assert_eq!(managers(&forgotten.object), Vec::<String>::new());
-        let entry = json!({"manager": "x", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:k": {}}}});
-        let written = with(json!([entry])).unwrap().object;
-        assert_eq!(written.object["metadata"]["managedFields"], json!([entry]));
-    }
-    // Whoever does not know of managers loses none, and what is changed with them counts.
-    let mut plain = engine.get(map).unwrap().object.clone();
-    crate::object::remove(&mut plain, &["metadata", "managedFields"]);
-    plain["data"]["k"] = "w".into();
-    let written = engine.update(map, body(plain), &by("three")).unwrap().object;
-    assert_eq!(managers(&written.object), ["three Update"]);
-    let changed = patch(json!({"metadata": {"managedFields": [{}]}, "data": {"l": "v"}})).unwrap().object;
-    assert_eq!(managers(&changed.object), ["two Update"]);
-}
-
-#[test]
-fn a_deletion_waits_for_finalizers_and_for_whoever_runs_a_pod() {
-    let (_folder, engine) = engine();
-    let delete = |kind, name, options: &DeleteOptions| engine.delete(target(kind, "a", name), options);
-    create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap();
-    assert!(matches!(delete("ConfigMap", "m", &DeleteOptions::default()), Ok(Deleted::Gone(_))));
-    create(
-        &engine,
-        target("ConfigMap", "a", ""),
-        json!({"metadata": {"name": "f", "finalizers": ["x.io/y"]}}),
-    )
-    .unwrap();
-    assert!(matches!(delete("ConfigMap", "f", &DeleteOptions::default()), Ok(Deleted::Going(_))));
-    let change = |finalizers: Value| {
-        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
-        engine.patch(target("ConfigMap", "a", "f"), &patch, &WriteOptions::default())
-    };
-    let error = change(json!(["x.io/y", "x.io/new"])).unwrap_err();
-    assert_eq!((error.reason, error.causes[0].field.as_str()), (Reason::Invalid, "metadata.finalizers"));
-    assert!(error.message.ends_with("found new finalizers \"x.io/new\""), "{error}");
-    change(json!(["x.io/y"])).unwrap();
-    let lift = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-    engine.patch(target("ConfigMap", "a", "f"), &lift, &WriteOptions::default()).unwrap();
-    assert!(engine.get(target("ConfigMap", "a", "f")).is_err());
-
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "here", "containers": [{"name": "c", "image": "i"}]}});
-    create(&engine, target("Pod", "a", ""), pod.clone()).unwrap();
-    let Ok(Deleted::Going(going)) = delete("Pod", "p", &DeleteOptions::default()) else {
-        panic!("it is placed")
-    };
-    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], 30);
-    assert_eq!(going.object["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
-    let faster = DeleteOptions { grace_period: Some(5), ..DeleteOptions::default() };
-    let Ok(Deleted::Going(going)) = delete("Pod", "p", &faster) else { panic!("it still runs") };
-    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], 5);
-    let now = DeleteOptions { grace_period: Some(0), ..DeleteOptions::default() };
-    assert!(matches!(delete("Pod", "p", &now), Ok(Deleted::Gone(_))));
-    let other = DeleteOptions { uid: Some("else".into()), ..DeleteOptions::default() };
-    create(&engine, target("Pod", "a", ""), pod).unwrap();
-    assert_eq!(delete("Pod", "p", &other).unwrap_err().reason, Reason::Conflict);
-}
-
-#[test]
-fn a_deletion_that_is_only_tried_answers_as_a_real_one() {
-    let (_folder, engine) = engine();
-    create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap();
-    let delete = |dry_run| {
-        let options = DeleteOptions { dry_run, ..DeleteOptions::default() };
-        match engine.delete(target("ConfigMap", "a", "m"), &options).unwrap() {
-            Deleted::Gone(stored) => crate::object::uid(&stored.object).to_owned(),
-            Deleted::Going(_) => panic!("nothing holds it"),
-        }
-    };
-    let tried = delete(true);
-    assert!(!tried.is_empty());
-    assert_eq!(delete(false), tried);
-}
-
-#[test]
-fn a_list_is_deleted_as_its_objects_are_one_by_one() {
-    let (_folder, engine) = engine();
-    let maps = target("ConfigMap", "a", "").kind;
-    for number in 0..250 {
-        let finalizers = if number % 50 == 0 { json!(["x.io/y"]) } else { json!([]) };
-        let map = json!({"metadata": {"name": format!("m{number}"), "finalizers": finalizers}});
-        create(&engine, target("ConfigMap", "a", ""), map).unwrap();
-    }
-    let list = || engine.list(maps, &ListOptions::default()).unwrap().objects;
-    let before = list();
-    // Between the list and the deletion one is changed and one goes.
-    let change = Patch::Merge(json!({"data": {"k": "v"}}));
-    engine.patch(target("ConfigMap", "a", "m7"), &change, &WriteOptions::default()).unwrap();
-    engine.delete(target("ConfigMap", "a", "m8"), &DeleteOptions::default()).unwrap();
-    let version = engine.store().version();
-    let dry = DeleteOptions { dry_run: true, ..DeleteOptions::default() };
-    engine.delete_all(maps, &before, &dry).unwrap();
-    assert_eq!((engine.store().version(), list().len()), (version, 249));
-    engine.delete_all(maps, &before, &DeleteOptions::default()).unwrap();
-    let left: Vec<String> = list().iter().map(|stored| object_name(&stored.object)).collect();
-    assert_eq!(left, ["m0", "m100", "m150", "m200", "m50"]);
-    assert!(list().iter().all(|stored| crate::object::is_deleted(&stored.object)));
-    assert_eq!(engine.store().version(), version + 249, "each has a version of its own");
-    let version = engine.store().version();
-    engine.delete_all(maps, &list(), &DeleteOptions::default()).unwrap();
-    assert_eq!(engine.store().version(), version, "they wait already");
-
-    engine.bootstrap().unwrap();
-    let namespaces = target("Namespace", "", "").kind;
-    let all = engine.list(namespaces, &ListOptions::default()).unwrap().objects;
-    let error = engine.delete_all(namespaces, &all, &DeleteOptions::default()).unwrap_err();
-    assert_eq!(error.reason, Reason::Forbidden);
-    assert!(
-        crate::object::is_deleted(&engine.get(target("Namespace", "", "a")).unwrap().object),
-        "it comes before"
-    );
-}
-
-#[test]
-fn a_grace_period_beyond_all_calendars_is_one_all_the_same() {
-    let (_folder, engine) = engine();
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "here", "terminationGracePeriodSeconds": i64::MAX,
-        "containers": [{"name": "c", "image": "i"}]}});
-    create(&engine, target("Pod", "a", ""), pod).unwrap();
-    let Ok(Deleted::Going(going)) = engine.delete(target("Pod", "a", "p"), &DeleteOptions::default()) else {
-        panic!("it is placed")
-    };
-    assert_eq!(going.object["metadata"]["deletionGracePeriodSeconds"], i64::MAX);
-}
-
-#[test]
-fn an_object_of_too_many_parts_is_refused() {
-    let (_folder, engine) = engine();
-    let pod = |variables: usize| {
-        let env: Vec<Value> = (0..variables).map(|number| json!({"name": format!("V{number}")})).collect();
-        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}})
-    };
-    let error = create(&engine, target("Pod", "a", ""), pod(40_000)).unwrap_err();
-    assert_eq!(error.reason, Reason::RequestEntityTooLarge);
-    create(&engine, target("Pod", "a", ""), pod(1000)).unwrap();
-}
-
-#[test]
-fn nothing_is_made_in_a_namespace_that_goes() {
-    let (_folder, engine) = engine();
-    assert!(matches!(
-        engine.delete(target("Namespace", "", "a"), &DeleteOptions::default()),
-        Ok(Deleted::Going(_))
-    ));
-    assert_eq!(engine.get(target("Namespace", "", "a")).unwrap().object["status"]["phase"], "Terminating");
-    let error =
-        create(&engine, target("ConfigMap", "a", ""), json!({"metadata": {"name": "m"}})).unwrap_err();
-    assert_eq!(error.reason, Reason::Forbidden);
-}
-
-#[test]
 fn lists_come_in_pages_and_by_selectors() {
     let (_folder, engine) = engine();
     for name in ["a", "b", "c"] {
@@ -605,22 +347,6 @@ fn what_is_the_servers_can_not_be_written_or_deleted() {
 }
 
 #[test]
-fn a_deletion_that_is_not_understood_deletes_nothing() {
-    for wrong in [
-        json!({"dryRun": ["all"]}),
-        json!({"dryRun": "All"}),
-        json!({"orphanDependents": "maybe"}),
-        json!({"gracePeriodSeconds": "soon"}),
-        json!({"propagationPolicy": 1}),
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}),
-    ] {
-        assert!(DeleteOptions::of(&wrong).is_err(), "{wrong}");
-    }
-    let good = json!({"apiVersion": "v1", "kind": "DeleteOptions", "dryRun": ["All"]});
-    assert!(DeleteOptions::of(&good).unwrap().dry_run);
-}
-
-#[test]
 fn a_pod_that_makes_no_sense_is_refused_where_it_makes_none() {
     let (_folder, engine) = engine();
     engine.bootstrap().unwrap();
@@ -696,79 +422,4 @@ fn an_indexed_job_grows_only_with_its_parallelism() {
     }
     change(json!({"completions": 3, "parallelism": 3})).unwrap();
     change(json!({"parallelism": 1})).unwrap();
-}
-
-#[test]
-fn whatever_is_noted_as_last_applied_an_apply_goes_on() {
-    let (_folder, engine) = engine();
-    engine.bootstrap().unwrap();
-    create(&engine, target("Deployment", "default", ""), web(1)).unwrap();
-    let options = WriteOptions { manager: "kubectl".into(), force: true, ..WriteOptions::default() };
-    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"a": "b"}}});
-    for text in [
-        "",
-        "{",
-        "1",
-        "\"x\"",
-        "[]",
-        "null",
-        "{\"spec\": \"x\"}",
-        "{\"spec\": {\"template\": []}}",
-        "{\"spec\": {\"template\": {\"spec\": {\"containers\": [1, null, {\"env\": [3]}]}}}}",
-        "{\"metadata\": {\"labels\": 5}}",
-    ] {
-        let note =
-            json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": text}}});
-        let place = target("Deployment", "default", "web");
-        engine.patch(place, &Patch::Merge(note), &WriteOptions::default()).unwrap();
-        engine
-            .patch(place, &Patch::Apply(config.clone()), &options)
-            .unwrap_or_else(|e| panic!("{text}: {e:?}"));
-    }
-}
-
-/// A pod that is stored although it breaks a rule of today, as one from before that rule does.
-fn store_as_it_is(engine: &Engine, name: &str, change: impl Fn(&mut Value)) {
-    let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    let stored = create(engine, target("Pod", "a", ""), pod).unwrap().object;
-    let mut object = stored.object.clone();
-    change(&mut object);
-    engine.store().commit(&target("Pod", "a", name).key(), Some(stored.version), Some(object)).unwrap();
-}
-
-#[test]
-fn what_is_stored_and_breaks_a_rule_can_still_be_placed_told_of_and_deleted() {
-    let (_folder, engine) = engine();
-    store_as_it_is(&engine, "old", |pod| {
-        pod["metadata"]["managedFields"][0]["manager"] = "a\tb".into();
-        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "none", "mountPath": "a:b"}]);
-    });
-    let old = target("Pod", "a", "old");
-    let patch = |patch: Value, subresource| {
-        engine.patch(Target { subresource, ..old }, &Patch::Merge(patch), &WriteOptions::default())
-    };
-    patch(json!({"spec": {"nodeName": "box"}}), "").unwrap();
-    patch(json!({"status": {"phase": "Running"}}), "status").unwrap();
-    let more = json!({"spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "more", "mountPath": "b:c"}]}]}});
-    assert_eq!(patch(more, "").unwrap_err().reason, Reason::Invalid, "no new mistakes");
-    let options = DeleteOptions { grace_period: Some(5), ..DeleteOptions::default() };
-    engine.delete(old, &options).unwrap();
-}
-
-#[test]
-fn the_server_adds_what_it_must_to_what_a_client_made_as_large_as_may_be() {
-    let (_folder, engine) = engine();
-    store_as_it_is(&engine, "large", |pod| {
-        pod["spec"]["containers"][0]["env"] = vec![json!({"name": "A", "value": "x"}); 20_000].into();
-        let room = (32 << 20) - crate::object::weight(pod);
-        pod["metadata"]["annotations"] = json!({"a": "x".repeat(room - 800)});
-    });
-    let large = target("Pod", "a", "large");
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {"b": "y".repeat(2000)}}}));
-    let refused = engine.patch(large, &patch, &WriteOptions::default()).unwrap_err();
-    assert_eq!(refused.reason, Reason::RequestEntityTooLarge, "a client may not");
-    let own = WriteOptions { own: true, ..WriteOptions::default() };
-    engine
-        .patch(large, &Patch::Merge(json!({"spec": {"nodeName": "a-node-with-a-name".repeat(9)}})), &own)
-        .unwrap();
 }
