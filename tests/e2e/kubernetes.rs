@@ -76,15 +76,47 @@ fn a_deployment_runs_heals_outlives_the_daemon_rolls_and_leaves_nothing() {
 
     // Another one in its place.
     kubectl.run("set env deployment/web GREETING=two").ok();
-    kubectl.run("rollout status deployment/web --timeout=150s").ok();
+    kubectl.run("rollout status deployment/web --timeout=400s").ok();
     let events = kubectl.run("get events --no-headers").ok();
     for reason in ["Scheduled", "Started", "Unhealthy", "Killing", "SuccessfulCreate"] {
         assert!(events.contains(reason), "{reason} was told: {events}");
     }
-    kubectl.run("delete deployment/web --cascade=foreground --timeout=100s").ok();
+    kubectl.run("delete deployment/web --cascade=foreground --timeout=400s").ok();
     assert_eq!(
         vial.run(["ps", "-a", "--format", "{{.Names}}"]).ok() + &vial.run(["pod", "ls", "-q"]).ok(),
         ""
     );
+    vial.leaves_nothing();
+}
+
+/// More than boot at a time, so that most wait for their turn.
+const CROWD: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: crowd}
+spec:
+  replicas: 12
+  selector: {matchLabels: {app: crowd}}
+  template:
+    metadata: {labels: {app: crowd}}
+    spec:
+      containers:
+      - {name: c, image: 'busybox:latest', imagePullPolicy: Never, command: [sleep, '1000'], resources: {limits: {memory: 32Mi}}}
+";
+
+#[test]
+fn pods_that_are_deleted_before_it_is_their_turn_never_start() {
+    let vial = Vial::with_busybox();
+    let Some(kubectl) = Kubectl::of(&vial) else {
+        eprintln!("skipped: there is no kubectl here");
+        return;
+    };
+    kubectl.apply(CROWD);
+    kubectl.until("app=crowd", "N:.spec.nodeName", |words| words != ["<none>"]);
+    kubectl.run("delete deployment/crowd --cascade=foreground --timeout=400s").ok();
+    let started = kubectl.run("get events --field-selector=reason=Started -o name").ok();
+    // Those who had their turn may have been faster than the deletion.
+    assert!(started.lines().count() < 6, "{started}");
+    assert_eq!(vial.run(["pod", "ls", "-q"]).ok(), "");
     vial.leaves_nothing();
 }

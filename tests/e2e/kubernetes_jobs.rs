@@ -97,7 +97,7 @@ fn jobs_back_off_give_up_number_their_pods_and_go_and_a_crons_is_run_by_hand() {
         |word: &str, unit: &str| word.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     assert!(words.len() == 3 && pod["metadata"]["name"] == words[0], "{top}");
     assert!(used(words[1], "m") > 0 && used(words[2], "Mi") < 64, "{top}");
-    kubectl.run("delete cronjob/never job/by-hand --cascade=foreground --timeout=100s").ok();
+    kubectl.run("delete cronjob/never job/by-hand --cascade=foreground --timeout=400s").ok();
     assert_eq!(vial.run(["pod", "ls", "-q"]).ok(), "");
     vial.leaves_nothing();
 }

@@ -95,7 +95,7 @@ fn a_rollout_is_not_noticed_and_one_to_nothing_stops_and_is_undone() {
     };
     let api = Api::of(&vial);
     kubectl.apply(WEB);
-    kubectl.run("rollout status deployment/web --timeout=150s").ok();
+    kubectl.run("rollout status deployment/web --timeout=400s").ok();
     let end = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let asking = scope.spawn(|| ask_all_the_time(&api, &end));
@@ -110,14 +110,14 @@ fn a_rollout_is_not_noticed_and_one_to_nothing_stops_and_is_undone() {
     assert!(seen.misses.is_empty(), "nobody answered: {:?}", seen.misses);
     assert_eq!(seen.least, 3, "as many as before were ready at each moment");
     assert_eq!(seen.pages, ["one", "two"], "of {} answers", seen.answers);
-    kubectl.run("delete deployment/web --cascade=foreground --timeout=100s").ok();
+    kubectl.run("delete deployment/web --cascade=foreground --timeout=400s").ok();
     assert_eq!(vial.run(["pod", "ls", "-q"]).ok(), "");
     vial.leaves_nothing();
 }
 
 fn roll(kubectl: &Kubectl<'_>) {
     kubectl.run("set env deployment/web PAGE=two").ok();
-    kubectl.run("rollout status deployment/web --timeout=170s").ok();
+    kubectl.run("rollout status deployment/web --timeout=400s").ok();
 
     // A registry that nobody runs. One pod waits for it, and the others stay.
     kubectl.run("set image deployment/web web=127.0.0.1:9/none:1").ok();
@@ -132,7 +132,7 @@ fn roll(kubectl: &Kubectl<'_>) {
         assert!(described.contains(why), "{why} is told: {described}");
     }
     kubectl.run("rollout undo deployment/web").ok();
-    kubectl.run("rollout status deployment/web --timeout=150s").ok();
+    kubectl.run("rollout status deployment/web --timeout=400s").ok();
     let shown = kubectl
         .run("get pods --no-headers -o custom-columns=N:.metadata.name,I:.spec.containers[0].image")
         .ok();

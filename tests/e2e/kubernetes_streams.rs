@@ -61,7 +61,7 @@ fn a_pod_is_spoken_with_in_every_way_that_kubectl_has() {
     let file = folder.path().join("pod.yaml");
     std::fs::write(&file, POD).expect("a file");
     kubectl(&format!("create -f {}", path(&file))).ok();
-    kubectl("wait --for=condition=Ready pod/p --timeout=150s").ok();
+    kubectl("wait --for=condition=Ready pod/p --timeout=400s").ok();
     let said = kubectl("logs p").ok();
     assert!(said.contains("started\n") && said.contains("bad\n"), "{said}");
     assert!(kubectl("logs p --tail=1 --timestamps").ok().starts_with("20"));

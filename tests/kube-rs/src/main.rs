@@ -234,8 +234,7 @@ async fn exec(pods: &Api<Pod>) -> Done {
     expect(format!("{status:?}").contains("\"7\""), &status)?;
     // At a terminal, of this size, which is told after the command has begun.
     let sized = "read go; until stty size 2>/dev/null | grep 97; do usleep 50000; done";
-    let mut ran =
-        pods.exec("rs", ["sh", "-c", sized], &AttachParams::interactive_tty()).await?;
+    let mut ran = pods.exec("rs", ["sh", "-c", sized], &AttachParams::interactive_tty()).await?;
     let mut size = ran.terminal_size().ok_or("no sizes")?;
     size.try_send(kube::api::TerminalSize { width: 97, height: 31 })?;
     let mut input = ran.stdin().ok_or("no standard input")?;
@@ -248,6 +247,10 @@ async fn exec(pods: &Api<Pod>) -> Done {
 
 async fn forward(pods: &Api<Pod>) -> Done {
     for round in 0..2 {
+        // Its server takes one connection and is started anew for the next.
+        let listens = "until grep -qi ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6; do usleep 50000; done";
+        let mut ran = pods.exec("rs", ["sh", "-c", listens], &AttachParams::default()).await?;
+        ran.take_status().ok_or("no status")?.await.ok_or("its end is not told")?;
         let mut ports = pods.portforward("rs", &[8080]).await?;
         let mut stream = ports.take_stream(8080).ok_or("no stream")?;
         let sent = format!("there and back {round}\n");
