@@ -248,15 +248,51 @@ fn wait_without_end_of_input(mut run: Talk) -> Ran {
     ran
 }
 
-#[test]
-fn kills_at_every_stage_of_a_run_are_survived_and_told() {
+/// Every blow at one stage.
+#[track_caller]
+fn strike_at(stage: Stage) {
     let vial = Vial::with_busybox();
     // Formatted once; from now on a layer's file is a quick copy.
     ask(&vial, ["run", "--rm", "busybox", "true"]).ok();
-    for (number, row) in ROWS.iter().enumerate() {
+    for (number, row) in ROWS.iter().enumerate().filter(|(_, row)| row.stage == stage) {
         strike_a_run(&vial, number, row);
     }
     vial.leaves_nothing();
+}
+
+#[test]
+fn kills_are_survived_and_told_when_a_container_is_being_created() {
+    strike_at(Created);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_vm_has_a_process() {
+    strike_at(Spawned);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_vm_boots() {
+    strike_at(Booting);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_agent_is_ready() {
+    strike_at(AgentReady);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_command_runs() {
+    strike_at(Running);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_command_ends() {
+    strike_at(Ending);
+}
+
+#[test]
+fn kills_are_survived_and_told_when_its_vm_is_cleaned_up() {
+    strike_at(CleanUp);
 }
 
 #[test]
