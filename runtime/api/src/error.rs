@@ -31,7 +31,7 @@ pub enum ErrorKind {
     BadImage,
     /// A registry wants other credentials, or any at all.
     Unauthorized,
-    /// A registry can't be reached or does not do its work; another try may help.
+    /// What is asked can't be reached or does not do its work (a registry, the agent in a VM); another try may help.
     Unavailable,
     /// The host has no room left on a disk.
     NoSpace,

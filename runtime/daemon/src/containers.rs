@@ -376,7 +376,7 @@ pub async fn stop(
 ) -> Result<()> {
     let record = daemon.find(&id)?;
     let timeout = stop_timeout(query);
-    detached(async move { ending::stop(&daemon, &record, timeout).await }).await
+    detached(async move { ending::stop(&daemon, &record, timeout, ending::Rest::GoesOn).await }).await
 }
 
 /// `POST /v1/containers/{id}/kill`

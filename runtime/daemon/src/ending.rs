@@ -73,10 +73,16 @@ fn is_meant_to_end(record: &Record, signal: i32) -> bool {
 /// When it does not run, is paused (SIGKILL ends it all the same), or the agent refuses.
 pub async fn kill(daemon: &Shared, record: &Record, signal: i32) -> Result<()> {
     let live = daemon.live(&record.id).ok_or_else(|| not_running(record))?;
-    if is_meant_to_end(record, signal) {
-        life::note_stopped(daemon, record, true).await;
+    if !is_meant_to_end(record, signal) {
+        return send(daemon, record, &live, signal).await;
     }
-    send(daemon, record, &live, signal).await
+    life::note_stopped(daemon, record, true).await;
+    let sent = send(daemon, record, &live, signal).await;
+    if sent.is_err() && !record.stopped && !live.is_stopping() {
+        // It did not hear, and nobody else wants its end.
+        life::note_stopped(daemon, record, false).await;
+    }
+    sent
 }
 
 /// Sends a signal; an agent that does not answer does not protect its container from SIGKILL.
@@ -129,23 +135,40 @@ async fn deliver(daemon: &Shared, record: &Record, live: &Arc<Live>, signal: i32
     }
 }
 
+/// What becomes of the pod that a container is in when that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// It goes on: with the others, or with the next attempt.
+    GoesOn,
+    /// It ends too.
+    Ends,
+}
+
 /// Asks a container to end, then kills it, then its VM; waits for the end. One that does not run is left alone; one that is paused goes on
 /// first, or it could not hear.
 ///
 /// # Errors
 /// None of its own: whatever the agent answers, the container ends.
-pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
+pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration, rest: Rest) -> Result<()> {
+    let live = daemon.live(&record.id);
+    if let Some(live) = &live {
+        live.set_stopping();
+    }
     life::note_stopped(daemon, record, true).await;
-    let Some(live) = daemon.live(&record.id) else { return Ok(()) };
+    let Some(live) = live else { return Ok(()) };
+    if record.state == State::Running && !timeout.is_zero() {
+        // A daemon that has just started may still be on its way back to it: its time begins when it can hear.
+        let _ = tokio::time::timeout(WAY_BACK, live.settled()).await;
+    }
     for (signal, given) in [(record.stop_signal, Some(timeout)), (signals::SIGKILL, None)] {
         let within = match given {
             Some(given) => given,
-            None if has_company(daemon, record).await => KILL_AMONG_OTHERS,
+            None if is_shared(daemon, record, rest).await => KILL_AMONG_OTHERS,
             None => KILL,
         };
         let ended = async {
             if record.state == State::Running {
-                // A daemon that has just started may still be on its way back to it.
+                // Or it would be taken for a start that nobody wants.
                 live.settled().await;
             }
             if live.is_paused() {
@@ -165,19 +188,21 @@ pub async fn stop(daemon: &Shared, record: &Record, timeout: Duration) -> Result
     Ok(())
 }
 
-/// Whether others are in its VM that nobody has told to end: they would end with it.
-async fn has_company(daemon: &Shared, record: &Record) -> bool {
+/// Whether its VM is somebody's who is not being stopped: the pod's that goes on, or the others' in it that are asked to end later.
+async fn is_shared(daemon: &Shared, record: &Record, rest: Rest) -> bool {
     if record.pod_name.is_none() {
         return false;
+    }
+    if rest == Rest::GoesOn {
+        return true;
     }
     let asked = daemon.clone();
     let listed = tokio::task::spawn_blocking(move || asked.store.list()).await;
     let stays = |other: &Record| {
-        let is_there = |live: Arc<Live>| matches!(live.phase(), Phase::Starting | Phase::Running(_));
-        other.pod == record.pod
-            && other.id != record.id
-            && !other.stopped
-            && daemon.live(&other.id).is_some_and(is_there)
+        let is_there = |live: Arc<Live>| {
+            !live.is_stopping() && matches!(live.phase(), Phase::Starting | Phase::Running(_))
+        };
+        other.pod == record.pod && other.id != record.id && daemon.live(&other.id).is_some_and(is_there)
     };
     match listed {
         Ok(Ok(listed)) => listed.iter().any(stays),
@@ -191,7 +216,7 @@ async fn has_company(daemon: &Shared, record: &Record) -> bool {
 /// # Errors
 /// As [`life::start`], and when the command can't be run.
 pub async fn restart(daemon: &Shared, record: &Record, timeout: Duration) -> Result<()> {
-    stop(daemon, record, timeout).await?;
+    stop(daemon, record, timeout, Rest::GoesOn).await?;
     start(daemon, record).await
 }
 

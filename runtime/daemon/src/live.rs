@@ -40,6 +40,8 @@ pub struct Live {
     audience: watch::Sender<usize>,
     /// While its restart policy waits before it starts it again.
     restarting: AtomicBool,
+    /// Once somebody waits for it to be ended.
+    stopping: AtomicBool,
     timing: Mutex<Vec<TimingStep>>,
 }
 
@@ -53,6 +55,7 @@ impl Live {
             paused: watch::Sender::new(false),
             audience: watch::Sender::new(0),
             restarting: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             timing: Mutex::default(),
         })
     }
@@ -151,6 +154,16 @@ impl Live {
     /// Whether its restart policy waits before it starts it again.
     pub fn is_restarting(&self) -> bool {
         self.restarting.load(Ordering::Acquire)
+    }
+
+    /// Notes that somebody ends it, by all means there are.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody ends it, by all means there are.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Notes the steps so far.

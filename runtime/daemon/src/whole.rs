@@ -7,7 +7,8 @@ use std::path::Path;
 /// Puts these bytes at `path`, in place of what is there. What could not be written leaves nothing.
 ///
 /// # Errors
-/// The file can't be written, or its folder: the disk is full, say. Then what was there still is.
+/// The file can't be written (the disk is full, say): then what was there still is. Or its folder can't be: then a loss of power may bring
+/// back what was there.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let written = fs::write(&new, bytes)

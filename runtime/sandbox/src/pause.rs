@@ -39,9 +39,12 @@ pub async fn is_paused(registry: &Registry, pod: &PodId) -> Result<bool, PodErro
 /// Kills a pod's VM, whether it stands still or not.
 ///
 /// # Errors
-/// When there is no such VM, or it can't be killed.
+/// When it can't be killed. That it is gone already is as good.
 pub async fn kill(registry: &Registry, pod: &PodId) -> Result<(), PodError> {
-    Ok(vm(registry, pod).await?.kill()?)
+    match vm(registry, pod).await {
+        Err(PodError::Vm(vial_vm::Error::NotFound(_))) => Ok(()),
+        found => Ok(found?.kill()?),
+    }
 }
 
 /// Waits for the end of a pod's VM.

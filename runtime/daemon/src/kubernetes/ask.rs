@@ -102,11 +102,14 @@ async fn exec(node: &Node, record: &Record, command: &[String], within: Duration
         Ok(process) => process,
         Err(error) => return Outcome::Failure(error.to_string()),
     };
+    let begun = tokio::time::Instant::now();
     let task = match tokio::time::timeout(within, ending::running(&node.daemon, record)).await {
         Ok(Ok(task)) => task,
         Ok(Err(error)) => return Outcome::Unknown(error.to_string()),
         Err(_) => return Outcome::Unknown(format!("the container can't be asked within {within:?}")),
     };
+    // The way back to the container, after a restart of this daemon, is not given twice.
+    let within = within.saturating_sub(begun.elapsed());
     let streams = match task.exec(&process, false).await {
         Ok(streams) => streams,
         // A command that is not there is the container's doing; what else the agent refuses (too many at a time, just ended) is not.

@@ -80,7 +80,7 @@ pub async fn remove(node: &Node, key: &str, there: &There) -> Result<()> {
     }
     match there.others.1.iter().find(|record| record.pod.as_str() == key) {
         Some(record) => {
-            ending::stop(&node.daemon, record, GRACE).await?;
+            ending::stop(&node.daemon, record, GRACE, ending::Rest::Ends).await?;
             ending::remove(&node.daemon, record, true).await
         }
         None => Ok(()),

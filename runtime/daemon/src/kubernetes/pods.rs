@@ -23,6 +23,8 @@ use vial_orchestrator::object;
 use vial_orchestrator::status::{ApiError, Reason};
 use vial_orchestrator::store::Stored;
 
+/// For how long it is tried to tell a deleted Pod's end before what that is known from goes.
+const UNTOLD: TimeDelta = TimeDelta::seconds(60);
 /// Who tells what becomes of pods, in events.
 const SOURCE: &str = "vial";
 /// Annotation of a Pod: how long its VM took.
@@ -51,6 +53,8 @@ struct Work {
     watched: HashMap<String, health::Watch>,
     /// Only one task makes the sandbox.
     making: Arc<tokio::sync::Mutex<()>>,
+    /// Since when what it does can't be told, because the disk is full, say.
+    untold: Option<DateTime<Utc>>,
     /// True when nothing is to be started any more.
     leaving: watch::Sender<bool>,
 }
@@ -234,12 +238,20 @@ impl Node {
             Some(_) => life::Decision::default(),
         };
         let told = status::status(&pod.object, &observed, status::Around { host_ip: &facts.address, now });
-        // What can't be told is done all the same: a pod must be able to go.
         let told = self.tell_status(pod, status::write(pod, told), can_not);
+        let since = self.with_silently(uid, |work| {
+            work.untold = told.is_err().then(|| work.untold.unwrap_or(now));
+            work.untold
+        });
+        // What can't be told is done all the same: a pod must be able to go, and a disk that it filled is free only then.
+        let is_told_or_never = match &told {
+            Ok(is_told) => *is_told,
+            Err(_) => since.is_some_and(|since| now - since > UNTOLD),
+        };
         for step in decision.steps {
             match &step {
-                // It takes away what the end is told from: not before that is told, or another look has to find that it can't be.
-                Step::Remove if !matches!(told, Ok(true)) => {}
+                // It takes away what the end is told from: not before that is told, or was tried for a while.
+                Step::Remove if !is_told_or_never => {}
                 Step::Stop { id, grace, .. } => match stopping.get(id) {
                     None => self.take(pod, step),
                     // Deleted again, with less time. A second more or less is nobody's wish.

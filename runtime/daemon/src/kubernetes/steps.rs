@@ -4,10 +4,11 @@ use super::ask;
 use super::observe::{self, ATTEMPT, CONTAINER, FAILURES, NAMESPACE, POD, RUN, UID};
 use super::pods::Node;
 use super::{facts, image};
+use crate::ending::{self, Rest};
 use crate::error::{ApiError, Result};
 use crate::live::Phase;
 use crate::store::{PodRecord, Record};
-use crate::{creation, ending, pods};
+use crate::{creation, pods};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use vial_orchestrator::node::{Part, parts, schedule};
 use vial_orchestrator::object;
 use vial_orchestrator::store::{Key, Stored};
 use vial_sandbox::ContainerId;
+
+/// How long all volumes of a container may take to be brought into its VM; each piece has a limit of its own, of which there may be thousands.
+const MOUNT: Duration = Duration::from_secs(300);
 
 /// Why a container is not started: the word at first, the word later, and the sentence.
 pub struct Unmet {
@@ -110,7 +114,11 @@ async fn start(
         // Its VM has ended meanwhile, and this is the next one: init containers come first there.
         return Ok(());
     }
-    let wanted = wanted(node, pod, part, &sandbox).await?;
+    // The VM may have to be booted again for it, and what it is brought is up to a guest that may be slow by intent.
+    let wanted = tokio::select! {
+        wanted = wanted(node, pod, part, &sandbox) => wanted?,
+        _ = leaving.wait_for(|leaving| *leaving) => return Ok(()),
+    };
     if *leaving.borrow() {
         return Ok(());
     }
@@ -144,7 +152,8 @@ async fn hook(node: &Node, pod: &Stored, part: &Part<'_>, record: &Record) {
     if let Outcome::Failure(why) | Outcome::Unknown(why) = outcome {
         node.tell(pod, part.name, (true, "FailedPostStartHook", format!("PostStartHook failed: {why}")));
         let grace = TimeDelta::seconds(vial_orchestrator::node::life::grace_s(&pod.object));
-        if let Err(error) = ending::stop(&node.daemon, record, grace.to_std().unwrap_or_default()).await {
+        let grace = grace.to_std().unwrap_or_default();
+        if let Err(error) = ending::stop(&node.daemon, record, grace, Rest::GoesOn).await {
             tracing::warn!(container = record.name, %error, "a container whose hook failed does not stop");
         }
     }
@@ -301,10 +310,12 @@ async fn bring(node: &Node, sandbox: &PodRecord, volumes: Vec<Volume>) -> Result
     let volumes: Vec<_> = volumes.into_iter().map(volume).collect();
     let (_, running) =
         pods::life::sandbox(&node.daemon, &sandbox.id).await.map_err(|error| error.to_string())?;
-    running
-        .put_volumes(&volumes)
-        .await
-        .map_err(|error| format!("volumes can't be brought into the VM: {error}"))
+    match tokio::time::timeout(MOUNT, running.put_volumes(&volumes)).await {
+        Ok(brought) => brought.map_err(|error| format!("volumes can't be brought into the VM: {error}")),
+        Err(_) => {
+            Err(format!("volumes can't be brought into the VM within {MOUNT:?}: its agent is very slow"))
+        }
+    }
 }
 
 fn container_request(
@@ -378,13 +389,16 @@ async fn stop(
     }
     // A hook that took all of it leaves two seconds (kubelet's `minimumGracePeriodInSeconds`).
     let left = grace.saturating_sub(begun.elapsed()).max(Duration::from_secs(2).min(grace));
-    ending::stop(&node.daemon, &record, left).await
+    let rest = if object::is_deleted(&pod.object) { Rest::Ends } else { Rest::GoesOn };
+    ending::stop(&node.daemon, &record, left, rest).await
 }
 
 /// Ends an attempt that is being stopped already, in less time than it was given.
 pub async fn hurry(node: &Node, id: &str, grace: TimeDelta) -> Result<()> {
     match record_of(node, id).await? {
-        Some(record) => ending::stop(&node.daemon, &record, grace.to_std().unwrap_or_default()).await,
+        Some(record) => {
+            ending::stop(&node.daemon, &record, grace.to_std().unwrap_or_default(), Rest::Ends).await
+        }
         None => Ok(()),
     }
 }

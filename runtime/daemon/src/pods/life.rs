@@ -166,7 +166,9 @@ pub async fn start(daemon: &Shared, record: &PodRecord) -> Result<()> {
 /// When the store can't be read.
 pub async fn stop(daemon: &Shared, record: &PodRecord, timeout: Duration) -> Result<()> {
     let members = members(daemon, &record.id)?;
-    for ended in join_all(members.iter().map(|member| ending::stop(daemon, member, timeout))).await {
+    for ended in
+        join_all(members.iter().map(|member| ending::stop(daemon, member, timeout, ending::Rest::Ends))).await
+    {
         if let Err(error) = ended {
             tracing::warn!(pod = record.name, %error, "a container of a pod that is stopped does not stop");
         }

@@ -61,9 +61,14 @@ pub struct WriteOptions {
 
 impl WriteOptions {
     /// The memory that writing `object` may take; none where it is only tried. What the server makes for an owner, a client asked for.
-    fn share(&self, object: &Value, is_new: bool) -> Option<Share> {
+    fn share(&self, kind: &Kind, object: &Value, is_new: bool) -> Option<Share> {
         let is_asked_for = is_new && !object::list(object, &["metadata", "ownerReferences"]).is_empty();
-        let share = if self.own && !is_asked_for { Share::Reserve } else { Share::Common };
+        let share = match self.own && !is_asked_for {
+            // Of warnings there may be any number, and what they are about has to be told too.
+            true if kind.plural == "events" => Share::Warning,
+            true => Share::Reserve,
+            false => Share::Common,
+        };
         (!self.dry_run).then_some(share)
     }
 }

@@ -164,7 +164,7 @@ impl Engine {
         if self.store().get(&key).is_some() {
             return Err(exists());
         }
-        let share = options.share(&object, true);
+        let share = options.share(target.kind, &object, true);
         self.commit(&key, None, Some(object), share).map_err(|failure| match failure {
             Failure::Stale => exists(),
             Failure::Told(error) => error,
@@ -386,7 +386,7 @@ impl Engine {
             return Ok(Arc::new(Stored { object: old.clone(), version: current.version }));
         }
         // An object that was only waiting for its finalizers goes with the last of them.
-        let share = options.share(&new, false);
+        let share = options.share(target.kind, &new, false);
         let new = (!super::delete::is_over(&new)).then_some(new);
         self.commit(&target.key(), Some(current.version), new, share)
     }

@@ -297,43 +297,68 @@ fn scale(engine: &Engine, target: Target<'_>, call: &Call<'_>) -> Result<Reply, 
     }
     let options = call.query.write_options(call.agent)?;
     let mut warnings = Vec::new();
-    // A number is set on whatever is there by then, unless the client says on which version it is to be.
-    let mut on_version = true;
-    let wanted = match *call.method {
+    let said = match *call.method {
         Method::PUT => {
             let Decoded { value, duplicates } = decode::body(call.content_type, call.body)?;
             options.validation.judge(&[], &duplicates, &mut warnings)?;
-            value
+            Said::Whole(value)
         }
-        Method::PATCH => {
-            let mut value = scale_of(&current.object);
-            match patch(call, &options, &mut warnings)? {
-                Patch::Json(change) => {
-                    let names_version = |step: &Value| step["path"] == "/metadata/resourceVersion";
-                    on_version = change.as_array().is_some_and(|steps| steps.iter().any(names_version));
-                    crate::patch::json(&mut value, &change)?;
-                }
-                Patch::Merge(change) | Patch::Strategic(change) | Patch::Apply(change) => {
-                    on_version = object::at(&change, &["metadata", "resourceVersion"]).is_some();
-                    crate::patch::merge(&mut value, &change)?;
-                }
-            }
-            value
-        }
+        Method::PATCH => Said::Change(patch(call, &options, &mut warnings)?),
         _ => return Err(not_allowed()),
     };
-    check_uid(own.kind, &current.object, object::uid(&wanted))?;
-    let mut change = json!({"spec": {"replicas": wanted_replicas(&wanted, &current.object)?}});
-    for field in ["resourceVersion", "uid"] {
-        let text = object::text(&wanted, &["metadata", field]);
-        if !text.is_empty() && (on_version || field == "uid") {
-            change["metadata"][field] = text.into();
-        }
-    }
-    let written = engine.patch(own, &Patch::Merge(change), &options)?;
+    let written = set_scale(engine, own, &said, &options)?;
     let mut reply = reply::json(200, &scale_of(&written.object.object));
     reply::warn(&mut reply, &warnings);
     Ok(reply)
+}
+
+/// What a client says of a `Scale`.
+enum Said {
+    Whole(Value),
+    Change(Patch),
+}
+
+impl Said {
+    fn of(&self, mut scale: Value) -> Result<Value, ApiError> {
+        match self {
+            Self::Whole(value) => return Ok(value.clone()),
+            Self::Change(Patch::Json(change)) => crate::patch::json(&mut scale, change)?,
+            Self::Change(Patch::Merge(change) | Patch::Strategic(change) | Patch::Apply(change)) => {
+                crate::patch::merge(&mut scale, change)?;
+            }
+        }
+        Ok(scale)
+    }
+}
+
+/// Sets a number on the version that it was worked out from. Where somebody else wrote meanwhile it is worked out again, unless the client says on
+/// which version it is to be.
+fn set_scale(
+    engine: &Engine,
+    own: Target<'_>,
+    said: &Said,
+    options: &WriteOptions,
+) -> Result<Written, ApiError> {
+    const MOST: u32 = 16;
+    let mut tries = 0;
+    loop {
+        let current = engine.get(own)?;
+        let now = current.version.to_string();
+        let wanted = said.of(scale_of(&current.object))?;
+        check_uid(own.kind, &current.object, object::uid(&wanted))?;
+        let mut change = json!({"spec": {"replicas": wanted_replicas(&wanted, &current.object)?}});
+        let version = match object::text(&wanted, &["metadata", "resourceVersion"]) {
+            "" => &now,
+            named => named,
+        };
+        change["metadata"]["resourceVersion"] = version.into();
+        change["metadata"]["uid"] = object::uid(&current.object).into();
+        tries += 1;
+        match engine.patch(own, &Patch::Merge(change), options) {
+            Err(error) if error.reason == Reason::Conflict && version == now && tries < MOST => {}
+            done => return done,
+        }
+    }
 }
 
 /// What a `Scale` asks for. One that says nothing of it asks for none, as Kubernetes reads it.

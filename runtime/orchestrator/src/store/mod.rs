@@ -71,12 +71,25 @@ pub struct Change {
 }
 
 /// Which memory a write may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Share {
     /// What objects may take: what clients declare, and what is made of it.
     Common,
+    /// A sixteenth beyond: so that the server can warn.
+    Warning,
     /// An eighth beyond: so that the server can tell what becomes of what is there, and remake what has to be.
     Reserve,
+}
+
+impl Share {
+    /// What objects may take in all for a write of this share to be taken, where `room` is for everybody.
+    fn bound(self, room: usize) -> usize {
+        match self {
+            Self::Common => room,
+            Self::Warning => room.saturating_add(room / 16),
+            Self::Reserve => room.saturating_add(room / 8),
+        }
+    }
 }
 
 /// Why a write did not happen.
@@ -143,16 +156,15 @@ impl Store {
         let (held, room) = (memory.held, memory.room);
         drop(memory);
         let after = (held + load.new).saturating_sub(load.old);
-        let bound = match load.share {
-            None => usize::MAX,
-            Some(Share::Reserve) => room.saturating_add(room / 8),
-            Some(Share::Common) => room,
-        };
-        if after > bound {
-            self.0.is_crowded.store(true, Ordering::Relaxed);
+        let is_roomy = held < room - room / 8;
+        if after > load.share.map_or(usize::MAX, |share| share.bound(room)) {
+            // One that is too large for what is left says nothing of others.
+            if !is_roomy {
+                self.0.is_crowded.store(true, Ordering::Relaxed);
+            }
             return Err(StoreError::Crowded { held: held >> 20, room: room >> 20 });
         }
-        if after < room - room / 8 {
+        if is_roomy {
             self.0.is_crowded.store(false, Ordering::Relaxed);
         }
         Ok(())
@@ -309,6 +321,9 @@ impl Store {
     }
 }
 
+/// What may be noted with one write of who writes which field, in bytes of memory, without taking from what objects may take.
+const MAX_NOTED: usize = 16 << 10;
+
 /// What writes do to the memory that objects take.
 #[derive(Default)]
 struct Load {
@@ -331,15 +346,18 @@ impl Load {
         *object::entry(object, &["metadata", "resourceVersion"]) = version.into();
         let new = object::weight(object);
         self.new += new;
+        // Who writes is noted at it, and nobody can make less of an object without that.
+        let notes =
+            |value: &Value| object::at(value, &["metadata", "managedFields"]).map_or(0, object::weight);
+        let noted = notes(object).saturating_sub(previous.map_or(0, |stored| notes(&stored.object)));
+        let is_only_noted = noted <= MAX_NOTED && new.saturating_sub(noted) <= old;
         // It takes a little more to be on its way out; without it there would be no way. Later its owners are as others.
         let leaves = object::is_deleted(object)
             && previous.is_some_and(|previous| !object::is_deleted(&previous.object));
         if new > old && !leaves {
-            // The narrower of the two counts.
-            self.share = match self.share {
-                Some(Share::Common) => self.share,
-                _ => Some(share),
-            };
+            let share = if is_only_noted { Share::Reserve } else { share };
+            // The narrowest counts.
+            self.share = Some(self.share.map_or(share, |before| before.min(share)));
         }
     }
 }

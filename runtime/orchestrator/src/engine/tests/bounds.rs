@@ -64,7 +64,7 @@ fn the_server_adds_what_it_must_to_what_a_client_made_as_large_as_may_be() {
 #[test]
 fn a_full_store_says_so_and_what_is_there_is_still_looked_after() {
     let (_folder, engine) = engine();
-    let filler = json!({"metadata": {"name": "filler"}, "data": {"k": "x".repeat(300 << 10)}});
+    let filler = json!({"metadata": {"name": "filler"}, "data": {"k": "x".repeat(900 << 10)}});
     create(&engine, target("ConfigMap", "a", ""), filler).unwrap();
     let mut set = web(1);
     set["metadata"]["name"] = "set".into();
