@@ -30,8 +30,8 @@ const LAST_ROUNDS: usize = 4096;
 /// And no further one after so long: a guest may have left requests that take long, each a round of its own.
 const LAST_TIME: Duration = Duration::from_millis(500);
 
-/// vCPUs that have not stopped after so long are in a device whose disk hangs, since a back end has less time
-/// ([`crate::virtio::vhost_user::LIMIT`]). The VM ends without them.
+/// vCPUs that have not stopped after so long wait in a device: for a disk that hangs, or for several back ends that do not answer, one of
+/// which has less time ([`crate::virtio::vhost_user::LIMIT`]). The VM ends without them.
 const LAST_STOP: Duration = Duration::from_secs(7);
 /// How long the loop sleeps at most while it waits for them.
 const TICK_MS: i32 = 100;
@@ -306,7 +306,7 @@ fn stop(machine: &Machine, manager: &mut EventManager<Subscriber>) {
     if !run_until(manager, || machine.vcpus.all_parked(), LAST_STOP) {
         // Whoever asked a device now would wait for the one that is in it.
         let seconds = LAST_STOP.as_secs();
-        let why = "a disk that hangs holds up a vCPU; what devices still had to do is left undone";
+        let why = "a vCPU waits in a device, for a disk that hangs or for back ends that do not answer; what devices still had to do is left undone";
         complain(&format!("not all vCPUs have stopped within {seconds} s: {why}"));
         log!(Warning, "Not all vCPUs have stopped within {seconds} s: {why}");
         return;

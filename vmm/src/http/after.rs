@@ -176,6 +176,8 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
     }
     if let Some(new) = &new {
         let files = files::drive(&changes::drive_with(drive, Some(new))).map_err(|error| failed(&error))?;
+        // To open them may have taken long.
+        vm.check_drive(id).map_err(|error| failed(&error))?;
         let changed = if drive.is_removable {
             vm.handles.swap(id, files)
         } else {

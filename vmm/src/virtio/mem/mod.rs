@@ -175,12 +175,12 @@ impl VirtioDevice for Mem {
 
     fn pause(&mut self) {
         self.worker.pause();
-        // A saved state knows of blocks only.
-        self.cleaner.iter().for_each(|cleaner| while !cleaner.step() {});
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
         let mut state = self.worker.save("memory")?;
+        // A saved state knows of blocks only. A pause alone leaves this to the loop, which goes on: it may take seconds.
+        self.cleaner.iter().for_each(|cleaner| while !cleaner.step() {});
         state.device = self.shared.save();
         Ok(state)
     }

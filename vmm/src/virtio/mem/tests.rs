@@ -149,8 +149,8 @@ fn memory_goes_back_in_steps_after_the_answer() {
 }
 
 #[test]
-fn what_is_unplugged_goes_back_without_its_driver_and_before_a_pause_ends() {
-    for pause in [false, true] {
+fn what_is_unplugged_goes_back_without_its_driver_and_before_a_state_is_saved() {
+    for save in [false, true] {
         let mut world = World::new(384);
         assert_eq!((world.ask(PLUG, 0, 6), world.slots()), ((0, 0), vec![0, 1, 2]));
         let request = [UNPLUG_ALL.to_le_bytes().to_vec(), vec![0; REQUEST - 2]].concat();
@@ -159,14 +159,16 @@ fn what_is_unplugged_goes_back_without_its_driver_and_before_a_pause_ends() {
         world.guest.kick(0);
         world.guest.run_once();
         assert_eq!(world.slots(), [0, 1, 2]);
-        if pause {
+        if save {
             world.guest.transport.core_mut().pause();
+            assert_eq!(world.slots(), [0, 1, 2], "a pause is in the main loop, which has others to serve");
+            world.guest.transport.core_mut().save().unwrap();
         } else {
             world.guest.set_status(0);
             assert_eq!(world.slots(), [0, 1, 2], "a reset is in a thread that can't");
             world.guest.run();
         }
-        assert!(world.slots().is_empty(), "{pause}");
+        assert!(world.slots().is_empty(), "{save}");
     }
 }
 
