@@ -47,6 +47,8 @@ fn a_hanging_guest_can_be_listed_and_killed() {
     let args = ["vm", "run", "-d", "--name", "sleeper", "--initrd", path(&initrd), "--append", append];
     vial.run(args).ok();
     assert!(vial.run(["vm", "ls"]).ok().contains("sleeper"));
+    let inspected = vial.run(["vm", "inspect", "sleeper"]).ok();
+    assert!(inspected.lines().any(|line| line.starts_with("device     console: ")), "{inspected}");
     vial.run(["vm", "kill", "sleeper"]).ok();
     assert!(!vial.run(["vm", "ls"]).ok().contains("running"));
     vial.leaves_nothing();

@@ -1,26 +1,19 @@
 //! What is told of devices without waiting for them.
 
+use crate::api::control::{Device, DeviceState};
 use crate::backplane::Attached;
 use crate::virtio::{Core, Transport};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-
-/// A device as [`crate::machine::Machine::each_device`] finds it.
-pub enum Seen<'a> {
-    /// With what its driver has made of it.
-    Free(&'a Core),
-    /// In its driver's hands just now: a reset may have to wait for a back end.
-    Busy(&'a Card),
-}
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_NEEDS_RESET,
+};
 
 /// What never changes about a device.
 pub struct Card {
     device: Weak<Mutex<dyn Transport>>,
-    /// See [`crate::virtio::VirtioDevice::name`].
-    pub name: String,
-    /// Its virtio device type.
-    pub device_type: u32,
-    /// How many queues it has.
-    pub queues: usize,
+    name: String,
+    device_type: u32,
+    queues: usize,
 }
 
 impl Card {
@@ -33,15 +26,42 @@ impl Card {
         Self { device: Arc::downgrade(transport), name, device_type, queues }
     }
 
-    /// Calls `visit` with a device, without waiting for what may take long.
-    pub fn see(cards: &[Self], transport: &Attached, visit: impl FnOnce(Seen<'_>)) {
+    /// What can be told of a device without waiting for what may take long; `asked_for`: the guest was asked to let go of it.
+    pub fn look(cards: &[Self], transport: &Attached, asked_for: bool) -> Device {
         let card = cards.iter().find(|card| card.device.ptr_eq(&Arc::downgrade(transport)));
         match (transport.try_lock(), card) {
-            (Ok(transport), _) => visit(Seen::Free(transport.core())),
-            (Err(TryLockError::WouldBlock), Some(card)) => visit(Seen::Busy(card)),
+            (Ok(transport), _) => free(transport.core(), asked_for),
+            // In its driver's hands just now: a reset may have to wait for a back end.
+            (Err(TryLockError::WouldBlock), Some(Self { name, device_type, queues, .. })) => Device {
+                name: name.clone(),
+                device_type: *device_type,
+                state: DeviceState::Busy,
+                asked_for,
+                queues: *queues,
+                features: None,
+            },
             // What was plugged in later has no back end: nobody holds it for longer than a register takes.
-            _ => visit(Seen::Free(lock(transport).core())),
+            _ => free(lock(transport).core(), asked_for),
         }
+    }
+}
+
+fn free(core: &Core, asked_for: bool) -> Device {
+    let device = core.device();
+    let state = match core.status() {
+        status if status & VIRTIO_CONFIG_S_NEEDS_RESET != 0 => DeviceState::NeedsReset,
+        status if status & VIRTIO_CONFIG_S_FAILED != 0 => DeviceState::GivenUp,
+        status if status & VIRTIO_CONFIG_S_DRIVER_OK != 0 => DeviceState::InUse,
+        0 => DeviceState::NoDriver,
+        _ => DeviceState::SettingUp,
+    };
+    Device {
+        name: device.name().to_owned(),
+        device_type: device.device_type(),
+        state,
+        asked_for,
+        queues: device.queue_sizes().len(),
+        features: Some(format!("{:#x}", core.driver_features())),
     }
 }
 

@@ -49,7 +49,8 @@ impl ReplyTo {
         match self {
             Self::Stream(stream) => send_line(stream, reply),
             Self::Api(asker) => asker.send(match reply {
-                Reply::Ok { .. } => Ok(Answer::Empty),
+                // Those of the API have a path of their own for devices.
+                Reply::Ok { .. } | Reply::Devices { .. } => Ok(Answer::Empty),
                 Reply::Fault { fault_message } => Err(Fault::bad(fault_message.clone())),
             }),
         }

@@ -279,6 +279,10 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             changed(machine, &state, &reply, result);
             state
         }
+        (Request::Devices {}, state) => {
+            reply.send(&Reply::Devices { devices: machine.seen_devices() });
+            state
+        }
         (Request::Pause {} | Request::Info {}, state) => {
             reply.send(&info(machine, name(&state)));
             state

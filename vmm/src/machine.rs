@@ -2,14 +2,14 @@
 
 use crate::address_space;
 use crate::api::config::{self, KernelLoad, MemoryBacking, VmConfig};
-use crate::api::control::Plugged;
+use crate::api::control::{Device, Plugged};
 use crate::api::status::{Event, ExitReason, Step};
 use crate::arch::{self, acpi, boot, layout};
 use crate::backplane::{Attached, Backplane};
 use crate::boot_timer::BootTimer;
 pub use crate::build_error::BuildError;
 use crate::build_error::{kvm_step, resource};
-use crate::cards::{Card, Seen, lock};
+use crate::cards::{Card, lock};
 use crate::control::ReplyTo;
 use crate::devices::{self, Made, Prepared};
 use crate::door::Ceiling;
@@ -102,13 +102,13 @@ impl Machine {
         Ok(balloon.resize(amount_mib, self.config.machine_config.mem_size_mib, signals)?)
     }
 
-    /// Calls `visit` with each device, what its driver has made of it, and whether the guest was asked to let go of it, in the guest's
-    /// order. It waits for none that its driver is busy with.
-    pub fn each_device(&self, mut visit: impl FnMut(Seen<'_>, bool)) {
-        for transport in &self.transports {
+    /// The devices, and what their drivers have made of them, in the guest's order. It waits for none that its driver is busy with.
+    pub fn seen_devices(&self) -> Vec<Device> {
+        let look = |transport| {
             let leaving = self.plugs.as_ref().is_some_and(|plugs| plugs.is_leaving(transport));
-            Card::see(&self.cards, transport, |seen| visit(seen, leaving));
-        }
+            Card::look(&self.cards, transport, leaving)
+        };
+        self.transports.iter().map(look).collect()
     }
 
     /// What it was started as, with the devices that came and without those that went since.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
-use vmm::api::control::{MAX_LINE, Reply, Request};
+use vmm::api::control::{MAX_REPLY, Reply, Request};
 
 /// How long a VMM may take for an answer; it is a matter of microseconds unless it is stuck.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(crate) async fn call_with(socket: &Path, request: Request, files: &[OwnedFd]
             files => stream.async_io(Interest::WRITABLE, || send(&stream, &line, files)).await?,
         };
         stream.write_all(&line[sent..]).await?;
-        read_line(&mut stream, MAX_LINE).await
+        read_line(&mut stream, MAX_REPLY).await
     };
     let line = match tokio::time::timeout(ANSWER_WITHIN, exchange).await {
         Ok(line) => line.map_err(|e| Error::Control(e.to_string()))?,

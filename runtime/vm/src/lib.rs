@@ -39,5 +39,5 @@ pub use parts::Parts;
 pub use registry::{Registry, VmInfo, VmState};
 pub use spec::{ConsoleSpec, CpuMax, DiskSource, DiskSpec, FsSpec, Limits, NetSpec, TapSource, VmSpec};
 pub use vm::{Vm, host_memory_mib};
-pub use vmm::api::control::{Reply as ControlReply, Request as ControlRequest};
+pub use vmm::api::control::{Device, Reply as ControlReply, Request as ControlRequest};
 pub use vmm::sys::share_arena;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Upper bound of a request line in bytes.
 pub const MAX_LINE: usize = 4096;
 
+/// Upper bound of a reply line in bytes: 256 devices with names of 64 characters.
+pub const MAX_REPLY: usize = 64 << 10;
+
 /// Descriptors that one request brings at most: the files of a medium.
 pub const MAX_FILES: usize = 240;
 
@@ -25,6 +28,8 @@ pub enum Request {
     Resume {},
     /// Counters and state.
     Info {},
+    /// The devices, and what the guest's drivers have made of them.
+    Devices {},
     /// Puts a medium into a removable drive that has none. The files come with the request's bytes as SCM_RIGHTS: one for a
     /// drive that the guest may write to, else 1 to [`MAX_FILES`], which make one disk in their order. Each is a regular file or a
     /// block device of whole sectors of 512 bytes, and not all are empty. Descriptors that come with another request are closed.
@@ -133,4 +138,65 @@ pub enum Reply {
         /// VM exits so far, by KVM's exit reason.
         exits: std::collections::BTreeMap<String, u64>,
     },
+    /// To [`Request::Devices`].
+    Devices {
+        /// In the guest's order.
+        devices: Vec<Device>,
+    },
+}
+
+/// A virtio device of a VM that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The name in the configuration, or what it is.
+    pub name: String,
+    /// virtio's device type (virtio 1.3, clause 5).
+    #[serde(rename = "type")]
+    pub device_type: u32,
+    /// What the guest's driver has made of it.
+    pub state: DeviceState,
+    /// Whether the guest was asked to let go of it.
+    pub asked_for: bool,
+    /// How many queues it has.
+    pub queues: usize,
+    /// The features that the driver accepted, in hexadecimal digits; none while it is busy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+}
+
+/// What a guest's driver has made of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// Its driver holds its registers just now.
+    #[serde(rename = "busy")]
+    Busy,
+    /// Its rings broke: only a reset helps.
+    #[serde(rename = "needs reset")]
+    NeedsReset,
+    /// Its driver did not like it.
+    #[serde(rename = "given up by its driver")]
+    GivenUp,
+    /// Its driver uses it.
+    #[serde(rename = "in use")]
+    InUse,
+    /// Nobody has touched it since its reset.
+    #[serde(rename = "without a driver")]
+    NoDriver,
+    /// Its driver is on the way.
+    #[serde(rename = "being set up")]
+    SettingUp,
+}
+
+impl DeviceState {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::NeedsReset => "needs reset",
+            Self::GivenUp => "given up by its driver",
+            Self::InUse => "in use",
+            Self::NoDriver => "without a driver",
+            Self::SettingUp => "being set up",
+        }
+    }
 }

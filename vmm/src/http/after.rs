@@ -8,7 +8,6 @@ use super::before::{Service, json_of, machine};
 use super::draft::document;
 use crate::api::config::{self, Drive, FileSource, PartialDrive, PartialNetworkInterface, VmConfig};
 use crate::api::control::{MAX_FILES, Plugged, Request};
-use crate::cards::{Card, Seen};
 use crate::changes;
 use crate::control::{Command, ReplyTo};
 use crate::files;
@@ -17,10 +16,6 @@ use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::validate::{self, ConfigError};
 use crate::virtio::block::BlockConfigError;
-use serde_json::{Value, json};
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_NEEDS_RESET,
-};
 
 /// The API of a running VM.
 pub struct After {
@@ -84,7 +79,7 @@ impl After {
             Action::Act(InstanceAction::FlushMetrics) => Err(Fault::bad(
                 "Metrics error: nobody reads them, or there is no room: they come with the next line",
             )),
-            Action::Devices => Ok(Answer::Json(devices(vm))),
+            Action::Devices => Ok(json_of(&vm.seen_devices())),
             Action::Prometheus => Ok(Answer::Text(observer.figures(Some(vm)).prometheus())),
             other => self.service.handle(other, if paused { "Paused" } else { "Running" }),
         }
@@ -211,39 +206,6 @@ fn new_files(drive: &Drive, update: &PartialDrive) -> Result<Option<changes::Fil
         }
         (None, false) => Err(ConfigError::ConcatWritten(drive_id.clone()).into()),
     }
-}
-
-/// What `GET /vial/devices` shows: names, virtio's device types, and what the drivers have made of them.
-fn devices(vm: &Machine) -> Value {
-    let mut list = Vec::new();
-    vm.each_device(|seen, leaving| {
-        let core = match seen {
-            Seen::Free(core) => core,
-            Seen::Busy(card) => {
-                let Card { name, device_type, queues, .. } = card;
-                return list.push(json!({
-                    "name": name, "type": device_type, "state": "busy", "asked_for": leaving, "queues": queues,
-                }));
-            }
-        };
-        let device = core.device();
-        let state = match core.status() {
-            status if status & VIRTIO_CONFIG_S_NEEDS_RESET != 0 => "needs reset",
-            status if status & VIRTIO_CONFIG_S_FAILED != 0 => "given up by its driver",
-            status if status & VIRTIO_CONFIG_S_DRIVER_OK != 0 => "in use",
-            0 => "without a driver",
-            _ => "being set up",
-        };
-        list.push(json!({
-            "name": device.name(),
-            "type": device.device_type(),
-            "state": state,
-            "asked_for": leaving,
-            "queues": device.queue_sizes().len(),
-            "features": format!("{:#x}", core.driver_features()),
-        }));
-    });
-    list.into()
 }
 
 fn memory_fault(kind: &str, error: &HandleError) -> Fault {

@@ -71,6 +71,25 @@ fn exits_are_counted_by_reason() {
 }
 
 #[test]
+fn what_drivers_have_made_of_devices_can_be_asked() {
+    if !kvm() {
+        return;
+    }
+    let mut vm = Vm::new(HANG);
+    vm.config["entropy"] = json!({});
+    let (mut child, mut client) = spawn_listening(&mut vm);
+    let answer = client.ask("devices");
+    let devices = answer["devices"].as_array().unwrap();
+    let rng = devices.iter().find(|device| device["name"] == "rng").unwrap();
+    let expected = json!({
+        "name": "rng", "type": 4, "state": "without a driver", "asked_for": false, "queues": 1, "features": "0x0",
+    });
+    assert_eq!(*rng, expected);
+    client.ask("stop");
+    child.0.wait().unwrap();
+}
+
+#[test]
 fn rubbish_on_the_control_socket_is_refused_and_harms_nobody() {
     if !kvm() {
         return;

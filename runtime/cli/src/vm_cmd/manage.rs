@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vial_vm::exit::{LostDevice, Status, Step};
 use vial_vm::spec::OWNER_VM;
-use vial_vm::{Error, Registry, Vm, VmId, VmInfo, VmState};
+use vial_vm::{ControlReply, ControlRequest, Device, Error, Registry, Vm, VmId, VmInfo, VmState};
 
 pub fn list(json: bool) -> Result<i32, Error> {
     let all = registry()?.list()?;
@@ -48,8 +48,11 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
         VmState::Ended(exit) => &exit.milestones,
         _ => &milestones,
     };
+    let devices = devices(&registry, &info);
     if as_json {
-        print_json(&json!({ "vm": info, "milestones": milestones, "lost": lost, "config": config }))?;
+        print_json(&json!({
+            "vm": info, "milestones": milestones, "lost": lost, "config": config, "devices": devices.as_ref().ok(),
+        }))?;
         return Ok(0);
     }
     let mut text = String::new();
@@ -76,6 +79,10 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
     if !info.unenforced.is_empty() {
         line("no limit", &info.unenforced.join(", "));
     }
+    match &devices {
+        Ok(devices) => devices.iter().for_each(|device| line("device", &describe(device))),
+        Err(why) => line("devices", &format_args!("unknown: {why}")),
+    }
     for LostDevice { device, detail, .. } in &lost {
         line("lost", &format_args!("{device}: {detail}"));
     }
@@ -84,6 +91,29 @@ pub fn inspect(name: &str, as_json: bool) -> Result<i32, Error> {
     }
     write(&text)?;
     Ok(0)
+}
+
+/// The devices of a VM that runs, as its process tells them; none of another.
+fn devices(registry: &Registry, info: &VmInfo) -> Result<Vec<Device>, Error> {
+    if info.state != VmState::Running {
+        return Ok(Vec::new());
+    }
+    let asked = async { registry.attach(&info.id).await?.control(ControlRequest::Devices {}).await };
+    match runtime()?.block_on(asked)? {
+        ControlReply::Devices { devices } => Ok(devices),
+        // One of an older Vial refuses.
+        other => Err(Error::Control(format!("the VM's process answered something else: {other:?}"))),
+    }
+}
+
+/// A device for people.
+fn describe(device: &Device) -> String {
+    let leaving = if device.asked_for { ", to be unplugged" } else { "" };
+    let queues = match device.queues {
+        1 => "1 queue".to_owned(),
+        count => format!("{count} queues"),
+    };
+    format!("{}: {}{leaving}, {queues}", device.name, device.state.word())
 }
 
 /// A step's name for people.
