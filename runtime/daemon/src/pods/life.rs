@@ -27,7 +27,12 @@ pub async fn sandbox(daemon: &Shared, id: &PodId) -> Result<(Arc<LivePod>, Sandb
     loop {
         let live = match daemon.pod(id) {
             Some(live) => live,
-            None => begin(daemon, id).await?,
+            None => {
+                // In a task of its own: whoever asks may go away in the middle, and a start that is noted and that nobody does
+                // would be waited for until the daemon's end.
+                let (daemon, id) = (daemon.clone(), id.clone());
+                tokio::spawn(async move { begin(&daemon, &id).await }).await??
+            }
         };
         match live.started().await {
             PodPhase::Running(sandbox) if !sandbox.is_over() && !live.is_stopping() => {
