@@ -42,19 +42,22 @@ impl<'a> Look<'a> {
     }
 
     fn plan(&self, plan: &mut Plan) {
-        let mut last = self.last();
+        let last = self.last();
         self.tell_ends(plan);
         if !object::is_deleted(self.value) {
             if object::at(self.value, &["spec", "suspend"]) != Some(&Value::Bool(true)) {
-                last = self.start(last, plan).or(last);
+                // The time is used up when there is a job that says so, which the next look sees: one that is refused is made later.
+                self.start(last, plan);
             }
             self.forget(plan);
         }
         self.report(last, plan);
     }
 
+    /// Runs that are under way. A job that somebody made of it by hand (`create job --from`) is none: it holds up and is replaced by nobody.
     fn active(&self) -> impl Iterator<Item = &'a Arc<Stored>> {
-        self.jobs.iter().copied().filter(|job| end(&job.object).is_none())
+        let is_run = |job: &Value| object::at(job, &["metadata", "annotations", DUE]).is_some();
+        self.jobs.iter().copied().filter(move |job| end(&job.object).is_none() && is_run(&job.object))
     }
 
     /// The time of the last run: as noted, or as the jobs say, if the note was lost.
@@ -65,8 +68,8 @@ impl<'a> Look<'a> {
             .max()
     }
 
-    /// Makes a job if it is time; the time that is used up.
-    fn start(&self, last: Option<DateTime<Utc>>, plan: &mut Plan) -> Option<DateTime<Utc>> {
+    /// Makes a job if it is time.
+    fn start(&self, last: Option<DateTime<Utc>>, plan: &mut Plan) -> Option<()> {
         let text = |field: &str| object::text(self.value, &["spec", field]);
         // Checked when it was declared.
         let schedule = Schedule::parse(text("schedule"), text("timeZone")).ok()?;
@@ -102,10 +105,10 @@ impl<'a> Look<'a> {
         }
         if schedule.has_missed_many(from, self.now) {
             let message = "too many missed start times; only the last is made up for: set or decrease .spec.startingDeadlineSeconds or check the clock";
-            plan.actions.push(Action::Tell(Note::warning(self.me(), SOURCE, "TooManyMissedTimes", message)));
+            self.tell_once(due, true, "TooManyMissedTimes", message.into(), plan);
         }
         plan.actions.push(self.create(due));
-        Some(due)
+        Some(())
     }
 
     fn create(&self, due: DateTime<Utc>) -> Action {

@@ -108,6 +108,46 @@ fn a_job_that_still_runs_is_joined_waited_for_or_replaced() {
 }
 
 #[test]
+fn a_job_made_of_one_by_hand_is_no_run_of_it() {
+    for policy in ["Forbid", "Replace"] {
+        let cluster = Cluster::new();
+        cluster.create("cronjobs", cron("hang", json!({"concurrencyPolicy": policy})));
+        let parent = cluster.get("cronjobs", "tick");
+        // As kubectl create job --from writes it.
+        let mut job = parent["spec"]["jobTemplate"].clone();
+        job["metadata"] = json!({"name": "by-hand", "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick",
+                "uid": parent["metadata"]["uid"], "controller": true}]});
+        cluster.create("jobs", job);
+        cluster.settle();
+        assert!(cluster.get("cronjobs", "tick")["status"].get("active").is_none());
+        cluster.pass(HOUR);
+        cluster.settle();
+        assert_eq!(names(&cluster), ["by-hand".to_owned(), name(1)], "{policy}");
+    }
+}
+
+#[test]
+fn a_run_for_which_there_is_no_room_is_made_later() {
+    let cluster = Cluster::new();
+    cluster
+        .create("configmaps", json!({"metadata": {"name": "filler"}, "data": {"k": "x".repeat(900 << 10)}}));
+    cluster.create("cronjobs", cron("hang", json!({})));
+    cluster.settle();
+    let store = cluster.engine.store();
+    let held = store.all().values().flatten().map(|stored| object::weight(&stored.object)).sum();
+    store.set_room(held);
+    cluster.pass(HOUR);
+    cluster.settle();
+    assert!(names(&cluster).is_empty());
+    assert!(cluster.told("tick").contains("FailedCreate"));
+    store.set_room(usize::MAX);
+    cluster.settle();
+    assert_eq!(names(&cluster), [name(1)]);
+    assert_eq!(cluster.get("cronjobs", "tick")["status"]["lastScheduleTime"], "2026-01-01T01:00:00Z");
+}
+
+#[test]
 fn a_suspended_one_makes_nothing_and_failed_ones_are_kept_apart() {
     let cluster = Cluster::new();
     cluster.create(
