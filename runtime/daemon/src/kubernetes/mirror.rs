@@ -30,6 +30,11 @@ fn one(daemon: &Daemon, pod: Option<&PodRecord>, members: &[&Record]) -> Option<
     let mut observed =
         Observed { sandbox: pod.map_or_else(|| own_sandbox(first), observe::sandbox), ..Observed::default() };
     for record in members {
+        if record.state == vial_api::State::Created {
+            // It never ran: there is nothing of it to tell.
+            observed.containers.insert(dns_label(&record.name), Vec::new());
+            continue;
+        }
         let mut attempt = observe::attempt(daemon, record);
         attempt.number = record.restarts;
         if matches!(attempt.state, State::Running { .. }) {
@@ -60,6 +65,7 @@ fn one(daemon: &Daemon, pod: Option<&PodRecord>, members: &[&Record]) -> Option<
 /// A VM that comes and goes with its only container.
 fn own_sandbox(record: &Record) -> Sandbox {
     match record.state {
+        vial_api::State::Created => Sandbox::Absent,
         vial_api::State::Starting => Sandbox::Starting,
         vial_api::State::Running | vial_api::State::Paused => Sandbox::Running {
             since: observe::time(record.started_ms.unwrap_or_default()),
