@@ -484,7 +484,7 @@ pub struct ImportArgs {
 /// `vial kubeconfig`
 #[derive(Debug, Clone, Args)]
 pub struct KubeconfigArgs {
-    /// Write to a file that only you can read [default: standard output]
+    /// Write to a file that only you can read; - or none: standard output
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 }

@@ -188,7 +188,7 @@ impl ApiError {
     }
 
     /// An object of this kind that breaks its rules.
-    pub fn invalid(group: &str, resource: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
+    pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let texts: Vec<String> = causes.iter().map(Cause::text).collect();
         let list = match &texts[..] {
             [one] => one.clone(),
@@ -196,7 +196,8 @@ impl ApiError {
         };
         let dotted = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let error = Self::new(Reason::Invalid, format!("{dotted} \"{name}\" is invalid: {list}"));
-        Self { causes, ..error.about(group, resource, name) }
+        // Here the details name the kind and not the plural, as in Kubernetes: clients make their sentence of them.
+        Self { causes, ..error.about(group, kind, name) }
     }
 
     /// The `Status` object (meta/v1).
@@ -239,7 +240,7 @@ mod tests {
             Cause::new(CauseKind::Required, "spec.containers", ""),
             Cause::new(CauseKind::NotSupported, "spec.restartPolicy", "\"Often\""),
         ];
-        let error = ApiError::invalid("apps", "deployments", "Deployment", "web", causes);
+        let error = ApiError::invalid("apps", "Deployment", "web", causes);
         assert_eq!(
             error.message,
             "Deployment.apps \"web\" is invalid: [spec.containers: Required value, spec.restartPolicy: Unsupported value: \"Often\"]"
@@ -247,7 +248,7 @@ mod tests {
         let status = error.to_status();
         assert_eq!((&status["code"], &status["reason"]), (&422.into(), &"Invalid".into()));
         assert_eq!(status["details"]["causes"][1]["reason"], "FieldValueNotSupported");
-        assert_eq!(status["details"]["kind"], "deployments");
+        assert_eq!(status["details"]["kind"], "Deployment");
     }
 
     #[test]

@@ -19,7 +19,18 @@ pub async fn kubeconfig(client: &Client, args: &KubeconfigArgs) -> Result<i32> {
     let answer: Kubeconfig = client.json(Method::POST, "/kubernetes").await?;
     match &args.output {
         None => say_whole(&answer.kubeconfig)?,
-        Some(path) => write(path, &answer.kubeconfig)?,
+        Some(path) if path.as_os_str() == "-" => say_whole(&answer.kubeconfig)?,
+        Some(path) => {
+            if let Ok(text) = std::fs::read_to_string(path)
+                && names_others(&text)
+            {
+                return Err(Error::Message(format!(
+                    "{0} is there and has clusters of others in it, which would be lost: write to another file, and name both (export KUBECONFIG={0}:FILE)",
+                    path.display()
+                )));
+            }
+            write(path, &answer.kubeconfig)?;
+        }
     }
     Ok(0)
 }
@@ -42,6 +53,13 @@ pub async fn kubectl(client: &Client, args: &KubectlArgs) -> Result<i32> {
     })
 }
 
+/// Whether a kubeconfig has anything in it that Vial has not written. Lines are enough to see that: kubectl writes a name on each.
+fn names_others(text: &str) -> bool {
+    let names = text.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("name:"));
+    let (ours, others): (Vec<&str>, Vec<&str>) = names.partition(|name| name.trim() == "vial");
+    !others.is_empty() || (ours.is_empty() && !text.trim().is_empty())
+}
+
 /// Writes a file that only its owner reads, as a whole or not at all.
 fn write(path: &Path, text: &str) -> Result<()> {
     let whole = || {
@@ -53,4 +71,17 @@ fn write(path: &Path, text: &str) -> Result<()> {
         Ok(())
     };
     whole().map_err(Error::io(format!("write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_vial_wrote_is_replaced() {
+        let ours = "clusters:\n- name: vial\n  cluster: {}\nusers:\n- name: vial\ncontexts:\n- context:\n    user: vial\n  name: vial\n";
+        assert!(!names_others(ours) && !names_others("\n"));
+        assert!(names_others(&format!("{ours}- name: work\n")));
+        assert!(names_others("a letter\n"));
+    }
 }

@@ -32,23 +32,24 @@ pub struct Listening {
     pub address: SocketAddr,
 }
 
-/// Takes the port that the environment names, else the one of last time, else Kubernetes' usual one; if that is somebody else's, any. The
-/// choice is noted, so that kubeconfigs stay true as long as the port can be had.
+/// Takes the port that the environment names, else the one of last time, else Kubernetes' usual one; if one of these two is somebody else's, any.
+/// The choice is noted, so that kubeconfigs stay true as long as the port can be had.
 ///
 /// # Errors
 /// There is no port on the loopback, or no certificate for it.
 pub fn listen(paths: &Paths, authority: &Authority) -> Result<Listening> {
     let file = place::port(paths);
     let last: Option<u16> = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-    let wanted = match std::env::var(PORT) {
-        Ok(text) if !text.is_empty() => {
+    let named_port = std::env::var(PORT).ok().filter(|text| !text.is_empty());
+    let wanted = match &named_port {
+        Some(text) => {
             let bad = |_| {
                 let message = format!("{PORT}={text} is no port: give a number up to 65535");
                 ApiError::new(ErrorKind::InvalidArgument, message)
             };
             text.parse().map_err(bad)?
         }
-        _ => last.unwrap_or(http::default_address().port()),
+        None => last.unwrap_or(http::default_address().port()),
     };
     let begin = Instant::now();
     let wait = || {
@@ -59,13 +60,17 @@ pub fn listen(paths: &Paths, authority: &Authority) -> Result<Listening> {
         is_worth_it
     };
     let listener = bind_after(wanted, wait).or_else(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
+        io::ErrorKind::AddrInUse if named_port.is_none() => {
             tracing::warn!(port = wanted, "the API server's port is in use: it takes another; kubeconfigs that name this one lead elsewhere");
             bind(0)
         }
         _ => Err(error),
     });
-    let failed = |error| io::Error::other(format!("cannot listen on port {wanted} of the loopback: {error}"));
+    let hint = named_port.map_or(String::new(), |_| {
+        format!("; {PORT} names it: end who has it (ss -ltnp), or start the daemon with another")
+    });
+    let failed =
+        |error| io::Error::other(format!("cannot listen on port {wanted} of the loopback: {error}{hint}"));
     let listener = listener.map_err(failed)?;
     let address = listener.local_addr()?;
     std::fs::write(&file, address.port().to_string()).map_err(|error| named(error, "write", &file))?;

@@ -4,7 +4,7 @@ use super::{Engine, Target, check_uid, conflict};
 use crate::decode;
 use crate::kinds::Kind;
 use crate::object;
-use crate::status::{ApiError, Reason};
+use crate::status::{ApiError, Cause, CauseKind, Reason};
 use crate::store::{Change, Key, Share, Stored};
 use chrono::{SecondsFormat, TimeDelta};
 use serde_json::Value;
@@ -56,6 +56,12 @@ impl DeleteOptions {
         let value = &decode::shaped("DeleteOptions", value.clone())?;
         let text = |path: &[&str]| Some(object::text(value, path).to_owned()).filter(|text| !text.is_empty());
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+        if orphan.is_some() && !object::text(value, &["propagationPolicy"]).is_empty() {
+            let message =
+                "orphanDependents and propagationPolicy can't both be set: they may say different things";
+            let cause = Cause::new(CauseKind::Invalid, "propagationPolicy", message);
+            return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]));
+        }
         let propagation = match (object::text(value, &["propagationPolicy"]), orphan) {
             ("Orphan", _) | ("", Some(true)) => Propagation::Orphan,
             ("Foreground", _) => Propagation::Foreground,

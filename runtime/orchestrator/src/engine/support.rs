@@ -3,8 +3,19 @@
 use super::{Engine, Note, Written};
 use crate::controllers::Ref;
 use crate::kinds::{Kind, unsupported};
+use crate::node::refused;
 use crate::object;
 use serde_json::Value;
+
+/// The pod that an object is, or that pods are made by.
+fn template<'a>(kind: &Kind, object: &'a Value) -> Option<&'a Value> {
+    match kind.plural {
+        "pods" => Some(object),
+        "deployments" | "replicasets" | "jobs" => object::at(object, &["spec", "template"]),
+        "cronjobs" => object::at(object, &["spec", "jobTemplate", "spec", "template"]),
+        _ => None,
+    }
+}
 
 /// Fields that one event names.
 const MAX_NAMED: usize = 8;
@@ -17,10 +28,13 @@ impl Engine {
         if paths.is_empty() {
             return;
         }
-        let text = |path: &String| {
-            format!("{path} is not supported here and has no effect (docs/kubernetes-support.md)")
-        };
+        // One of those without which it would be another pod: then none starts.
+        let refused = template(kind, new).and_then(refused);
+        let effect = if refused.is_some() { "" } else { " and has no effect" };
+        let text =
+            |path: &String| format!("{path} is not supported here{effect} (docs/kubernetes-support.md)");
         written.warnings.extend(paths.iter().map(text));
+        written.warnings.extend(refused.iter().map(|why| format!("no pod starts with this: {why}")));
         // What a controller made says no more than its maker, who has the event.
         let is_made = object::list(new, &["metadata", "ownerReferences"])
             .iter()
@@ -29,7 +43,8 @@ impl Engine {
             return;
         }
         let more = if paths.len() > MAX_NAMED { ", …" } else { "" };
-        let message = format!("no effect here: {}{more}", paths[..paths.len().min(MAX_NAMED)].join(", "));
+        let what = if refused.is_some() { "not supported here" } else { "no effect here" };
+        let message = format!("{what}: {}{more}", paths[..paths.len().min(MAX_NAMED)].join(", "));
         let note = Note::warning(Ref::to(kind, &written.object), "vial", "FieldNotSupported", message);
         // The write is done; a full disk will be told by the next one.
         let _ = self.tell(&note);

@@ -71,12 +71,8 @@ impl Engine {
         let is_generated = object::name(&object).is_empty();
         let prefix = object::text(&object, &["metadata", "generateName"]).to_owned();
         if is_generated && prefix.is_empty() {
-            let message = format!("{}: name or generateName is required", target.kind.kind);
-            return Err(ApiError::new(Reason::Invalid, message).about(
-                target.kind.group,
-                target.kind.plural,
-                "",
-            ));
+            let cause = Cause::new(CauseKind::Required, "metadata.name", "name or generateName is required");
+            return Err(ApiError::invalid(target.kind.group, target.kind.kind, "", vec![cause]));
         }
         for attempt in 0.. {
             let mut object = object.clone();

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::schema::schema;
 use crate::status::{ApiError, Reason};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
 use hyper::http::request::Parts;
@@ -51,6 +51,8 @@ const MAX_STRANGERS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request's body may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// What is read of a body beyond what it may have, bytes.
+const MAX_THROWN: usize = 64 << 20;
 
 /// Connections for a process that may have so many descriptors (none: any number).
 pub fn connections(descriptors: Option<u64>) -> usize {
@@ -122,9 +124,9 @@ async fn told(sent_away: &mut Option<oneshot::Receiver<Infallible>>) {
 
 /// A request's body to its end. Half of one is none: what it would have said, such as not to delete, is not known.
 async fn whole(body: Incoming) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY + 1).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+    match tokio::time::timeout(BODY_PATIENCE, gathered(body)).await {
+        Ok(Ok(body)) if body.len() <= MAX_BODY => Ok(body),
+        Ok(Ok(_)) => {
             let message = format!("the body has more than {MAX_BODY} bytes");
             Err(ApiError::new(Reason::RequestEntityTooLarge, message))
         }
@@ -134,6 +136,22 @@ async fn whole(body: Incoming) -> Result<Bytes, ApiError> {
             Err(ApiError::bad_request(format!("the body was not there within {seconds} s")))
         }
     }
+}
+
+/// A body, or a little more than may be. What comes after that is read and thrown away for a while: a client that is cut off while it sends sees
+/// a broken connection, and not the answer.
+async fn gathered(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+    let (mut kept, mut seen) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        seen += bytes.len();
+        if seen > MAX_BODY + MAX_THROWN {
+            break;
+        }
+        let room = (MAX_BODY + 1).saturating_sub(kept.len());
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+    Ok(kept.into())
 }
 
 struct Server {

@@ -5,7 +5,7 @@
 use super::reply::{self, Reply};
 use super::resources::Call;
 use crate::decode;
-use crate::status::{ApiError, Reason};
+use crate::status::{ApiError, Cause, CauseKind, Reason};
 use crate::tls::{ADMINISTRATORS, USER};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -62,6 +62,16 @@ pub(super) fn answer(review: &Review, call: &Call<'_>) -> Result<Reply, ApiError
     let mut value = decode::body(call.content_type, call.body)?.value;
     if !value.is_object() {
         return Err(ApiError::bad_request("a review is a JSON object"));
+    }
+    if review.plural == "selfsubjectaccessreviews" {
+        // To a question that asks nothing any answer would be wrong.
+        let said =
+            ["resourceAttributes", "nonResourceAttributes"].map(|field| value["spec"][field].is_object());
+        if said[0] == said[1] {
+            let message = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let cause = Cause::new(CauseKind::Invalid, "spec.resourceAttributes", message);
+            return Err(ApiError::invalid(review.group, review.kind, "", vec![cause]));
+        }
     }
     value["kind"] = review.kind.into();
     value["apiVersion"] = format!("{}/{}", review.group, review.version).into();

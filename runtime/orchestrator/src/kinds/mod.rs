@@ -310,7 +310,7 @@ impl Kind {
 
     /// An object of that name breaks its rules.
     pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> ApiError {
-        ApiError::invalid(self.group, self.plural, self.kind, name, causes)
+        ApiError::invalid(self.group, self.kind, name, causes)
     }
 
     /// `deployments.apps`, as messages name it.

@@ -17,11 +17,14 @@ fn is_data_key(key: &str) -> bool {
     (1..=253).contains(&key.len()) && key.bytes().all(is_fine) && key != "." && key != ".."
 }
 
-fn validate_data(value: &Value, fields: &[&str], causes: &mut Vec<Cause>) {
+/// `fields`: where data is, and whether it is written in base64 there.
+fn validate_data(value: &Value, fields: &[(&str, bool)], causes: &mut Vec<Cause>) {
     let mut size = 0;
-    for field in fields {
+    for (field, is_base64) in fields {
         for (key, text) in object::texts(object::object(value, &[field])) {
-            size += text.len();
+            // It counts as what it is: three bytes for each four characters.
+            let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();
+            size += if *is_base64 { (text.len() / 4 * 3).saturating_sub(padding) } else { text.len() };
             if !is_data_key(key) {
                 let rule = "a key has 1 to 253 letters, digits, '-', '_' and '.'";
                 causes.push(Cause::new(
@@ -35,7 +38,7 @@ fn validate_data(value: &Value, fields: &[&str], causes: &mut Vec<Cause>) {
     if size > MAX_DATA {
         causes.push(Cause::new(
             CauseKind::Invalid,
-            "",
+            fields[0].0,
             format!("{size} bytes of data: at most {MAX_DATA} fit into one object"),
         ));
     }
@@ -66,7 +69,7 @@ pub(super) struct ConfigMap;
 
 impl Strategy for ConfigMap {
     fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
-        validate_data(object, &["data", "binaryData"], causes);
+        validate_data(object, &[("data", false), ("binaryData", true)], causes);
         validate_base64(object, "binaryData", causes);
         for key in object::object(object, &["binaryData"]).keys() {
             if object["data"].get(key).is_some() {
@@ -139,7 +142,7 @@ impl Strategy for Secret {
     }
 
     fn validate(&self, object: &Value, causes: &mut Vec<Cause>) {
-        validate_data(object, &["data"], causes);
+        validate_data(object, &[("data", true)], causes);
         validate_base64(object, "data", causes);
         for key in required_keys(object::text(object, &["type"])) {
             if object["data"].get(*key).is_none() {

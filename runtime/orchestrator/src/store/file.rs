@@ -52,7 +52,9 @@ pub enum StoreError {
     )]
     Newer(i64),
     /// An object in it can't be read.
-    #[error("the store holds {key} that can't be read: {why}")]
+    #[error(
+        "the store holds {key} that can't be read: {why}; the key is seal.key in the same folder: put the right one back, or move the folder away to begin anew"
+    )]
     Unreadable {
         /// Which.
         key: String,

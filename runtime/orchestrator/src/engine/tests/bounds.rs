@@ -62,6 +62,35 @@ fn the_server_adds_what_it_must_to_what_a_client_made_as_large_as_may_be() {
 }
 
 #[test]
+fn what_is_written_in_base64_counts_as_what_it_is() {
+    let (_folder, engine) = engine();
+    let secret = |name: &str, bytes: usize| {
+        let data = base64::engine::general_purpose::STANDARD.encode("a".repeat(bytes));
+        create(&engine, target("Secret", "a", ""), json!({"metadata": {"name": name}, "data": {"k": data}}))
+    };
+    secret("fits", 1 << 20).unwrap();
+    let refused = secret("does-not", (1 << 20) + 1).unwrap_err();
+    assert!(refused.message.contains("data: Invalid value: 1048577 bytes"), "{}", refused.message);
+}
+
+#[test]
+fn who_sets_what_can_not_be_had_is_not_told_that_it_would_run_without() {
+    let (_folder, engine) = engine();
+    let pod = |spec: Value| {
+        let mut spec = spec;
+        spec["containers"] = json!([{"name": "c", "image": "i"}]);
+        let body = crate::decode::Decoded {
+            value: json!({"metadata": {"generateName": "p"}, "spec": spec}),
+            duplicates: Vec::new(),
+        };
+        engine.create(target("Pod", "a", ""), body, &WriteOptions::default()).unwrap().warnings.join("\n")
+    };
+    let refused = pod(json!({"hostNetwork": true}));
+    assert!(!refused.contains("no effect") && refused.contains("no pod starts with this"), "{refused}");
+    assert!(pod(json!({"priority": 7})).contains("has no effect"));
+}
+
+#[test]
 fn a_full_store_says_so_and_what_is_there_is_still_looked_after() {
     let (_folder, engine) = engine();
     let filler = json!({"metadata": {"name": "filler"}, "data": {"k": "x".repeat(900 << 10)}});

@@ -80,7 +80,7 @@ pub(super) fn log(query: &Query, pod: &str, now: DateTime<Utc>) -> Result<LogReq
         causes.push(Cause::new(CauseKind::NotSupported, "stream", message));
     }
     if !causes.is_empty() {
-        return Err(ApiError::invalid("", "pods", "PodLogOptions", pod, causes));
+        return Err(ApiError::invalid("", "PodLogOptions", pod, causes));
     }
     // What reaches back behind all times is everything.
     let back = seconds.and_then(|seconds| TimeDelta::try_seconds(i64::try_from(seconds).ok()?));
