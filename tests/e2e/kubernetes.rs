@@ -1,6 +1,7 @@
 //! Declared pods: a real kubectl, real VMs. What each field does is tested where it is decided; this is the way through all of it.
 
-use vial_tests::host::{Vial, signal};
+use vial_tests::fixtures;
+use vial_tests::host::{Vial, path, signal};
 use vial_tests::kubectl::Kubectl;
 
 const WEB: &str = "
@@ -118,5 +119,37 @@ fn pods_that_are_deleted_before_it_is_their_turn_never_start() {
     // Those who had their turn may have been faster than the deletion.
     assert!(started.lines().count() < 6, "{started}");
     assert_eq!(vial.run(["pod", "ls", "-q"]).ok(), "");
+    vial.leaves_nothing();
+}
+
+const EARLY: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: early}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: early}}
+  template:
+    metadata: {labels: {app: early}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: c, image: 'busybox:latest', imagePullPolicy: Never, command: [sleep, '1000'], resources: {limits: {memory: 32Mi}}}
+";
+
+/// That the image is missing is known long before there is a VM, so that start is given up in the middle.
+#[test]
+fn pods_whose_image_comes_later_start_then() {
+    let vial = Vial::new();
+    let Some(kubectl) = Kubectl::of(&vial) else {
+        eprintln!("skipped: there is no kubectl here");
+        return;
+    };
+    kubectl.apply(EARLY);
+    let why = "N:.status.containerStatuses[*].state.waiting.reason";
+    kubectl.until("app=early", why, |words| words == ["ErrImageNeverPull"]);
+    vial.run(["load", "-q", "-i", path(&fixtures::busybox())]).ok();
+    kubectl.run("rollout status deployment/early --timeout=400s").ok();
+    kubectl.run("delete deployment/early --cascade=foreground --timeout=400s").ok();
     vial.leaves_nothing();
 }
