@@ -24,6 +24,7 @@ pub use observe::refuse_marks;
 
 use crate::error::{ApiError, Result};
 use crate::paths::Paths;
+use crate::reserve::Reserve;
 use crate::state::Shared;
 use axum::Json;
 use axum::extract::State;
@@ -110,6 +111,8 @@ fn prepare(paths: &Paths) -> Result<Prepared> {
     let node = facts::name(paths)?;
     let key = SealKey::at(&place::seal_key(paths)).map_err(|error| failed(&error))?;
     let store = Store::open(&place::objects(paths), key).map_err(|error| failed(&error))?;
+    let reserve = Reserve::of(paths);
+    store.set_way_out(move || reserve.release());
     let engine = Engine::new(store, Arc::new(RealWorld::default()));
     engine.bootstrap().map_err(|error| failed(&error))?;
     // Last: a store that was filled on a larger machine opens too, or nobody could delete anything.

@@ -111,6 +111,21 @@ pub(super) struct File {
 
 type Contents = (File, BTreeMap<Key, Arc<Stored>>, Log);
 
+impl StoreError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
+                // The index of its log is a file of fixed size, for which SQLite has an error of its own.
+                error.code == rusqlite::ErrorCode::DiskFull
+                    || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }
+            Self::Beside { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
 impl File {
     pub(super) fn open(path: &Path, key: SealKey) -> Result<Contents, StoreError> {
         let mark = Mark::read(path)?;

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// An object's place: kind, namespace (empty for those without), name.
@@ -114,7 +114,11 @@ struct Inner {
     newest: watch::Sender<u64>,
     /// Somebody was told that there is no room, and there has not been much since.
     is_crowded: AtomicBool,
+    way_out: OnceLock<WayOut>,
 }
+
+/// Makes room on a full disk, once; says whether there was any to make.
+type WayOut = Box<dyn Fn() -> bool + Send + Sync>;
 
 struct Memory {
     objects: BTreeMap<Key, Arc<Stored>>,
@@ -139,7 +143,15 @@ impl Store {
             memory,
             newest,
             is_crowded: AtomicBool::new(false),
+            way_out: OnceLock::new(),
         })))
+    }
+
+    /// Who makes room on a full disk for what makes less of the objects: to note that needs a little, and nobody could free anything otherwise.
+    /// The first one counts.
+    pub fn set_way_out(&self, way_out: impl Fn() -> bool + Send + Sync + 'static) {
+        // Set once, where the store is opened.
+        let _ = self.0.way_out.set(Box::new(way_out));
     }
 
     /// Objects may take so many bytes of memory ([`object::weight`]), and an eighth more for [`Share::Reserve`]. What is there already stays.
@@ -261,7 +273,16 @@ impl Store {
         }
         self.admit(&load)?;
         let floor = self.memory().log.floor();
-        let written = file.write(&writes, floor)?;
+        let written = match file.write(&writes, floor) {
+            Err(error)
+                if error.is_full()
+                    && load.share.is_none()
+                    && self.0.way_out.get().is_some_and(|way_out| way_out()) =>
+            {
+                file.write(&writes, floor)?
+            }
+            written => written?,
+        };
         let mut memory = self.0.memory.write().unwrap_or_else(PoisonError::into_inner);
         for ((place, write), version) in places.into_iter().zip(writes).zip(written) {
             let Write { key, kind, mut object, previous } = write;

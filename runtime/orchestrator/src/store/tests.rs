@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;
+use std::sync::atomic::AtomicUsize;
 use tempfile::TempDir;
 
 fn open(folder: &TempDir) -> Store {
@@ -426,6 +427,27 @@ fn a_full_disk_refuses_writes_keeps_what_is_there_and_takes_them_again_when_ther
     assert_eq!(put(&store, &Key::new(kind("ConfigMap"), "a", "big"), big()).version, 2);
     drop(store);
     assert_eq!(contents(&open(&folder)).len(), 2);
+}
+
+#[test]
+fn on_a_full_disk_room_is_made_for_what_frees_some_and_for_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    store.set_way_out(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        false
+    });
+    let key = |name| Key::new(kind("ConfigMap"), "a", name);
+    let big = |name: &str| json!({"metadata": {"name": name}, "data": {"value": "x".repeat(100_000)}});
+    let there = put(&store, &key("there"), big("there")).version;
+    store.0.file.lock().unwrap().limit(Some(1));
+    assert!(store.commit(&key("more"), None, Some(big("more")), Share::Reserve).is_err());
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    // That it is gone is told to those who watch, which takes room.
+    assert!(store.commit(&key("there"), Some(there), None, Share::Common).is_err());
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]
