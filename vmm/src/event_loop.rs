@@ -33,7 +33,11 @@ const LAST_TIME: Duration = Duration::from_millis(500);
 /// vCPUs that have not stopped after so long wait in a device: for a disk that hangs, or for several back ends that do not answer, one of
 /// which has less time ([`crate::virtio::vhost_user::LIMIT`]). The VM ends without them.
 const LAST_STOP: Duration = Duration::from_secs(7);
-/// How long the loop sleeps at most while it waits for them.
+/// A pause that has waited so long for a disk is worth a line in the log.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+/// How long the loop sleeps at most while vCPUs stand still and devices are on their way there.
+const PAUSE_MS: i32 = 10;
+/// How long the loop sleeps at most while it waits for vCPUs to stop.
 const TICK_MS: i32 = 100;
 
 /// The VMM thread's loop, without anything in it.
@@ -108,8 +112,12 @@ impl MutEventSubscriber for Signals {
 /// What the vCPUs do, or are about to.
 enum State {
     Running,
-    /// Some still run; these wait to hear that none does.
-    Pausing(Vec<ReplyTo>),
+    /// Some still run, or devices have something under way; these wait to hear that all stand still.
+    Pausing {
+        waiting: Vec<ReplyTo>,
+        since: Instant,
+        warned: bool,
+    },
     Paused,
 }
 
@@ -135,7 +143,12 @@ pub fn run(
         if let Some(ending) = end.ending() {
             break ending;
         }
-        if let Err(error) = manager.run() {
+        // A device that has something under way in a thread of its own wakes nobody here when it has landed.
+        let result = match &state {
+            State::Pausing { .. } => manager.run_with_timeout(PAUSE_MS),
+            _ => manager.run(),
+        };
+        if let Err(error) = result {
             break Ending { reason: ExitReason::InternalError, detail: format!("the event loop: {error}") };
         }
         while let Ok(command) = requests.commands.try_recv() {
@@ -151,15 +164,7 @@ pub fn run(
             reply.send(&info(machine, name(&state)));
         }
         requests.observer.tick(machine);
-        if let State::Pausing(waiting) = &state
-            && machine.vcpus.all_parked()
-        {
-            // Devices after the vCPUs that hand them work.
-            machine.pause_devices();
-            machine.status().tell(|at_us| Event::Paused { at_us });
-            waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
-            state = State::Paused;
-        }
+        state = pause(machine, state);
     };
     stop(machine, manager);
     machine.give_up_waiting();
@@ -167,6 +172,30 @@ pub fn run(
     // Before the API goes, which serves those who read it.
     machine.status().announce(ending.reason, &ending.detail);
     ending
+}
+
+/// Brings a pause on its way to its end, if it can be.
+fn pause(machine: &Machine, state: State) -> State {
+    let State::Pausing { waiting, since, warned } = state else { return state };
+    // Devices after the vCPUs that hand them work.
+    if !machine.vcpus.all_parked() {
+        return State::Pausing { waiting, since, warned };
+    }
+    let busy = machine.pause_devices();
+    if !busy.is_empty() {
+        let warn = !warned && since.elapsed() >= LONG_PAUSE;
+        if warn {
+            let (busy, seconds) = (busy.join(", "), LONG_PAUSE.as_secs());
+            log!(
+                Warning,
+                "A pause has waited for {seconds} s for what the host's disks have not answered yet: {busy}"
+            );
+        }
+        return State::Pausing { waiting, since, warned: warned || warn };
+    }
+    machine.status().tell(|at_us| Event::Paused { at_us });
+    waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
+    State::Paused
 }
 
 fn info(machine: &Machine, state: &str) -> Reply {
@@ -178,15 +207,17 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
     match (request, state) {
         (Request::Pause {}, State::Running) => {
             machine.vcpus.pause();
-            State::Pausing(vec![reply])
+            State::Pausing { waiting: vec![reply], since: Instant::now(), warned: false }
         }
-        (Request::Pause {}, State::Pausing(mut waiting)) => {
+        (Request::Pause {}, State::Pausing { mut waiting, since, warned }) => {
             waiting.push(reply);
-            State::Pausing(waiting)
+            State::Pausing { waiting, since, warned }
         }
         (Request::Resume {}, old) => {
-            // Devices stand still only in a VM that does; in others a vCPU may be busy with one, for seconds, and this would wait for it.
-            if matches!(old, State::Paused)
+            // Devices stand still, or are on their way there, only where all vCPUs do; elsewhere one may be busy with a device, for seconds,
+            // and this would wait for it.
+            if !matches!(old, State::Running)
+                && machine.vcpus.all_parked()
                 && let Err(error) = machine.resume_devices()
             {
                 end.end(ExitReason::InternalError, error.to_string());
@@ -195,8 +226,10 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
             if !matches!(old, State::Running) {
                 machine.status().tell(|at_us| Event::Resumed { at_us });
             }
-            if let State::Pausing(waiting) = old {
-                waiting.iter().for_each(|reply| reply.refuse("resumed before all vCPUs stood still"));
+            if let State::Pausing { waiting, .. } = old {
+                waiting
+                    .iter()
+                    .for_each(|reply| reply.refuse("resumed before all vCPUs and devices stood still"));
             }
             reply.send(&info(machine, "running"));
             State::Running
@@ -299,7 +332,7 @@ fn changed(machine: &Machine, state: &State, reply: &ReplyTo, result: Result<(),
 
 fn name(state: &State) -> &'static str {
     match state {
-        State::Running | State::Pausing(_) => "running",
+        State::Running | State::Pausing { .. } => "running",
         State::Paused => "paused",
     }
 }

@@ -69,10 +69,20 @@ pub struct Machine {
 
 impl Machine {
     /// Takes every device out of the event loop, in the guest's order. The vCPUs stand still by then: none of them starts a
-    /// device behind the caller's back.
-    pub fn pause_devices(&self) {
-        self.transports.iter().for_each(|transport| lock(transport).core_mut().pause());
-        self.handles.serial().into_iter().for_each(SerialControl::pause);
+    /// device behind the caller's back. The names of those that can't be yet, because the host has something under way for them, which they
+    /// finish in the loop: the caller asks again.
+    pub fn pause_devices(&self) -> Vec<String> {
+        let mut busy = Vec::new();
+        for transport in &self.transports {
+            let mut transport = lock(transport);
+            if !transport.core_mut().pause() {
+                busy.push(transport.core().device().name().to_owned());
+            }
+        }
+        if busy.is_empty() {
+            self.handles.serial().into_iter().for_each(SerialControl::pause);
+        }
+        busy
     }
 
     /// Lets paused devices go on, the last one first: what one was built on is there before it.

@@ -199,6 +199,15 @@ pub fn has_room(file: &impl AsFd) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
 }
 
+/// Whether a read of `file` finds something, or fails, at once or within `patience`, in whole milliseconds. Interrupted it says no early.
+pub fn is_readable(file: &impl AsRawFd, patience: std::time::Duration) -> bool {
+    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // Rounded up, so that who asks again and again until a time does not ask without end in the last millisecond.
+    let millis = c_int::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
+    // SAFETY: the kernel reads and writes this one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, millis) == 1 }
+}
+
 /// Whether `file` is a Unix socket that listens.
 pub fn listens(file: &impl AsFd) -> bool {
     let option = |name| {

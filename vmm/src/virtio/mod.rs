@@ -200,8 +200,9 @@ pub trait VirtioDevice: Send {
     /// Stops the worker and forgets what the driver set up. When it returns the device touches guest memory no more.
     fn reset(&mut self);
 
-    /// Stops the worker and keeps its state. A device that is not active or paused already stays as it is.
-    fn pause(&mut self);
+    /// Stops the worker and keeps its state, unless the host still has something under way for it: false then, and the caller asks again until
+    /// it has not, or resumes the device. Meanwhile nothing new is begun. A device that is not active or paused already stays as it is.
+    fn pause(&mut self) -> bool;
 
     /// Says what a new process needs to go on from here.
     ///

@@ -15,8 +15,8 @@ use super::{
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The running half of a device.
@@ -39,13 +39,17 @@ pub(super) trait Worker: Send + 'static {
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError>;
 
     /// The worker is about to be taken out of its loop: waits until nothing that it has under way touches the guest any more, and
-    /// answers it if `answer`; if not, the driver is past wanting answers.
+    /// answers it if `answer`; if not, the driver is past wanting answers. Not for longer than `patience`: false if there is still something
+    /// under way then.
     ///
     /// # Errors
-    /// The driver broke a ring.
-    fn settle(&mut self, _answer: bool) -> Result<(), RingError> {
-        Ok(())
+    /// The driver broke a ring, which answers found. Something may still be under way.
+    fn settle(&mut self, _answer: bool, _patience: Patience) -> Result<bool, RingError> {
+        Ok(true)
     }
+
+    /// Begins nothing new from here on, or may again. Workers that never have anything under way need not care.
+    fn hold(&mut self, _held: bool) {}
 
     /// For [`super::VirtioDevice::save`].
     fn save(&self) -> DeviceState;
@@ -92,6 +96,30 @@ impl Interest<'_, '_> {
     pub(super) fn ignore(&mut self, fd: &impl AsRawFd) {
         // Not watched is what was asked for.
         let _ = self.0.remove(Events::empty(fd));
+    }
+}
+
+/// How long who settles a worker waits for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// However long the host takes: for a vCPU's thread, whose guest has asked for it.
+    Endless,
+    /// Until then: for the VMM's own thread, which has others to serve.
+    Until(Instant),
+}
+
+impl Patience {
+    /// For one look.
+    pub(super) fn none() -> Self {
+        Self::Until(Instant::now())
+    }
+
+    /// What is left of it; nothing, where it is endless.
+    pub(super) fn left(self) -> Option<Duration> {
+        match self {
+            Self::Endless => None,
+            Self::Until(by) => Some(by.saturating_duration_since(Instant::now())),
+        }
     }
 }
 
@@ -209,7 +237,8 @@ impl<W> Clone for WorkerSlot<W> {
 
 enum State<W> {
     Idle,
-    Running { workers: WorkerLoop },
+    // Held: on its way to a pause.
+    Running { workers: WorkerLoop, held: bool },
     Paused { worker: Box<W>, workers: WorkerLoop, guard: Guard },
 }
 
@@ -253,7 +282,7 @@ impl<W: Worker> WorkerSlot<W> {
         *self.shared.lock() = Some(Seat { worker, guard, entered: false });
         let told = self.shared.tell(&workers);
         told.map_err(|source| DeviceError::EventLoop { device, source })?;
-        Ok(State::Running { workers })
+        Ok(State::Running { workers, held: false })
     }
 
     /// Takes a worker out of its loop.
@@ -269,57 +298,79 @@ impl<W: Worker> WorkerSlot<W> {
         match std::mem::replace(&mut *self.lock(), State::Idle) {
             State::Idle => None,
             State::Paused { worker, .. } => Some(*worker),
-            State::Running { workers } => {
+            State::Running { workers, .. } => {
                 let (mut worker, _) = self.take_out(&workers)?;
-                // A ring that turns out to be broken is nobody's any more.
-                let _ = worker.settle(false);
+                // Without answers no ring is touched, so none can turn out to be broken.
+                let _ = worker.settle(false, Patience::Endless);
                 Some(worker)
             }
         }
     }
 
-    /// Takes the worker out of the loop and keeps it.
-    pub(super) fn pause(&mut self) {
+    /// Takes the worker out of the loop and keeps it, once nothing is under way: false if something is, and the caller asks again. Meanwhile
+    /// the worker stays in its loop and finishes what it has begun.
+    pub(super) fn pause(&mut self) -> bool {
         let mut state = self.lock();
-        *state = match std::mem::replace(&mut *state, State::Idle) {
-            State::Running { workers } => match self.take_out(&workers) {
-                Some((mut worker, guard)) => {
-                    if let Err(error) = worker.settle(true) {
-                        guard.broken(&error);
-                    }
-                    State::Paused { worker: Box::new(worker), workers, guard }
-                }
-                None => State::Idle,
-            },
-            other => other,
+        let State::Running { workers, held } = &mut *state else { return true };
+        *held = true;
+        {
+            // Its own thread may be in it, waiting for the disk.
+            let Some(mut seat) = lock_within(&self.shared.seat, Patience::none()) else { return false };
+            let Some(Seat { worker, guard, .. }) = seat.as_mut() else { return true };
+            worker.hold(true);
+            if !settled(worker, guard, Patience::none()) {
+                return false;
+            }
         }
+        let workers = workers.clone();
+        *state = match self.take_out(&workers) {
+            Some((mut worker, guard)) => {
+                worker.hold(false);
+                State::Paused { worker: Box::new(worker), workers, guard }
+            }
+            None => State::Idle,
+        };
+        true
     }
 
-    /// Gives a paused worker back to the loop.
+    /// Gives a paused worker back to the loop, and lets one go on that was on its way to a pause.
     pub(super) fn resume(&mut self) -> Result<(), DeviceError> {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Idle) {
             State::Paused { worker, workers, guard } => {
                 *state = self.run(*worker, workers, guard)?;
             }
-            other => *state = other,
+            State::Running { workers, held } => {
+                if held {
+                    self.release(&workers);
+                }
+                *state = State::Running { workers, held: false };
+            }
+            State::Idle => {}
         }
         Ok(())
     }
 
-    /// Waits until nothing is under way that began before this call, and has a paused worker settle too.
-    pub(super) fn settle(&self) {
-        let (result, guard) = match &mut *self.lock() {
-            State::Idle => return,
-            State::Paused { worker, guard, .. } => (worker.settle(true), guard.clone()),
-            State::Running { .. } => match self.shared.lock().as_mut() {
-                Some(Seat { worker, guard, .. }) => (worker.settle(true), guard.clone()),
-                None => return,
-            },
+    /// Has the worker's own thread, which may be in it, let it go on.
+    fn release(&self, workers: &WorkerLoop) {
+        let shared = Arc::clone(&self.shared);
+        // If the loop is gone, nobody works there any more.
+        let _ = workers.fire(move |_| {
+            if let Some(Seat { worker, .. }) = shared.lock().as_mut() {
+                worker.hold(false);
+            }
+        });
+    }
+
+    /// Stands the worker still, running or paused, with nothing under way, as long as the caller keeps what this returns; nothing if that
+    /// takes longer than `patience`.
+    pub(super) fn still(&self, patience: Patience) -> Option<Still<'_, W>> {
+        let mut still = Still {
+            state: lock_within(&self.state, patience)?,
+            seat: lock_within(&self.shared.seat, patience)?,
         };
-        if let Err(error) = result {
-            guard.broken(&error);
-        }
+        let settled = still.worker().is_none_or(|(worker, guard)| settled(worker, guard, patience));
+        settled.then_some(still)
     }
 
     /// What the worker says of itself, if it is not running; an idle device has no queues.
@@ -329,6 +380,56 @@ impl<W: Worker> WorkerSlot<W> {
             State::Paused { worker, .. } => Ok(worker.save()),
             State::Running { .. } => Err(DeviceError::NotPaused(device.to_owned())),
         }
+    }
+}
+
+/// Whether nothing is under way any more, and all that was is answered.
+fn settled(worker: &mut impl Worker, guard: &Guard, patience: Patience) -> bool {
+    worker
+        .settle(true, patience)
+        .or_else(|error| {
+            guard.broken(&error);
+            // What is left nobody can be told of.
+            worker.settle(false, patience)
+        })
+        .unwrap_or(true)
+}
+
+/// A worker that stands still, or none.
+pub(super) struct Still<'a, W> {
+    state: MutexGuard<'a, State<W>>,
+    seat: MutexGuard<'a, Option<Seat<W>>>,
+}
+
+impl<W> Still<'_, W> {
+    fn worker(&mut self) -> Option<(&mut W, &Guard)> {
+        match (&mut *self.state, self.seat.as_mut()) {
+            (State::Paused { worker, guard, .. }, _) => Some((&mut **worker, guard)),
+            (State::Running { .. }, Some(Seat { worker, guard, .. })) => Some((worker, guard)),
+            _ => None,
+        }
+    }
+
+    /// The worker itself.
+    pub(super) fn get(&mut self) -> Option<&mut W> {
+        self.worker().map(|(worker, _)| worker)
+    }
+}
+
+/// How often is looked whether a lock is free. Whoever has one of a worker's has it for one batch, or waits for a disk.
+const LOOK: Duration = Duration::from_millis(1);
+
+fn lock_within<T>(lock: &Mutex<T>, patience: Patience) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match lock.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if patience.left().is_some_and(|left| left.is_zero()) {
+            return None;
+        }
+        std::thread::park_timeout(LOOK);
     }
 }
 

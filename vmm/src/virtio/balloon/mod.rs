@@ -117,8 +117,8 @@ impl VirtioDevice for Balloon {
         self.shared.forget();
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> bool {
+        self.worker.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -6,6 +6,7 @@ use crate::data_file::Unfit;
 use crate::virtio::WorkerLoop;
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 /// What a block device is made of.
 pub struct BlockConfig {
@@ -88,6 +89,16 @@ pub enum BlockConfigError {
         index: usize,
         /// What is wrong with it.
         source: Unfit,
+    },
+    /// What is under way has to end before the files are others.
+    #[error(
+        "drive {id} has requests under way that its disk has not answered within {limit:?}: look after the disk and try again"
+    )]
+    Busy {
+        /// Which drive.
+        id: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// There is a medium in the drive.
     #[error("drive {0} has a medium: eject it first")]

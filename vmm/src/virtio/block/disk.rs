@@ -87,6 +87,13 @@ impl Disk {
         Self { parts: Vec::new(), len: SECTOR, read_only, direct: None }
     }
 
+    /// A disk that answers a read when somebody has written as much into the other end of its pipe.
+    #[cfg(test)]
+    pub(super) fn of_pipe(reader: std::io::PipeReader, len: u64) -> Self {
+        let file = File::from(std::os::fd::OwnedFd::from(reader));
+        Self { parts: vec![Part { start: 0, end: len, file }], len, read_only: true, direct: None }
+    }
+
     pub(super) fn has_medium(&self) -> bool {
         !self.parts.is_empty()
     }

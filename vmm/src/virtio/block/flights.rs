@@ -4,6 +4,7 @@ use super::disk::Disk;
 use super::request::Task;
 use super::ring::{Op, Ring};
 use crate::virtio::io::{Vectors, dirty};
+use crate::virtio::worker::Patience;
 use crate::virtio::{Chain, GuestMemory};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
@@ -123,9 +124,9 @@ impl Flights {
         self.ring.submit().is_ok()
     }
 
-    /// Comes back when something has landed.
-    pub(super) fn wait(&mut self) {
-        self.ring.wait();
+    /// Comes back when something has landed, or may have, or false after `patience`.
+    pub(super) fn wait(&mut self, patience: Patience) -> bool {
+        self.ring.wait(patience)
     }
 
     /// The next request that has landed; to be given back with [`Self::put_back`]. With `write_through` a write lands when it is durable.

@@ -43,7 +43,7 @@ pub use ring::Ring;
 pub use tray::Tray;
 
 use super::limiter::{Meter, Throttle};
-use super::worker::WorkerSlot;
+use super::worker::{Still, WorkerSlot};
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice, WorkerLoop};
 use disk::Disk;
 use flights::Flights;
@@ -77,12 +77,14 @@ impl Lane {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets nothing touch the files any more that were in the slot before.
-    fn settle(&self, slot: &Slot) {
-        // A worker that waits, or none: the ring may have the file still.
-        self.worker.settle();
-        if let Some(flights) = self.flights().as_mut() {
-            flights.change(&slot.disk());
+    /// Lets go of the file that was in the slot before, of which nothing is under way.
+    fn change(&self, still: &mut Still<'_, BlockWorker>, slot: &Slot) {
+        let disk = slot.disk();
+        // A worker's, or one that waits for a worker.
+        if let Some(flights) = still.get().and_then(|worker| worker.flights.as_mut()) {
+            flights.change(&disk);
+        } else if let Some(flights) = self.flights().as_mut() {
+            flights.change(&disk);
         }
     }
 }
@@ -228,6 +230,7 @@ impl Block {
                     common,
                     flights,
                     chain: Chain::default(),
+                    held: false,
                 })
             })?;
         }
@@ -278,8 +281,9 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn pause(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.worker.pause());
+    fn pause(&mut self) -> bool {
+        // Each of them, so that none begins anything new while another finishes.
+        self.lanes.iter_mut().fold(true, |still, lane| lane.worker.pause() && still)
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -5,8 +5,10 @@ use super::Guest;
 use super::tests::{OK, content, file, header, pattern};
 use crate::virtio::Transport;
 use crate::virtio::testing::{Buffer, EVENT_IDX, INDIRECT, QUEUE_SIZE as ENTRIES, VERSION_1};
+use crate::virtio::worker::Patience;
 use proptest::prelude::*;
 use std::fs::File;
+use std::io::Write as _;
 use virtio_bindings::virtio_blk::*;
 
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
@@ -124,7 +126,7 @@ fn what_is_under_way_lands_before_a_reset_a_pause_and_an_exchange_end() {
     };
     for _ in 0..20 {
         start(&mut guest);
-        guest.transport.core_mut().pause();
+        guest.pause();
         // Both were begun, and are answered now.
         assert!(guest.used(0).is_some() && guest.used(1).is_some());
         guest.transport.core_mut().resume().unwrap();
@@ -150,6 +152,70 @@ fn what_is_under_way_lands_before_a_reset_a_pause_and_an_exchange_end() {
     guest.run();
     assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, OK);
     assert_eq!(request(&mut guest, 0, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![9; 512]));
+}
+
+/// A guest whose disk hangs until its pipe is written to, with a request to it under way in each of two queues.
+fn hanging() -> (Guest, Tray, std::io::PipeWriter) {
+    let device = Block::new(BlockConfig { read_only: true, ..config(&file(&[0; 4096]), 2, false) }).unwrap();
+    let tray = device.tray();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut guest = Guest::ready(Box::new(device), VERSION_1 | MQ);
+    drop(tray.slot.exchange(Disk::of_pipe(reader, 4096)));
+    for queue in [0, 1] {
+        offer(&mut guest, queue, VIRTIO_BLK_T_IN, 1, &[], 512);
+    }
+    guest.run();
+    assert_eq!((guest.used(0), guest.used(1)), (None, None));
+    (guest, tray, writer)
+}
+
+#[test]
+fn a_pause_waits_for_a_hanging_disk_without_holding_its_caller_up_and_begins_nothing() {
+    let (mut guest, _tray, mut disk) = hanging();
+    for _ in 0..3 {
+        assert!(!guest.transport.core_mut().pause());
+        guest.run();
+    }
+    assert!(guest.transport.save().is_err());
+    offer(&mut guest, 0, VIRTIO_BLK_T_IN, 2, &[], 512);
+    // Enough for all three.
+    disk.write_all(&[7; 3 * 512]).unwrap();
+    guest.pause();
+    assert!(guest.used(0).is_some() && guest.used(1).is_some());
+    guest.run();
+    assert_eq!(guest.used(0), None, "begun in a pause");
+    guest.transport.core_mut().resume().unwrap();
+    guest.run_until(|guest| guest.used(0).is_some());
+}
+
+#[test]
+fn a_pause_that_is_given_up_for_a_hanging_disk_leaves_no_request_behind() {
+    let (mut guest, _tray, mut disk) = hanging();
+    assert!(!guest.transport.core_mut().pause());
+    offer(&mut guest, 0, VIRTIO_BLK_T_IN, 2, &[], 512);
+    guest.run();
+    guest.transport.core_mut().resume().unwrap();
+    disk.write_all(&[7; 3 * 512]).unwrap();
+    for queue in [0, 1, 0] {
+        guest.run_until(|guest| guest.used(queue).is_some());
+    }
+    assert!(guest.faults().is_empty());
+}
+
+#[test]
+fn files_of_a_hanging_disk_are_not_exchanged() {
+    let (mut guest, tray, mut disk) = hanging();
+    let signals = guest.transport.core().signals();
+    let exchange = || tray.replace(vec![file(&pattern(8192, 3))], &signals);
+    assert!(matches!(exchange(), Err(BlockConfigError::Busy { .. })));
+    assert_eq!(u64::from_le_bytes(guest.config(0)), 8);
+    disk.write_all(&[7; 2 * 512]).unwrap();
+    exchange().unwrap();
+    assert!(guest.used(0).is_some() && guest.used(1).is_some(), "what was under way is answered first");
+    assert_eq!(
+        request(&mut guest, 1, VIRTIO_BLK_T_IN, 15, &[], 512),
+        (OK, pattern(8192, 3)[15 * 512..].to_vec())
+    );
 }
 
 #[test]
@@ -213,7 +279,7 @@ fn files_that_were_exchanged_are_closed_whatever_the_driver_does() {
             false => Guest::cold(Box::new(device)),
         };
         if pauses {
-            guest.transport.core_mut().pause();
+            guest.pause();
         }
         let new = (0..files).map(|_| file(&pattern(4096, 1))).collect();
         tray.replace(new, &guest.transport.core().signals()).unwrap();
@@ -271,7 +337,7 @@ fn a_ring_takes_nothing_but_reads_writes_and_syncs() {
         // SAFETY: the path lives as long as the program, and nothing else is pointed to.
         unsafe { ring.push_entry(&entry.user_data(5)) };
         ring.submit().unwrap();
-        ring.wait();
+        assert!(ring.wait(Patience::Endless));
         assert_eq!(ring.completed(), Some((5, -libc::EACCES)));
     }
 }

@@ -462,7 +462,7 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
     guest.set_status(15);
     guest.run();
     assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
-    guest.transport.core_mut().pause();
+    guest.pause();
     eject(&guest, &tray);
     insert(&guest, &tray, vec![file(&[2; 1024])]).unwrap();
     guest.transport.core_mut().resume().unwrap();

@@ -5,8 +5,10 @@ use super::{BlockConfigError, BlockMetrics, Lane, SECTOR};
 use crate::api::control::MAX_FILES;
 use crate::virtio::Signals;
 use crate::virtio::limiter::Throttle;
+use crate::virtio::worker::Patience;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The disk that a device has now. A worker takes it for one batch and no longer, so a disk that was exchanged is closed as
 /// soon as that is over.
@@ -27,7 +29,11 @@ impl Slot {
     }
 }
 
-/// What may be done to a drive. Its calls belong to one thread; they may wait for the disk, never for the guest.
+/// How long an exchange of files waits for what is under way. The VMM's thread serves nothing else meanwhile; a queueful takes a rotating
+/// disk little more than a second.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+
+/// What may be done to a drive. Its calls belong to one thread; they wait for the disk, for two seconds at most, never for the guest.
 pub struct Tray {
     pub(super) id: String,
     pub(super) read_only: bool,
@@ -65,7 +71,7 @@ impl Tray {
     /// Puts a medium into a removable drive and tells the driver through `interrupt`.
     ///
     /// # Errors
-    /// There is one already, or the files make none; the drive is as it was then.
+    /// There is one already, the files make none, or [`BlockConfigError::Busy`]; the drive is as it was then.
     pub fn insert(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
         if !self.removable {
             return Err(BlockConfigError::NotRemovable(self.id.clone()));
@@ -73,19 +79,17 @@ impl Tray {
         if self.slot.disk().has_medium() {
             return Err(BlockConfigError::Present(self.id.clone()));
         }
-        self.exchange(self.medium(files)?, interrupt);
-        Ok(())
+        self.exchange(self.medium(files)?, interrupt)
     }
 
     /// Puts a medium into a removable drive, in the place of what is there. The driver is told of both.
     ///
     /// # Errors
-    /// The files make none; the drive is as it was then.
+    /// The files make none, or [`BlockConfigError::Busy`]; the drive is as it was then.
     pub fn swap(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
         let medium = self.medium(files)?;
         self.eject(interrupt)?;
-        self.exchange(medium, interrupt);
-        Ok(())
+        self.exchange(medium, interrupt)
     }
 
     /// A disk of these files that is no empty tray.
@@ -100,13 +104,13 @@ impl Tray {
     /// Takes the medium out, if there is one, and tells the driver through `interrupt`. When this returns no request reaches it.
     ///
     /// # Errors
-    /// It is not a removable drive.
+    /// It is not a removable drive, or the disk does not answer what is under way; the drive is as it was then.
     pub fn eject(&self, interrupt: &Signals) -> Result<(), BlockConfigError> {
         if !self.removable {
             return Err(BlockConfigError::NotRemovable(self.id.clone()));
         }
         if self.slot.disk().has_medium() {
-            self.exchange(Disk::without_medium(self.read_only), interrupt);
+            self.exchange(Disk::without_medium(self.read_only), interrupt)?;
         }
         Ok(())
     }
@@ -115,7 +119,7 @@ impl Tray {
     /// returns no request reaches the old ones.
     ///
     /// # Errors
-    /// The files make no disk; the drive is as it was then.
+    /// The files make no disk, or [`BlockConfigError::Busy`]; the drive is as it was then.
     pub fn replace(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
         let result = self.try_replace(files, interrupt);
         self.metrics.updated(result.is_ok());
@@ -126,14 +130,13 @@ impl Tray {
         if self.removable {
             return Err(BlockConfigError::Removable(self.id.clone()));
         }
-        self.exchange(self.disk(files)?, interrupt);
-        Ok(())
+        self.exchange(self.disk(files)?, interrupt)
     }
 
     /// Looks how long the drive's files are by now, and tells the driver.
     ///
     /// # Errors
-    /// They make no disk any more; the drive is as it was then.
+    /// They make no disk any more, or [`BlockConfigError::Busy`]; the drive is as it was then.
     pub fn measure(&self, interrupt: &Signals) -> Result<(), BlockConfigError> {
         let files = self.slot.disk().copies();
         let failed = |source| BlockConfigError::Io { id: self.id.clone(), index: 0, source };
@@ -155,9 +158,14 @@ impl Tray {
         Ok(disk)
     }
 
-    fn exchange(&self, disk: Disk, interrupt: &Signals) {
+    /// Once nothing is under way: what began before goes to the files that were there then.
+    fn exchange(&self, disk: Disk, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        let patience = Patience::Until(Instant::now() + PATIENCE);
+        let still: Option<Vec<_>> = self.lanes.iter().map(|lane| lane.worker.still(patience)).collect();
+        let mut still =
+            still.ok_or_else(|| BlockConfigError::Busy { id: self.id.clone(), limit: PATIENCE })?;
         interrupt.change_config(|| self.slot.exchange(disk));
-        // What began before goes to the files that were there then.
-        self.lanes.iter().for_each(|lane| lane.settle(&self.slot));
+        self.lanes.iter().zip(&mut still).for_each(|(lane, still)| lane.change(still, &self.slot));
+        Ok(())
     }
 }

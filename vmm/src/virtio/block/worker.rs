@@ -6,7 +6,7 @@ use super::request::{self, Failure, TURN, Task, Tools};
 use super::tray::Slot;
 use super::{Disk, SERIAL_LEN};
 use crate::virtio::limiter::Meter;
-use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::worker::{Interest, Patience, Source, Worker};
 use crate::virtio::{Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use std::sync::Arc;
 
@@ -34,13 +34,15 @@ pub(super) struct BlockWorker {
     pub(super) common: Common,
     pub(super) flights: Option<Flights>,
     pub(super) chain: Chain,
+    // Nothing new is begun.
+    pub(super) held: bool,
 }
 
 impl BlockWorker {
     /// Takes requests from the queue and starts or serves them: a queueful at most and a [`TURN`] of them, as many as the ring has room for,
     /// and no more than the limiter lets pass. See [`crate::virtio::queue::drain_while`], whose rules these are.
     fn serve(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        if self.meter.is_waiting() {
+        if self.held || self.meter.is_waiting() {
             return Ok(());
         }
         self.queue.quiet(&self.memory)?;
@@ -182,24 +184,37 @@ impl Worker for BlockWorker {
         self.serve(interest)
     }
 
-    fn settle(&mut self, answer: bool) -> Result<(), RingError> {
-        while self.flights.as_ref().is_some_and(|flights| flights.under_way() > 0) {
-            if let Some(flights) = &mut self.flights {
-                flights.wait();
-            }
+    fn settle(&mut self, answer: bool, patience: Patience) -> Result<bool, RingError> {
+        loop {
             if answer {
                 self.answer()?;
-            } else if let Some(flights) = &mut self.flights {
-                while let Some((flight, _)) = flights.land(&self.memory, false) {
-                    flights.put_back(flight);
-                }
+            }
+            let Some(flights) = &mut self.flights else { break };
+            while !answer && let Some((flight, _)) = flights.land(&self.memory, false) {
+                flights.put_back(flight);
+            }
+            if flights.under_way() == 0 {
+                break;
+            }
+            if !flights.wait(patience) {
+                return Ok(false);
             }
         }
         let disk = self.common.slot.disk();
         if let Some(flights) = &mut self.flights {
             flights.change(&disk);
         }
-        if answer { self.queue.signal(&self.memory, self.interrupt.as_ref()) } else { Ok(()) }
+        if answer {
+            self.queue.signal(&self.memory, self.interrupt.as_ref())?;
+        }
+        Ok(true)
+    }
+
+    fn hold(&mut self, held: bool) {
+        // What came meanwhile was not looked at.
+        if std::mem::replace(&mut self.held, held) && !held {
+            self.queue.come_back();
+        }
     }
 
     fn save(&self) -> DeviceState {

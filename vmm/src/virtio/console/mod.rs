@@ -106,8 +106,8 @@ impl VirtioDevice for Console {
         }
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> bool {
+        self.worker.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -173,8 +173,8 @@ impl VirtioDevice for Mem {
         self.worker.stop();
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> bool {
+        self.worker.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -160,7 +160,7 @@ fn what_is_unplugged_goes_back_without_its_driver_and_before_a_state_is_saved() 
         world.guest.run_once();
         assert_eq!(world.slots(), [0, 1, 2]);
         if save {
-            world.guest.transport.core_mut().pause();
+            world.guest.pause();
             assert_eq!(world.slots(), [0, 1, 2], "a pause is in the main loop, which has others to serve");
             world.guest.transport.core_mut().save().unwrap();
         } else {

@@ -119,8 +119,8 @@ fn a_reset_device_touches_nothing_and_starts_again() {
 fn a_paused_device_waits_and_goes_on() {
     let mut guest = Guest::ready(rng(), VERSION_1);
     assert!(guest.transport.save().is_err(), "a running device has no state to save");
-    guest.transport.core_mut().pause();
-    guest.transport.core_mut().pause();
+    guest.pause();
+    guest.pause();
     let buffer = guest.room(32, true);
     guest.send(0, &[buffer]);
     assert_eq!(guest.used(0), None);
@@ -148,7 +148,7 @@ fn a_saved_device_goes_on_elsewhere() {
 #[test]
 fn a_state_of_another_device_is_refused() {
     let mut guest = Guest::ready(rng(), VERSION_1);
-    guest.transport.core_mut().pause();
+    guest.pause();
     let state = guest.transport.save().unwrap();
     let file = tempfile::tempfile().unwrap();
     let block = Block::new(BlockConfig::new("a", vec![file], false)).unwrap();

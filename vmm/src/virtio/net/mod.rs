@@ -338,9 +338,9 @@ impl VirtioDevice for Net {
         self.common.set_mac(self.mac);
     }
 
-    fn pause(&mut self) {
-        self.lanes.iter_mut().for_each(WorkerSlot::pause);
-        self.control.pause();
+    fn pause(&mut self) -> bool {
+        let still = self.lanes.iter_mut().fold(true, |still, lane| lane.pause() && still);
+        self.control.pause() && still
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

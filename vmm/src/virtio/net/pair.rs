@@ -2,7 +2,7 @@
 
 use super::vhost::VhostWorker;
 use super::worker::NetWorker;
-use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::worker::{Interest, Patience, Source, Worker};
 use crate::virtio::{DeviceState, RingError};
 
 // There are at most 16 of them in a device.
@@ -36,10 +36,10 @@ impl Worker for PairWorker {
         }
     }
 
-    fn settle(&mut self, answer: bool) -> Result<(), RingError> {
+    fn settle(&mut self, answer: bool, patience: Patience) -> Result<bool, RingError> {
         match self {
-            Self::Own(worker) => worker.settle(answer),
-            Self::Kernel(worker) => worker.settle(answer),
+            Self::Own(worker) => worker.settle(answer, patience),
+            Self::Kernel(worker) => worker.settle(answer, patience),
         }
     }
 

@@ -224,7 +224,7 @@ fn limited_frames_wait_and_a_change_lets_them_pass() {
     assert_eq!(guest.used(0), None);
     assert_eq!((limits.receive.throttled(), limits.transmit.throttled()), (1, 1));
     // A worker that waits survives a pause.
-    guest.transport.core_mut().pause();
+    guest.pause();
     guest.transport.core_mut().resume().unwrap();
     guest.run();
     assert_eq!((guest.used(0), guest.used(1)), (None, None));

@@ -5,7 +5,7 @@
 
 use super::Common;
 use super::tap::Tap;
-use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::worker::{Interest, Patience, Source, Worker};
 use crate::virtio::{ActivateContext, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use std::fs::File;
 use std::io;
@@ -236,9 +236,9 @@ impl Worker for VhostWorker {
         Ok(())
     }
 
-    fn settle(&mut self, answer: bool) -> Result<(), RingError> {
+    fn settle(&mut self, answer: bool, _patience: Patience) -> Result<bool, RingError> {
         if !std::mem::take(&mut self.running) {
-            return Ok(());
+            return Ok(true);
         }
         for (index, (queue, call)) in (0..).zip(self.queues.iter_mut().zip(&*self.calls)) {
             // Without one the kernel is done with the rings when this returns.
@@ -254,7 +254,7 @@ impl Worker for VhostWorker {
                 self.interrupt.queue(index as u16);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn save(&self) -> DeviceState {

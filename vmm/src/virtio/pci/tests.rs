@@ -256,7 +256,7 @@ fn a_saved_function_goes_on_elsewhere_with_what_was_pending() {
 #[test]
 fn a_function_s_spoilt_state_is_refused() {
     let mut guest = PciGuest::ready(rng(), VERSION_1);
-    guest.transport.core_mut().pause();
+    guest.pause();
     let good = guest.transport.save().unwrap();
     for spoil in [
         |pci: &mut PciState| pci.config_vector = 2,

@@ -152,8 +152,8 @@ impl VirtioDevice for Pmem {
         self.worker.stop();
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> bool {
+        self.worker.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -315,9 +315,16 @@ impl<R: Registers> GuestOver<R> {
         self.status() & 0x40 != 0
     }
 
+    /// Has the device stand still, however long that takes the host.
+    pub fn pause(&mut self) {
+        while !self.transport.core_mut().pause() {
+            std::thread::yield_now();
+        }
+    }
+
     /// The same guest in another process, with another device of the same kind.
     pub fn migrate(mut self, device: Box<dyn VirtioDevice>) -> Self {
-        self.transport.core_mut().pause();
+        self.pause();
         let state = serde_json::to_string(&self.transport.save().unwrap()).unwrap();
         let state: TransportState = serde_json::from_str(&state).unwrap();
         let mut other = Self::with_memory(self.memory.clone(), device);

@@ -94,7 +94,7 @@ impl<S: Subject, R: Registers> Play<S, R> {
             self.kick();
             self.guest().transport.core_mut().resume().unwrap();
             self.guest().run();
-            self.guest().transport.core_mut().pause();
+            self.guest().pause();
             self.collect();
         }
         assert!(self.waiting.is_empty(), "lost: {:?}", self.waiting);
@@ -122,8 +122,8 @@ fn waits_while_paused<S: Subject, R: Registers>(subject: S) {
     let mut play = Play::<S, R>::new(subject);
     play.offer();
     // Twice is as good as once.
-    play.guest().transport.core_mut().pause();
-    play.guest().transport.core_mut().pause();
+    play.guest().pause();
+    play.guest().pause();
     play.offer();
     play.subject.come();
     play.kick();
@@ -150,7 +150,7 @@ fn has_nothing_to_save_while_it_runs<S: Subject, R: Registers>(subject: S) {
 
 fn starts_again_after_a_reset_in_a_pause<S: Subject, R: Registers>(subject: S) {
     let mut play = Play::<S, R>::new(subject);
-    play.guest().transport.core_mut().pause();
+    play.guest().pause();
     play.guest().set_status(0);
     play.guest().transport.core_mut().resume().unwrap();
     play.guest().run();
@@ -205,7 +205,7 @@ fn loses_and_doubles_nothing<S: Subject, R: Registers>(make: &mut impl FnMut() -
                 5 => play.guest().run(),
                 // In the middle of its work.
                 6 => play.guest().run_once(),
-                7 => play.guest().transport.core_mut().pause(),
+                7 => play.guest().pause(),
                 8 => play.guest().transport.core_mut().resume().unwrap(),
                 9 | 10 => play.subject.come(),
                 _ => play.migrate(),
@@ -240,7 +240,7 @@ fn refuses_or_survives_spoilt_states<S: Subject, R: Registers>(make: &mut impl F
     play.kick();
     play.guest().run();
     play.offer();
-    play.guest().transport.core_mut().pause();
+    play.guest().pause();
     let state = serde_json::to_value(play.guest().transport.save().unwrap()).unwrap();
     let ring = play.guest().rings[0].avail();
     let memory = play.guest().memory.clone();
@@ -269,7 +269,7 @@ fn refuses_or_survives_spoilt_states<S: Subject, R: Registers>(make: &mut impl F
                     guest.kick(queue);
                 }
                 guest.run();
-                guest.transport.core_mut().pause();
+                guest.pause();
                 guest.set_status(0);
                 guest.run();
             }

@@ -127,9 +127,11 @@ impl Core {
         self.driver_features
     }
 
-    /// Takes the device out of the event loop; its rings stay as they are.
-    pub fn pause(&mut self) {
-        self.device.pause();
+    /// Takes the device out of the event loop; its rings stay as they are. False if the host still has something under way for it, see
+    /// [`VirtioDevice::pause`].
+    #[must_use]
+    pub fn pause(&mut self) -> bool {
+        self.device.pause()
     }
 
     /// Lets a paused device go on.

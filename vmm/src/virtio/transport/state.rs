@@ -147,7 +147,10 @@ impl Core {
             }
             self.activate_with(rings)?;
             // It touches nothing before somebody says that the rest of the machine is there too.
-            self.device.pause();
+            // Nothing is under way; a thread of the device's own may just take its worker in.
+            while !self.device.pause() {
+                std::thread::yield_now();
+            }
             if !shared {
                 self.kick_all();
             }

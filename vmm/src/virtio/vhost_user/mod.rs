@@ -285,8 +285,8 @@ impl VirtioDevice for VhostUser {
         self.slot.stop();
     }
 
-    fn pause(&mut self) {
-        self.slot.pause();
+    fn pause(&mut self) -> bool {
+        self.slot.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -137,7 +137,7 @@ fn a_back_end_that_goes_takes_its_device_along_and_nothing_else() {
     guest.run();
     assert!(guest.is_broken());
     assert!(control.reread(&guest.transport.core().signals()).is_err());
-    guest.transport.core_mut().pause();
+    guest.pause();
     assert!(guest.transport.save().is_err());
     guest.transport.core_mut().resume().unwrap();
     assert_eq!(losses.lock().unwrap().len(), 1);
@@ -194,7 +194,7 @@ fn a_back_end_that_fails_later_is_lost() {
             let (device, losses) = block(Manners::bad(11, sin).start(), 1).unwrap();
             let mut guest = Guest::ready_with(shared(), Box::new(device), VERSION_1);
             match pause {
-                true => guest.transport.core_mut().pause(),
+                true => guest.pause(),
                 false => guest.set_status(0),
             }
             assert_eq!(guest.is_broken(), pause);
@@ -216,7 +216,7 @@ fn events_that_wait_are_not_waited_for() {
         guest.set_up_rings();
         guest.set_status(15);
         guest.run();
-        guest.transport.core_mut().pause();
+        guest.pause();
         let _ = guest.transport.core().queue_events()[0].write(u64::MAX - 1);
         guest.transport.core_mut().notify(0);
         guest.transport.core_mut().resume().unwrap();
@@ -288,7 +288,7 @@ fn a_file_system_has_a_tag_and_no_state_to_be_saved() {
     assert_eq!(guest.transport.core().device().queue_sizes(), [1024; 3]);
     assert_eq!(guest.config::<6>(0), *b"host\0\0");
     assert_eq!(guest.config::<4>(36), [2, 0, 0, 0]);
-    guest.transport.core_mut().pause();
+    guest.pause();
     let error = guest.transport.save().map(drop).unwrap_err().to_string();
     assert!(error.contains("can't be saved"), "{error}");
 }

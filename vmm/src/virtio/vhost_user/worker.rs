@@ -6,7 +6,7 @@ use super::message::{
     Answer, ProtocolError, Region, Request, memory_table, number, ring_address, ring_state,
 };
 use super::terms::PROTOCOL_FEATURES;
-use crate::virtio::worker::{Interest, Source, Worker};
+use crate::virtio::worker::{Interest, Patience, Source, Worker};
 use crate::virtio::{
     ActivateContext, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError, WorkerLoop,
 };
@@ -145,9 +145,10 @@ impl Worker for BackEndWorker {
         Ok(())
     }
 
-    fn settle(&mut self, answer: bool) -> Result<(), RingError> {
+    /// A back end has a limit of its own ([`super::LIMIT`]), and what it has under way can't be left to it: it is asked once.
+    fn settle(&mut self, answer: bool, _patience: Patience) -> Result<bool, RingError> {
         if !std::mem::take(&mut self.running) {
-            return Ok(());
+            return Ok(true);
         }
         let back_end = Arc::clone(&self.back_end);
         let mut link = back_end.link();
@@ -165,7 +166,7 @@ impl Worker for BackEndWorker {
             let ready = (0..).zip(&self.queues).filter(|(_, queue)| queue.snapshot().ready);
             ready.for_each(|(index, _)| self.interrupt.queue(index));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn save(&self) -> DeviceState {

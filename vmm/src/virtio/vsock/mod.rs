@@ -159,8 +159,8 @@ impl VirtioDevice for Vsock {
         }
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> bool {
+        self.worker.pause()
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
