@@ -80,6 +80,14 @@ fn control(socket: &Path, request: &serde_json::Value) {
     assert!(answer.contains("\"state\""), "{answer}");
 }
 
+/// A script that is too long for a kernel's command line, or has words that don't survive there, as a disk of whole sectors, filled up with
+/// empty lines.
+fn write_script(disk: &Path, lines: &str) {
+    let mut script = lines.to_owned() + "\n";
+    script.extend(std::iter::repeat_n('\n', script.len().next_multiple_of(512) - script.len()));
+    std::fs::write(disk, script).expect("the folder is writable");
+}
+
 #[test]
 fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
@@ -116,10 +124,7 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
         "wait; cmp /tmp/x /tmp/y&&echo @received same".into(),
         "poweroff -f".into(),
     ];
-    // Too long for the command line: a disk of whole sectors, filled up with empty lines.
-    let mut script = lines.join("\n") + "\n";
-    script.extend(std::iter::repeat_n('\n', script.len().next_multiple_of(512) - script.len()));
-    std::fs::write(path("script"), script).expect("the folder is writable");
+    write_script(&path("script"), &lines.join("\n"));
     let config = json!({
         "boot-source": {
             "kernel_image_path": part("vmlinux"),
@@ -171,4 +176,115 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
     drop(stream);
     assert_eq!(vmm.says("@received"), "same");
     assert_eq!(vmm.child.wait().expect("it ends").code(), Some(0));
+}
+
+/// A file system of its own whose writes can be made to hang; it goes with the test.
+struct Freezer(PathBuf);
+
+impl Freezer {
+    fn mount(folder: &Path) -> Self {
+        let (image, place) = (folder.join("image"), folder.join("mounted"));
+        let file = std::fs::File::create(&image).expect("the folder is writable");
+        file.set_len(64 << 20).expect("a file can be long");
+        std::fs::create_dir(&place).expect("the folder is writable");
+        run("mkfs.ext4", &["-q", "-F"], &image);
+        let status = Command::new("mount").args(["-o", "loop"]).args([&image, &place]).status();
+        assert!(status.expect("mount can be run").success());
+        Self(place)
+    }
+
+    fn freeze(&self) {
+        run("fsfreeze", &["-f"], &self.0);
+    }
+
+    fn thaw(&self) {
+        run("fsfreeze", &["-u"], &self.0);
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // Frozen or not: a frozen one can't be unmounted, and what hangs in it not be killed.
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(program: &str, options: &[&str], path: &Path) {
+    let status = Command::new(program).args(options).arg(path).status().expect("it can be run");
+    assert!(status.success(), "{program} {options:?} {path:?}: {status}");
+}
+
+/// Whether a kernel thread of this process's rings waits for a disk.
+fn hangs(process: u32) -> Option<()> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("the process lives");
+    let hung = |stat: String| stat.contains("(iou-wrk-") && stat.contains(") D ");
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats.any(hung).then_some(())
+}
+
+/// A request under way: its answer can be read.
+fn asked(socket: &Path, request: &serde_json::Value) -> BufReader<UnixStream> {
+    let mut stream = UnixStream::connect(socket).expect("the VM is there");
+    writeln!(stream, "{request}").expect("it listens");
+    BufReader::new(stream)
+}
+
+fn answer(mut from: BufReader<UnixStream>) -> String {
+    let mut answer = String::new();
+    from.read_line(&mut answer).expect("it answers");
+    answer
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_a_pause_and_nothing_else() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let freezer = Freezer::mount(folder.path());
+    let (disk, socket) = (freezer.0.join("disk"), folder.path().join("control"));
+    std::fs::File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("the file system is writable");
+    let writes = "dd if=/dev/urandom of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null&&echo @wrote";
+    write_script(&folder.path().join("script"), &format!("while :;do {writes};done"));
+    let config = json!({
+        "boot-source": {
+            "kernel_image_path": part("vmlinux"),
+            "initrd_path": fixtures::busybox_initrd(),
+            "boot_args": "console=hvc0 quiet panic=-1 script=sh${IFS}/dev/vdb",
+        },
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": 128},
+        "drives": [
+            {"drive_id": "data", "path_on_host": disk, "cache_type": "Writeback", "io_engine": "Async"},
+            {"drive_id": "script", "path_on_host": folder.path().join("script"), "is_read_only": true},
+        ],
+        "vial": {"console": {"output": "/dev/stdout"}, "control": socket},
+    });
+    std::fs::write(folder.path().join("config"), config.to_string()).expect("the folder is writable");
+    let mut command = Command::new(part("vial-vmm"));
+    let command = command.args(["--no-api", "--config-file"]).arg(folder.path().join("config"));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
+    let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
+    let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
+    let mut vmm = Vmm { child, console, _limit: limit };
+    let (pause, resume, info) =
+        (json!({"action": "pause"}), json!({"action": "resume"}), json!({"action": "info"}));
+
+    vmm.says("@wrote");
+    freezer.freeze();
+    vial_tests::talk::until("a write hangs", || hangs(vmm.child.id()));
+    let waiting = asked(&socket, &pause);
+    assert!(answer(asked(&socket, &info)).contains("\"running\""));
+    let other =
+        answer(asked(&socket, &json!({"action": "update_drive", "drive_id": "data", "measure": true})));
+    assert!(other.contains("has requests under way that its disk has not answered within 2s"), "{other}");
+    assert!(answer(asked(&socket, &resume)).contains("\"running\""));
+    assert!(answer(waiting).contains("resumed before"), "the pause was given up");
+
+    let waiting = asked(&socket, &pause);
+    assert!(answer(asked(&socket, &info)).contains("\"running\""));
+    freezer.thaw();
+    assert!(answer(waiting).contains("\"paused\""));
+    assert!(answer(asked(&socket, &resume)).contains("\"running\""));
+    vmm.says("@wrote");
+    vmm.says("@wrote");
+    answer(asked(&socket, &json!({"action": "stop"})));
+    assert_eq!(vmm.child.wait().expect("it ends").code(), Some(13));
 }

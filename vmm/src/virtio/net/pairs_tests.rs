@@ -3,8 +3,10 @@
 use super::super::tap::{HEADER, Tap};
 use super::super::*;
 use super::Guest;
-use super::tests::{MAC, frame, unlimited, wire};
-use crate::virtio::testing::VERSION_1;
+use super::tests::{MAC, Wire as One, frame, unlimited, wire};
+use crate::virtio::testing::suite::Subject;
+use crate::virtio::testing::{Buffer, GuestOver, Registers, VERSION_1};
+use std::collections::HashMap;
 use std::io::{Read, Write};
 
 const MQ: u64 = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
@@ -123,4 +125,64 @@ fn pairs_and_address_survive_a_save_and_not_a_reset() {
     ] {
         assert!(net.restore(&state).is_err());
     }
+}
+
+/// A wire for each of three pairs. Every seventh request, the first too, says how many pairs there are; the others go to each in turn.
+struct Several {
+    wires: Vec<One>,
+    acknowledged: HashMap<u32, Buffer>,
+}
+
+const PAIRS: usize = 3;
+
+impl Several {
+    fn new() -> Self {
+        Self { wires: (0..PAIRS).map(|_| One::new()).collect(), acknowledged: HashMap::new() }
+    }
+
+    /// The pair that a request goes to, if not to the control queue. Each has even and odd ones.
+    fn pair(number: u32) -> Option<usize> {
+        (!number.is_multiple_of(7)).then_some(number as usize / 2 % PAIRS)
+    }
+}
+
+impl Subject for Several {
+    const FEATURES: u64 = MQ;
+
+    fn fresh(&mut self) -> Box<dyn VirtioDevice> {
+        let taps = self.wires.iter().map(One::tap).collect();
+        Box::new(Net::with_taps(taps, MAC, None, unlimited()))
+    }
+
+    fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {
+        if let Some(pair) = Self::pair(number) {
+            return self.wires[pair].offer_to(guest, pair, number);
+        }
+        let (command, answer) = (guest.data(&[4, 0, PAIRS as u8, 0]), guest.room(1, true));
+        self.acknowledged.insert(number, answer);
+        (2 * PAIRS, guest.offer(2 * PAIRS, &[command, answer]))
+    }
+
+    fn come(&mut self) {
+        self.wires.iter_mut().for_each(Subject::come);
+    }
+
+    fn answered<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32, written: u32) {
+        match (Self::pair(number), self.acknowledged.remove(&number)) {
+            (Some(pair), None) => self.wires[pair].answered(guest, number, written),
+            (None, Some(answer)) => assert_eq!((written, guest.bytes(answer, 1)), (1, vec![0])),
+            other => panic!("request {number}: {other:?}"),
+        }
+    }
+
+    fn finish(&mut self, count: u32) {
+        for (pair, wire) in self.wires.iter_mut().enumerate() {
+            wire.check((0..count).filter(|number| Self::pair(*number) == Some(pair)));
+        }
+    }
+}
+
+#[test]
+fn pauses_and_saved_states_of_several_pairs() {
+    Guest::suite(Several::new);
 }
