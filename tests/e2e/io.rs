@@ -233,6 +233,15 @@ fn asked(socket: &Path, request: &serde_json::Value) -> BufReader<UnixStream> {
     BufReader::new(stream)
 }
 
+/// The same over HTTP: the first line of the answer can be read.
+fn http(api: &Path, method: &str, path: &str, body: &str) -> BufReader<UnixStream> {
+    let mut stream = UnixStream::connect(api).expect("the API is served");
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: vm\r\nContent-Length: {length}\r\n\r\n{body}")
+        .expect("it listens");
+    BufReader::new(stream)
+}
+
 fn answer(mut from: BufReader<UnixStream>) -> String {
     let mut answer = String::new();
     from.read_line(&mut answer).expect("it answers");
@@ -243,7 +252,8 @@ fn answer(mut from: BufReader<UnixStream>) -> String {
 fn a_disk_that_hangs_holds_up_a_pause_and_nothing_else() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
     let freezer = Freezer::mount(folder.path());
-    let (disk, socket) = (freezer.0.join("disk"), folder.path().join("control"));
+    let (disk, socket, api) =
+        (freezer.0.join("disk"), folder.path().join("control"), folder.path().join("api"));
     std::fs::File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("the file system is writable");
     let writes = "dd if=/dev/urandom of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null&&echo @wrote";
     write_script(&folder.path().join("script"), &format!("while :;do {writes};done"));
@@ -262,7 +272,7 @@ fn a_disk_that_hangs_holds_up_a_pause_and_nothing_else() {
     });
     std::fs::write(folder.path().join("config"), config.to_string()).expect("the folder is writable");
     let mut command = Command::new(part("vial-vmm"));
-    let command = command.args(["--no-api", "--config-file"]).arg(folder.path().join("config"));
+    let command = command.arg("--config-file").arg(folder.path().join("config")).arg("--api-sock").arg(&api);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
     let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
     let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
@@ -281,10 +291,19 @@ fn a_disk_that_hangs_holds_up_a_pause_and_nothing_else() {
     assert!(answer(asked(&socket, &resume)).contains("\"running\""));
     assert!(answer(waiting).contains("resumed before"), "the pause was given up");
 
-    let waiting = asked(&socket, &pause);
+    // Over HTTP too. Of many who wait the newest do.
+    let waiting = http(&api, "PATCH", "/vm", r#"{"state":"Paused"}"#);
+    assert!(answer(http(&api, "GET", "/", "")).contains(" 200 "));
+    let later: Vec<_> = (0..4).map(|_| asked(&socket, &pause)).collect();
+    assert!(answer(waiting).contains(" 400 "));
+    assert!(answer(http(&api, "PATCH", "/vm", r#"{"state":"Resumed"}"#)).contains(" 204 "));
+    assert!(later.into_iter().all(|waiting| answer(waiting).contains("resumed before")));
+
+    let (waiting, other) = (asked(&socket, &pause), http(&api, "PATCH", "/vm", r#"{"state":"Paused"}"#));
     assert!(answer(asked(&socket, &info)).contains("\"running\""));
     freezer.thaw();
     assert!(answer(waiting).contains("\"paused\""));
+    assert!(answer(other).contains(" 204 "));
     assert!(answer(asked(&socket, &resume)).contains("\"running\""));
     vmm.says("@wrote");
     vmm.says("@wrote");

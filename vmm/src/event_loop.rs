@@ -15,6 +15,7 @@ use crate::observe::Observer;
 use crate::validate;
 use crate::virtio::Subscriber;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
@@ -33,10 +34,13 @@ const LAST_TIME: Duration = Duration::from_millis(500);
 /// vCPUs that have not stopped after so long wait in a device: for a disk that hangs, or for several back ends that do not answer, one of
 /// which has less time ([`crate::virtio::vhost_user::LIMIT`]). The VM ends without them.
 const LAST_STOP: Duration = Duration::from_secs(7);
-/// A pause that has waited so long for a disk is worth a line in the log.
+/// Requests that wait for one pause; each keeps a descriptor until it is answered. The newest are kept, as those that wait for a guest to let go
+/// of a device.
+const MAX_WAITING: usize = 4;
+/// A pause that has waited so long is worth a line in the log.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
-/// How long the loop sleeps at most while vCPUs stand still and devices are on their way there.
-const PAUSE_MS: i32 = 10;
+/// How long the loop sleeps at most while vCPUs stand still and devices are on their way there: a pause is waited for, and seldom long.
+const PAUSE_MS: i32 = 1;
 /// How long the loop sleeps at most while it waits for vCPUs to stop.
 const TICK_MS: i32 = 100;
 
@@ -113,12 +117,41 @@ impl MutEventSubscriber for Signals {
 enum State {
     Running,
     /// Some still run, or devices have something under way; these wait to hear that all stand still.
-    Pausing {
-        waiting: Vec<ReplyTo>,
-        since: Instant,
-        warned: bool,
-    },
+    Pausing(Pause),
     Paused,
+}
+
+/// A pause on its way.
+struct Pause {
+    waiting: VecDeque<ReplyTo>,
+    since: Instant,
+    warned: bool,
+}
+
+impl Pause {
+    fn new(reply: ReplyTo) -> Self {
+        Self { waiting: [reply].into(), since: Instant::now(), warned: false }
+    }
+
+    /// One more who waits for it.
+    fn join(&mut self, reply: ReplyTo) {
+        if self.waiting.len() >= MAX_WAITING
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            oldest.refuse(format!(
+                "{MAX_WAITING} newer requests wait for the pause that is on its way: this one does no longer"
+            ));
+        }
+        self.waiting.push_back(reply);
+    }
+
+    /// Says once what takes so long.
+    fn warn(&mut self, why: impl FnOnce() -> String) {
+        if !self.warned && self.since.elapsed() >= LONG_PAUSE {
+            self.warned = true;
+            log!(Warning, "A pause has waited for {} s for {}", LONG_PAUSE.as_secs(), why());
+        }
+    }
 }
 
 /// Where requests come from.
@@ -145,7 +178,7 @@ pub fn run(
         }
         // A device that has something under way in a thread of its own wakes nobody here when it has landed.
         let result = match &state {
-            State::Pausing { .. } => manager.run_with_timeout(PAUSE_MS),
+            State::Pausing(_) => manager.run_with_timeout(PAUSE_MS),
             _ => manager.run(),
         };
         if let Err(error) = result {
@@ -176,25 +209,19 @@ pub fn run(
 
 /// Brings a pause on its way to its end, if it can be.
 fn pause(machine: &Machine, state: State) -> State {
-    let State::Pausing { waiting, since, warned } = state else { return state };
+    let State::Pausing(mut pause) = state else { return state };
     // Devices after the vCPUs that hand them work.
     if !machine.vcpus.all_parked() {
-        return State::Pausing { waiting, since, warned };
+        pause.warn(|| "a vCPU that is in a device".into());
+        return State::Pausing(pause);
     }
     let busy = machine.pause_devices();
     if !busy.is_empty() {
-        let warn = !warned && since.elapsed() >= LONG_PAUSE;
-        if warn {
-            let (busy, seconds) = (busy.join(", "), LONG_PAUSE.as_secs());
-            log!(
-                Warning,
-                "A pause has waited for {seconds} s for what the host's disks have not answered yet: {busy}"
-            );
-        }
-        return State::Pausing { waiting, since, warned: warned || warn };
+        pause.warn(|| format!("what the host's disks have not answered yet: {}", busy.join(", ")));
+        return State::Pausing(pause);
     }
     machine.status().tell(|at_us| Event::Paused { at_us });
-    waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
+    pause.waiting.iter().for_each(|reply| reply.send(&info(machine, "paused")));
     State::Paused
 }
 
@@ -207,11 +234,11 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
     match (request, state) {
         (Request::Pause {}, State::Running) => {
             machine.vcpus.pause();
-            State::Pausing { waiting: vec![reply], since: Instant::now(), warned: false }
+            State::Pausing(Pause::new(reply))
         }
-        (Request::Pause {}, State::Pausing { mut waiting, since, warned }) => {
-            waiting.push(reply);
-            State::Pausing { waiting, since, warned }
+        (Request::Pause {}, State::Pausing(mut pause)) => {
+            pause.join(reply);
+            State::Pausing(pause)
         }
         (Request::Resume {}, old) => {
             // Devices stand still, or are on their way there, only where all vCPUs do; elsewhere one may be busy with a device, for seconds,
@@ -223,13 +250,12 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
                 end.end(ExitReason::InternalError, error.to_string());
             }
             machine.vcpus.resume();
-            if !matches!(old, State::Running) {
+            if matches!(old, State::Paused) {
                 machine.status().tell(|at_us| Event::Resumed { at_us });
             }
-            if let State::Pausing { waiting, .. } = old {
-                waiting
-                    .iter()
-                    .for_each(|reply| reply.refuse("resumed before all vCPUs and devices stood still"));
+            if let State::Pausing(pause) = old {
+                let why = "resumed before all vCPUs and devices stood still";
+                pause.waiting.iter().for_each(|reply| reply.refuse(why));
             }
             reply.send(&info(machine, "running"));
             State::Running
@@ -332,7 +358,7 @@ fn changed(machine: &Machine, state: &State, reply: &ReplyTo, result: Result<(),
 
 fn name(state: &State) -> &'static str {
     match state {
-        State::Running | State::Pausing { .. } => "running",
+        State::Running | State::Pausing(_) => "running",
         State::Paused => "paused",
     }
 }

@@ -41,6 +41,12 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Lets such a write be the process's end again, as for every program that does not ask otherwise.
+pub fn heed_file_size_signal() {
+    // SAFETY: no handler is set; the kernel's own default is.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+}
+
 /// Lets this process have as many descriptors as it may: the lower limit that shells give is for programs that use `select`.
 pub fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

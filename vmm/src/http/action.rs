@@ -173,9 +173,9 @@ impl Configure {
 }
 
 impl Action {
-    /// Whether the answer depends on the guest, and may never come.
-    pub fn waits_for_the_guest(&self) -> bool {
-        matches!(self, Self::Unplug(_))
+    /// Whether the answer depends on the guest or on its disks, and may never come.
+    pub fn may_wait(&self) -> bool {
+        matches!(self, Self::Unplug(_) | Self::PatchVm(VmState::Paused))
     }
 
     /// The table of what may be asked when. It is Firecracker's.

@@ -180,7 +180,7 @@ impl Desk {
                 Some(reader) => return Served::Events(reader),
                 None => Err(Fault::busy(format!("{MAX_READERS} clients read the events already"))),
             },
-            Ok(action) if action.waits_for_the_guest() => self.ask_for_later(action).await,
+            Ok(action) if action.may_wait() => self.ask_for_later(action).await,
             Ok(action) => self.ask(action),
             Err(fault) => Err(fault),
         };

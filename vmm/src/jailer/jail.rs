@@ -3,13 +3,13 @@
 use super::args::Order;
 use super::{cgroup, place};
 use crate::sys;
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 use rustix::process::{Resource, Rlimit, pivot_root, setrlimit, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -170,7 +170,9 @@ fn most_files() -> Option<u64> {
 }
 
 fn enter_network(path: &Path) -> Result<(), JailError> {
-    let namespace = File::open(path).map_err(step("open the network namespace", path))?;
+    // Whatever it is that is named so: nobody need write into a pipe for it to be refused.
+    let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
+    let namespace = open.map_err(|error| step("open the network namespace", path)(error.into()))?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|error| step("enter the network namespace", path)(error.into()))
 }
@@ -229,8 +231,12 @@ fn execute(order: &Order, (wall, cpu): (u64, u64), spent: u64) -> Result<(), Jai
         return Err(failed(command.exec()));
     }
     sys::unshare_pids().map_err(|source| JailError::Step { step: "make a PID namespace", source })?;
-    let child = command.spawn().map_err(failed)?;
-    leave_pid(order, child.id())
+    let mut child = command.spawn().map_err(failed)?;
+    leave_pid(order, child.id()).inspect_err(|_| {
+        // Nobody would find it.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
 }
 
 /// Where whoever asked for the jail looks for the VMM's process, which need not be the one that was started.
@@ -238,5 +244,9 @@ fn leave_pid(order: &Order, id: u32) -> Result<(), JailError> {
     let name = format!("{}.pid", order.exec_name);
     let path = Path::new("/").join(&name);
     let mut file = place::fresh(place::folders(Path::new("/"), &[])?.as_fd(), &name, 0o644)?;
-    write!(file, "{id}").map_err(step("write the process id to", &path))
+    // `fsize` holds for this file too, and says so by a signal that would end the jailer without a word.
+    sys::ignore_file_size_signal();
+    let written = write!(file, "{id}");
+    sys::heed_file_size_signal();
+    written.map_err(step("write the process id to", &path))
 }

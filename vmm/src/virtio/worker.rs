@@ -14,7 +14,7 @@ use super::{
 };
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
@@ -38,18 +38,20 @@ pub(super) trait Worker: Send + 'static {
     /// The driver broke a ring: the device stops.
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError>;
 
-    /// The worker is about to be taken out of its loop: waits until nothing that it has under way touches the guest any more, and
-    /// answers it if `answer`; if not, the driver is past wanting answers. Not for longer than `patience`: false if there is still something
-    /// under way then.
+    /// Waits until nothing that the worker has under way touches the guest any more, and answers it if `answer`; if not, the driver is past
+    /// wanting answers. Not for longer than `patience`: false if there is still something under way then.
     ///
     /// # Errors
-    /// The driver broke a ring, which answers found. Something may still be under way.
+    /// The driver broke a ring, which answers found. Something may still be under way: who has to know asks without answers.
     fn settle(&mut self, _answer: bool, _patience: Patience) -> Result<bool, RingError> {
         Ok(true)
     }
 
-    /// Begins nothing new from here on, or may again. Workers that never have anything under way need not care.
-    fn hold(&mut self, _held: bool) {}
+    /// What has the loop call the worker to look for work, in the place of what was taken or left while it settled or was held. None for workers
+    /// that never have anything under way.
+    fn waker(&self) -> Option<Arc<EventFd>> {
+        None
+    }
 
     /// For [`super::VirtioDevice::save`].
     fn save(&self) -> DeviceState;
@@ -82,20 +84,28 @@ impl Source {
     }
 }
 
-/// What a worker can change about the descriptors that it is called for.
-pub(super) struct Interest<'a, 'b>(&'a mut EventOps<'b>);
+/// What a worker can change about the descriptors that it is called for, and whether it may begin anything.
+pub(super) struct Interest<'a, 'b> {
+    ops: &'a mut EventOps<'b>,
+    held: &'a AtomicU8,
+}
 
 impl Interest<'_, '_> {
+    /// Whether somebody waits for the worker to have nothing under way: it begins nothing more, and is woken when it may.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst) != 0
+    }
+
     /// Calls the worker with `token` when `fd` becomes readable.
     pub(super) fn watch(&mut self, fd: &impl AsRawFd, token: u32, events: EventSet) {
         // Watched already is as good as watched now.
-        let _ = self.0.add(Events::with_data(fd, token, events));
+        let _ = self.ops.add(Events::with_data(fd, token, events));
     }
 
     /// No more of it.
     pub(super) fn ignore(&mut self, fd: &impl AsRawFd) {
         // Not watched is what was asked for.
-        let _ = self.0.remove(Events::empty(fd));
+        let _ = self.ops.remove(Events::empty(fd));
     }
 }
 
@@ -140,11 +150,44 @@ struct Shared<W> {
     id: Mutex<Option<SubscriberId>>,
     // A message to the loop is under way, which will find whatever is so by then.
     told: AtomicBool,
+    // Of the last worker; it lives as long as the device.
+    waker: Mutex<Option<Arc<EventFd>>>,
+    // Who holds the worker: bits. Read without the seat, so that it shows in the middle of a batch.
+    held: AtomicU8,
+    // Somebody waits for the seat, and locks this first: the worker's own thread, which gives the seat up only for moments, leaves it to him.
+    wanted: AtomicBool,
+    queue: Mutex<()>,
 }
+
+/// A pause holds the worker.
+const PAUSE: u8 = 1;
+/// An exchange of what is behind the device does.
+const EXCHANGE: u8 = 2;
 
 impl<W: Worker> Shared<W> {
     fn lock(&self) -> MutexGuard<'_, Option<Seat<W>>> {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Arc<EventFd>>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker's seat for the worker's own thread, after who waits for it.
+    fn lock_in_turn(&self) -> MutexGuard<'_, Option<Seat<W>>> {
+        if self.wanted.load(Ordering::SeqCst) {
+            drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        self.lock()
+    }
+
+    /// The same for who has only so much patience, as soon as the batch is over that is under way.
+    fn lock_within(&self, patience: Patience) -> Option<MutexGuard<'_, Option<Seat<W>>>> {
+        let _first = lock_within(&self.queue, patience)?;
+        self.wanted.store(true, Ordering::SeqCst);
+        let seat = lock_within(&self.seat, patience);
+        self.wanted.store(false, Ordering::SeqCst);
+        seat
     }
 
     /// Tells the loop that a worker has come or gone.
@@ -210,10 +253,12 @@ impl<W: Worker> MutEventSubscriber for Shell<W> {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let mut seat = self.0.lock();
+        let mut seat = self.0.lock_in_turn();
         // What comes from a descriptor of the last worker is not for one that the loop has not taken in.
         let Some(Seat { worker, guard, entered: true }) = seat.as_mut() else { return };
-        if let Err(error) = worker.process(events.data(), &mut Interest(&mut *ops)) {
+        if let Err(error) =
+            worker.process(events.data(), &mut Interest { ops: &mut *ops, held: &self.0.held })
+        {
             for source in worker.sources() {
                 let _ = ops.remove(Events::empty_raw(source.fd));
             }
@@ -237,14 +282,21 @@ impl<W> Clone for WorkerSlot<W> {
 
 enum State<W> {
     Idle,
-    // Held: on its way to a pause.
-    Running { workers: WorkerLoop, held: bool },
+    Running { workers: WorkerLoop },
     Paused { worker: Box<W>, workers: WorkerLoop, guard: Guard },
 }
 
 impl<W: Worker> WorkerSlot<W> {
     pub(super) fn new() -> Self {
-        let shared = Shared { seat: Mutex::new(None), id: Mutex::new(None), told: AtomicBool::new(false) };
+        let shared = Shared {
+            seat: Mutex::new(None),
+            id: Mutex::new(None),
+            told: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            held: AtomicU8::new(0),
+            wanted: AtomicBool::new(false),
+            queue: Mutex::new(()),
+        };
         Self { state: Arc::new(Mutex::new(State::Idle)), shared: Arc::new(shared) }
     }
 
@@ -279,15 +331,16 @@ impl<W: Worker> WorkerSlot<W> {
     /// Hands a worker to its loop.
     fn run(&self, worker: W, workers: WorkerLoop, guard: Guard) -> Result<State<W>, DeviceError> {
         let device = guard.device.clone();
+        *self.shared.waker() = worker.waker();
         *self.shared.lock() = Some(Seat { worker, guard, entered: false });
         let told = self.shared.tell(&workers);
         told.map_err(|source| DeviceError::EventLoop { device, source })?;
-        Ok(State::Running { workers, held: false })
+        Ok(State::Running { workers })
     }
 
     /// Takes a worker out of its loop.
     fn take_out(&self, workers: &WorkerLoop) -> Option<(W, Guard)> {
-        let seat = self.shared.lock().take()?;
+        let seat = self.shared.lock_within(Patience::Endless)?.take()?;
         // If the loop is gone, so is the shell.
         let _ = self.shared.tell(workers);
         Some((seat.worker, seat.guard))
@@ -295,7 +348,10 @@ impl<W: Worker> WorkerSlot<W> {
 
     /// Takes the worker out, for a reset; its owner wants its files back.
     pub(super) fn stop(&mut self) -> Option<W> {
-        match std::mem::replace(&mut *self.lock(), State::Idle) {
+        let mut state = self.lock();
+        // Whatever comes next is no part of a pause.
+        self.shared.held.fetch_and(!PAUSE, Ordering::SeqCst);
+        match std::mem::replace(&mut *state, State::Idle) {
             State::Idle => None,
             State::Paused { worker, .. } => Some(*worker),
             State::Running { workers, .. } => {
@@ -308,26 +364,24 @@ impl<W: Worker> WorkerSlot<W> {
     }
 
     /// Takes the worker out of the loop and keeps it, once nothing is under way: false if something is, and the caller asks again. Meanwhile
-    /// the worker stays in its loop and finishes what it has begun.
+    /// the worker stays in its loop, finishes what it has begun and begins nothing new.
     pub(super) fn pause(&mut self) -> bool {
         let mut state = self.lock();
-        let State::Running { workers, held } = &mut *state else { return true };
-        *held = true;
+        let State::Running { workers, .. } = &*state else { return true };
+        self.shared.held.fetch_or(PAUSE, Ordering::SeqCst);
+        // Its own thread may be in it, waiting for the disk.
+        let Some(mut seat) = lock_within(&self.shared.seat, Patience::none()) else { return false };
+        if let Some(Seat { worker, guard, .. }) = seat.as_mut()
+            && !settled(worker, guard, Patience::none())
         {
-            // Its own thread may be in it, waiting for the disk.
-            let Some(mut seat) = lock_within(&self.shared.seat, Patience::none()) else { return false };
-            let Some(Seat { worker, guard, .. }) = seat.as_mut() else { return true };
-            worker.hold(true);
-            if !settled(worker, guard, Patience::none()) {
-                return false;
-            }
+            return false;
         }
-        let workers = workers.clone();
-        *state = match self.take_out(&workers) {
-            Some((mut worker, guard)) => {
-                worker.hold(false);
-                State::Paused { worker: Box::new(worker), workers, guard }
-            }
+        let (workers, taken) = (workers.clone(), seat.take());
+        drop(seat);
+        // If the loop is gone, so is the shell.
+        let _ = self.shared.tell(&workers);
+        *state = match taken {
+            Some(Seat { worker, guard, .. }) => State::Paused { worker: Box::new(worker), workers, guard },
             None => State::Idle,
         };
         true
@@ -340,35 +394,37 @@ impl<W: Worker> WorkerSlot<W> {
             State::Paused { worker, workers, guard } => {
                 *state = self.run(*worker, workers, guard)?;
             }
-            State::Running { workers, held } => {
-                if held {
-                    self.release(&workers);
-                }
-                *state = State::Running { workers, held: false };
-            }
-            State::Idle => {}
+            other => *state = other,
         }
+        self.release(PAUSE);
         Ok(())
     }
 
-    /// Has the worker's own thread, which may be in it, let it go on.
-    fn release(&self, workers: &WorkerLoop) {
-        let shared = Arc::clone(&self.shared);
-        // If the loop is gone, nobody works there any more.
-        let _ = workers.fire(move |_| {
-            if let Some(Seat { worker, .. }) = shared.lock().as_mut() {
-                worker.hold(false);
-            }
-        });
+    /// Has the worker begin nothing new while what is behind its device is exchanged.
+    pub(super) fn hold(&self) {
+        self.shared.held.fetch_or(EXCHANGE, Ordering::SeqCst);
+    }
+
+    /// Lets it go on after [`Self::hold`], whether or not anything was exchanged.
+    pub(super) fn let_go(&self) {
+        self.release(EXCHANGE);
+    }
+
+    /// Takes back one reason to hold the worker, and has it look for what came meanwhile.
+    fn release(&self, reason: u8) {
+        if self.shared.held.fetch_and(!reason, Ordering::SeqCst) & reason != 0
+            && let Some(waker) = &*self.shared.waker()
+        {
+            // A counter that is full is readable too.
+            let _ = waker.write(1);
+        }
     }
 
     /// Stands the worker still, running or paused, with nothing under way, as long as the caller keeps what this returns; nothing if that
-    /// takes longer than `patience`.
+    /// takes longer than `patience`. To be held before and let go afterwards.
     pub(super) fn still(&self, patience: Patience) -> Option<Still<'_, W>> {
-        let mut still = Still {
-            state: lock_within(&self.state, patience)?,
-            seat: lock_within(&self.shared.seat, patience)?,
-        };
+        let state = lock_within(&self.state, patience)?;
+        let mut still = Still { state, seat: self.shared.lock_within(patience)? };
         let settled = still.worker().is_none_or(|(worker, guard)| settled(worker, guard, patience));
         settled.then_some(still)
     }
@@ -385,14 +441,14 @@ impl<W: Worker> WorkerSlot<W> {
 
 /// Whether nothing is under way any more, and all that was is answered.
 fn settled(worker: &mut impl Worker, guard: &Guard, patience: Patience) -> bool {
-    worker
-        .settle(true, patience)
-        .or_else(|error| {
+    match worker.settle(true, patience) {
+        Ok(settled) => settled,
+        Err(error) => {
             guard.broken(&error);
-            // What is left nobody can be told of.
-            worker.settle(false, patience)
-        })
-        .unwrap_or(true)
+            // What is left nobody can be told of. Without answers no ring is touched, so none can turn out to be broken again.
+            worker.settle(false, patience).unwrap_or(true)
+        }
+    }
 }
 
 /// A worker that stands still, or none.
@@ -420,6 +476,9 @@ impl<W> Still<'_, W> {
 const LOOK: Duration = Duration::from_millis(1);
 
 fn lock_within<T>(lock: &Mutex<T>, patience: Patience) -> Option<MutexGuard<'_, T>> {
+    if matches!(patience, Patience::Endless) {
+        return Some(lock.lock().unwrap_or_else(PoisonError::into_inner));
+    }
     loop {
         match lock.try_lock() {
             Ok(guard) => return Some(guard),
@@ -464,6 +523,56 @@ mod tests {
         fn queue(&self, _index: u16) {}
         fn config(&self) {}
         fn needs_reset(&self) {}
+    }
+
+    /// Works all the time, a moment at a time, and gives its seat up only in between.
+    struct Busy(Arc<EventFd>);
+
+    impl Worker for Busy {
+        fn sources(&self) -> Vec<Source> {
+            vec![Source::readable(&*self.0, 0)]
+        }
+        fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+            std::thread::sleep(Duration::from_millis(3));
+            Ok(())
+        }
+        fn save(&self) -> DeviceState {
+            DeviceState::default()
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_always_busy_in_its_own_thread_is_stood_still_after_one_batch() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                let mut manager = crate::event_loop::manager().unwrap();
+                sender.send(manager.remote_endpoint()).unwrap();
+                while !over.load(Ordering::SeqCst) {
+                    manager.run_with_timeout(10).unwrap();
+                }
+            }
+        });
+        let event = Arc::new(EventFd::new(0).unwrap());
+        event.write(1).unwrap();
+        let mut slot = WorkerSlot::new();
+        let context = ActivateContext {
+            memory: memory(),
+            queues: Vec::new(),
+            interrupt: Arc::new(Silent),
+            features: 0,
+            workers: receiver.recv().unwrap(),
+            faults: FaultSink::new(|device, what| panic!("{device}: {what}")),
+        };
+        slot.start("test", context, |_| Ok(Busy(event))).unwrap();
+        for _ in 0..50 {
+            // A batch takes milliseconds: whoever had to be lucky would seldom be within a hundredth of this.
+            assert!(slot.still(Patience::Until(Instant::now() + Duration::from_secs(20))).is_some());
+        }
+        over.store(true, Ordering::SeqCst);
+        thread.join().unwrap();
     }
 
     #[test]

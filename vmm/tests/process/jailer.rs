@@ -86,6 +86,33 @@ fn a_limit_that_linux_refuses_is_named() {
 }
 
 #[test]
+fn a_file_size_limit_that_the_jailers_own_file_exceeds_is_told() {
+    if !root() {
+        return;
+    }
+    for options in [&["--resource-limit", "fsize=1"][..], &["--resource-limit", "fsize=1", "--new-pid-ns"]] {
+        let vm = Vm::new(SPIN);
+        jail(&vm);
+        let output = jailer(&vm, options).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("write the process id") && message.contains("File too large"), "{message}");
+    }
+}
+
+#[test]
+fn a_network_namespace_that_is_a_pipe_is_refused_and_not_waited_for() {
+    if !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    rustix::fs::mkfifoat(rustix::fs::CWD, vm.path("fifo"), rustix::fs::Mode::RWXU).unwrap();
+    let output = jailer(&vm, &["--netns", vm.path("fifo").to_str().unwrap()]).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("enter the network namespace"), "{message}");
+}
+
+#[test]
 fn a_jailed_vmm_serves_its_api_and_sees_nothing_else() {
     if !kvm() || !root() {
         return;

@@ -92,7 +92,7 @@ pub enum BlockConfigError {
     },
     /// What is under way has to end before the files are others.
     #[error(
-        "drive {id} has requests under way that its disk has not answered within {limit:?}: look after the disk and try again"
+        "drive {id} has requests under way that its disk has not answered within {limit:?}: try again, and look after the disk if that does not help"
     )]
     Busy {
         /// Which drive.

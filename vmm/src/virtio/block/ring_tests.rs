@@ -219,6 +219,40 @@ fn files_of_a_hanging_disk_are_not_exchanged() {
 }
 
 #[test]
+fn a_queue_whose_ring_was_full_goes_on_after_an_exchange_or_its_refusal() {
+    for features in [VERSION_1, VERSION_1 | EVENT_IDX] {
+        let device =
+            Block::new(BlockConfig { read_only: true, ..config(&file(&[0; 4096]), 1, false) }).unwrap();
+        let tray = device.tray();
+        let (reader, mut disk) = std::io::pipe().unwrap();
+        let mut guest = Guest::ready(Box::new(device), features);
+        drop(tray.slot.exchange(Disk::of_pipe(reader, 4096)));
+        for _ in 0..ROOM {
+            offer(&mut guest, 0, VIRTIO_BLK_T_IN, 1, &[], 512);
+        }
+        guest.run();
+        assert_eq!(guest.used(0), None);
+        let signals = guest.transport.core().signals();
+        let exchange = || tray.replace(vec![file(&pattern(8192, 3))], &signals);
+        disk.write_all(&[7; 512]).unwrap();
+        assert!(matches!(exchange(), Err(BlockConfigError::Busy { .. })));
+        disk.write_all(&vec![7; 512 * usize::from(ROOM - 1)]).unwrap();
+        exchange().unwrap();
+        for _ in 0..ROOM {
+            assert!(guest.used(0).is_some());
+        }
+        guest.run();
+        let buffers = [guest.data(&header(VIRTIO_BLK_T_IN, 1)), guest.room(512, true), guest.room(1, true)];
+        guest.offer(0, &buffers);
+        let wants =
+            if features & EVENT_IDX != 0 { guest.wants_kick(0) } else { guest.used_flags(0) & 1 == 0 };
+        assert!(wants, "the driver would not kick");
+        guest.kick(0);
+        guest.run_until(|guest| guest.used(0).is_some());
+    }
+}
+
+#[test]
 fn files_are_exchanged_and_grow() {
     let (one, two) = (file(&pattern(4096, 1)), file(&pattern(1024, 2)));
     let device = Block::new(config(&one, 2, false)).unwrap();

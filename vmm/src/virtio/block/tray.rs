@@ -88,8 +88,13 @@ impl Tray {
     /// The files make none, or [`BlockConfigError::Busy`]; the drive is as it was then.
     pub fn swap(&self, files: Vec<File>, interrupt: &Signals) -> Result<(), BlockConfigError> {
         let medium = self.medium(files)?;
-        self.eject(interrupt)?;
-        self.exchange(medium, interrupt)
+        if !self.removable {
+            return Err(BlockConfigError::NotRemovable(self.id.clone()));
+        }
+        match self.slot.disk().has_medium() {
+            true => self.exchange_all([Disk::without_medium(self.read_only), medium], interrupt),
+            false => self.exchange(medium, interrupt),
+        }
     }
 
     /// A disk of these files that is no empty tray.
@@ -160,12 +165,26 @@ impl Tray {
 
     /// Once nothing is under way: what began before goes to the files that were there then.
     fn exchange(&self, disk: Disk, interrupt: &Signals) -> Result<(), BlockConfigError> {
+        self.exchange_all([disk], interrupt)
+    }
+
+    /// The same for several in turn, of each of which the driver is told: all or none.
+    fn exchange_all<const N: usize>(
+        &self,
+        disks: [Disk; N],
+        interrupt: &Signals,
+    ) -> Result<(), BlockConfigError> {
+        // All of them first: none begins anything new while another finishes.
+        self.lanes.iter().for_each(|lane| lane.worker.hold());
         let patience = Patience::Until(Instant::now() + PATIENCE);
         let still: Option<Vec<_>> = self.lanes.iter().map(|lane| lane.worker.still(patience)).collect();
-        let mut still =
-            still.ok_or_else(|| BlockConfigError::Busy { id: self.id.clone(), limit: PATIENCE })?;
-        interrupt.change_config(|| self.slot.exchange(disk));
-        self.lanes.iter().zip(&mut still).for_each(|(lane, still)| lane.change(still, &self.slot));
-        Ok(())
+        let settled = still.map(|mut still| {
+            for disk in disks {
+                interrupt.change_config(|| self.slot.exchange(disk));
+            }
+            self.lanes.iter().zip(&mut still).for_each(|(lane, still)| lane.change(still, &self.slot));
+        });
+        self.lanes.iter().for_each(|lane| lane.worker.let_go());
+        settled.ok_or_else(|| BlockConfigError::Busy { id: self.id.clone(), limit: PATIENCE })
     }
 }

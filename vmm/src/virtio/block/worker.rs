@@ -9,6 +9,7 @@ use crate::virtio::limiter::Meter;
 use crate::virtio::worker::{Interest, Patience, Source, Worker};
 use crate::virtio::{Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
 
 const QUEUE: u32 = 0;
 pub(super) const TIMER: u32 = 1;
@@ -34,15 +35,13 @@ pub(super) struct BlockWorker {
     pub(super) common: Common,
     pub(super) flights: Option<Flights>,
     pub(super) chain: Chain,
-    // Nothing new is begun.
-    pub(super) held: bool,
 }
 
 impl BlockWorker {
     /// Takes requests from the queue and starts or serves them: a queueful at most and a [`TURN`] of them, as many as the ring has room for,
     /// and no more than the limiter lets pass. See [`crate::virtio::queue::drain_while`], whose rules these are.
     fn serve(&mut self, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        if self.held || self.meter.is_waiting() {
+        if interest.is_held() || self.meter.is_waiting() {
             return Ok(());
         }
         self.queue.quiet(&self.memory)?;
@@ -52,6 +51,7 @@ impl BlockWorker {
             let mut held = false;
             while budget > 0
                 && effort < TURN
+                && !interest.is_held()
                 && self.has_room()
                 && self.queue.pop(&self.memory, &mut self.chain)?
             {
@@ -75,7 +75,11 @@ impl BlockWorker {
                 self.queue.come_back();
                 return Ok(());
             }
-            // A ring that is full makes itself heard.
+            // Who holds it wakes it afterwards.
+            if interest.is_held() {
+                return Ok(());
+            }
+            // A ring that is full makes itself heard, and so does who lands what is in it elsewhere.
             if !self.has_room() {
                 self.common.metrics.io_engine_throttled_events.add(1);
                 return Ok(());
@@ -210,11 +214,8 @@ impl Worker for BlockWorker {
         Ok(true)
     }
 
-    fn hold(&mut self, held: bool) {
-        // What came meanwhile was not looked at.
-        if std::mem::replace(&mut self.held, held) && !held {
-            self.queue.come_back();
-        }
+    fn waker(&self) -> Option<Arc<EventFd>> {
+        Some(self.queue.waker())
     }
 
     fn save(&self) -> DeviceState {

@@ -302,6 +302,11 @@ impl<R: Registers> GuestOver<R> {
         event == ring.next_avail.wrapping_sub(1)
     }
 
+    /// The used ring's flags.
+    pub fn used_flags(&self, queue: usize) -> u16 {
+        self.memory.read_obj(GuestAddress(self.rings[queue].used())).unwrap()
+    }
+
     /// Whether an interrupt came since the last time.
     pub fn interrupted(&mut self) -> bool {
         self.registers.interrupted(&mut self.transport)
