@@ -195,7 +195,9 @@ impl Wire {
         if frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(23) != Some(&IpProtocol::Tcp.into()) {
             self.frames.metrics.rx_accepted_unusual.add(1);
         }
-        if self.frames.received.len() < MAX_WAITING {
+        // An answer to no address has nowhere to go, and smoltcp's `dispatch_ip` takes it for a mistake of its own.
+        let nowhere = frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(26..30) == Some(&[0; 4]);
+        if !nowhere && self.frames.received.len() < MAX_WAITING {
             self.frames.received.push_back(frame);
         }
         self.poll(now);

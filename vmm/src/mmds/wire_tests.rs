@@ -152,6 +152,19 @@ fn connections_that_say_nothing_make_room_in_time() {
 }
 
 #[test]
+fn a_connection_from_no_address_is_not_answered() {
+    // As the fuzzer found it: ARP that tells where an address is, then a SYN whose sender has none.
+    let mut wire = wire(&store(json!({})), Instant::now());
+    let mut syn = vec![6, 1, 0x23, 0x45, 0x67, 1, 2, 0, 0, 0, 0, 1, 8, 0];
+    syn.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 0x40, 6, 0x3a, 0xc1, 0, 0, 0, 0, 169, 254, 169, 254]);
+    syn.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0x20, 0, 0, 0, 0, 0]);
+    assert!(wire.takes(&syn));
+    wire.receive(syn, Instant::now());
+    assert_eq!(wire.next(Instant::now()), None);
+    assert_eq!(wire.waiting(), (0, 0));
+}
+
+#[test]
 fn frames_for_others_are_not_taken() {
     let wire = wire(&store(json!({})), Instant::now());
     let mut frame = [0; 60];
