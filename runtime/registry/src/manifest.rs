@@ -1,5 +1,6 @@
 //! Manifests and indexes: pure functions from bytes to what is to be fetched.
 
+use crate::error::clean;
 use crate::limits;
 use oci_spec::image::{Descriptor, DigestAlgorithm, ImageIndex, ImageManifest};
 use serde::Deserialize;
@@ -21,7 +22,7 @@ const CONFIGS: [&str; 2] =
 pub enum ManifestError {
     /// It does not parse.
     #[error("its manifest does not parse: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     /// Another kind of document.
     #[error("what it has under that name is no image but {0:?}")]
     MediaType(String),
@@ -45,6 +46,13 @@ pub enum ManifestError {
     /// Indexes within indexes.
     #[error("its indexes lie too deep within each other")]
     Depth,
+}
+
+impl From<serde_json::Error> for ManifestError {
+    /// Its words may be the registry's, such as a digest that is none.
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(clean(&error.to_string()))
+    }
 }
 
 /// What an image runs on: `os/architecture[/variant]`.
