@@ -39,8 +39,9 @@ const LAST_STOP: Duration = Duration::from_secs(7);
 const MAX_WAITING: usize = 4;
 /// A pause that has waited so long is worth a line in the log.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
-/// How long the loop sleeps at most while vCPUs stand still and devices are on their way there: a pause is waited for, and seldom long.
-const PAUSE_MS: i32 = 1;
+/// How long the loop sleeps at most while a pause is on its way: at first, since it is waited for, and seldom long; and when it is long, since
+/// many VMs may wait for one disk.
+const PAUSE_MS: std::ops::RangeInclusive<i32> = 1..=100;
 /// How long the loop sleeps at most while it waits for vCPUs to stop.
 const TICK_MS: i32 = 100;
 
@@ -139,10 +140,16 @@ impl Pause {
             && let Some(oldest) = self.waiting.pop_front()
         {
             oldest.refuse(format!(
-                "{MAX_WAITING} newer requests wait for the pause that is on its way: this one does no longer"
+                "the pause is still on its way, but {MAX_WAITING} newer requests wait for it and this one does no longer"
             ));
         }
         self.waiting.push_back(reply);
+    }
+
+    /// How many milliseconds may pass until it is looked after again: a tenth of those that have.
+    fn tick(&self) -> i32 {
+        let tenth = i32::try_from(self.since.elapsed().as_millis() / 10).unwrap_or(i32::MAX);
+        tenth.clamp(*PAUSE_MS.start(), *PAUSE_MS.end())
     }
 
     /// Says once what takes so long.
@@ -178,7 +185,7 @@ pub fn run(
         }
         // A device that has something under way in a thread of its own wakes nobody here when it has landed.
         let result = match &state {
-            State::Pausing(_) => manager.run_with_timeout(PAUSE_MS),
+            State::Pausing(pause) => manager.run_with_timeout(pause.tick()),
             _ => manager.run(),
         };
         if let Err(error) = result {
@@ -199,6 +206,13 @@ pub fn run(
         requests.observer.tick(machine);
         state = pause(machine, state);
     };
+    if let State::Pausing(pause) = &state {
+        pause
+            .waiting
+            .iter()
+            .for_each(|reply| reply.refuse("the VM ends before all vCPUs and devices stand still"));
+    }
+    drop(state);
     stop(machine, manager);
     machine.give_up_waiting();
     requests.observer.flush(machine);

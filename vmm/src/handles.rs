@@ -257,7 +257,7 @@ impl Handles {
     /// length.
     ///
     /// # Errors
-    /// See [`HandleError`]. The files are as they were then.
+    /// See [`HandleError`]. Nothing has changed then.
     pub fn update_drive(
         &self,
         id: &str,
@@ -276,15 +276,28 @@ impl Handles {
         if limiter.is_none() && files.is_empty() && !measure {
             return Err(HandleError::Nothing(id.to_owned()));
         }
+        // Whatever fails fails before anything has changed.
         if let Some(limiter) = limiter {
-            tray.limit().update(limiter)?;
+            tray.limit().prepare(limiter)?;
         }
         if !files.is_empty() {
             tray.replace(files, interrupt)?;
         } else if measure {
             tray.measure(interrupt)?;
         }
+        if let Some(limiter) = limiter {
+            tray.limit().update(limiter)?;
+        }
         Ok(())
+    }
+
+    /// Makes sure that a drive can be given these buckets.
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn prepare_limit(&self, id: &str, limiter: &RateLimiter) -> Result<(), HandleError> {
+        validate::rate_limiter("rate_limiter", Some(limiter))?;
+        Ok(self.drive(id)?.tray.limit().prepare(limiter)?)
     }
 
     /// Changes the buckets of persistent memory's flushes.

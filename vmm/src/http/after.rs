@@ -169,6 +169,10 @@ fn patch_drive(vm: &mut Machine, update: &PartialDrive) -> Outcome {
         let message = "nothing to change; give path_on_host, rate_limiter or both";
         return Err(Fault::bad(format!("Drive config error: {message}")));
     }
+    // Whatever fails fails before anything has changed.
+    if let Some(limiter) = &update.rate_limiter {
+        vm.handles.prepare_limit(id, limiter).map_err(|error| failed(&error))?;
+    }
     if let Some(new) = &new {
         let files = files::drive(&changes::drive_with(drive, Some(new))).map_err(|error| failed(&error))?;
         // To open them may have taken long.

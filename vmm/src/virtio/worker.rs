@@ -496,6 +496,7 @@ fn lock_within<T>(lock: &Mutex<T>, patience: Patience) -> Option<MutexGuard<'_, 
 mod tests {
     use super::*;
     use crate::virtio::testing::memory;
+    use std::sync::atomic::AtomicUsize;
 
     /// Tells how often the loop has taken it in, and is called again and again.
     struct Present(Arc<EventFd>, Arc<Mutex<Vec<&'static str>>>, &'static str);
@@ -525,14 +526,15 @@ mod tests {
         fn needs_reset(&self) {}
     }
 
-    /// Works all the time, a moment at a time, and gives its seat up only in between.
-    struct Busy(Arc<EventFd>);
+    /// Works all the time, a moment at a time, and gives its seat up only in between; counts the moments.
+    struct Busy(Arc<EventFd>, Arc<AtomicUsize>);
 
     impl Worker for Busy {
         fn sources(&self) -> Vec<Source> {
             vec![Source::readable(&*self.0, 0)]
         }
         fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(3));
             Ok(())
         }
@@ -566,11 +568,21 @@ mod tests {
             workers: receiver.recv().unwrap(),
             faults: FaultSink::new(|device, what| panic!("{device}: {what}")),
         };
-        slot.start("test", context, |_| Ok(Busy(event))).unwrap();
-        for _ in 0..50 {
-            // A batch takes milliseconds: whoever had to be lucky would seldom be within a hundredth of this.
+        let batches = Arc::new(AtomicUsize::new(0));
+        slot.start("test", context, |_| Ok(Busy(event, Arc::clone(&batches)))).unwrap();
+        let rounds = (0..51).map(|_| {
+            while batches.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            batches.store(0, Ordering::SeqCst);
             assert!(slot.still(Patience::Until(Instant::now() + Duration::from_secs(20))).is_some());
-        }
+            batches.load(Ordering::SeqCst)
+        });
+        let mut rounds: Vec<_> = rounds.collect();
+        rounds.sort_unstable();
+        // One that was under way, and one that had passed the queue before it was closed; by luck it would be hundreds. On a busy machine more
+        // of them begin before this thread has asked, now and then.
+        assert!(rounds[25] <= 3, "{rounds:?}");
         over.store(true, Ordering::SeqCst);
         thread.join().unwrap();
     }

@@ -74,19 +74,30 @@ impl Throttle {
         Ok(Arc::new(throttle))
     }
 
-    /// Replaces the buckets that `config` has by full new ones; those that it leaves out stay as they are. Who waits asks again.
+    /// Makes what an [`Self::update`] with `config` needs, which can't fail then.
     ///
     /// # Errors
-    /// Descriptors have run out. All is as it was then.
-    pub fn update(&self, config: &RateLimiter) -> io::Result<()> {
+    /// Descriptors have run out.
+    pub fn prepare(&self, config: &RateLimiter) -> io::Result<()> {
         let mut state = lock(&self.state);
         let mut limiter = state.limiter.clone();
         limiter.update(config, self.now());
         if limiter.limits() && state.timers.is_empty() {
             state.timers = (0..self.workers).map(|_| Timer::new()).collect::<io::Result<_>>()?;
         }
-        self.limits.store(limiter.limits(), Ordering::Relaxed);
-        state.limiter = limiter;
+        Ok(())
+    }
+
+    /// Replaces the buckets that `config` has by full new ones; those that it leaves out stay as they are. Who waits asks again.
+    ///
+    /// # Errors
+    /// Descriptors have run out. All is as it was then.
+    pub fn update(&self, config: &RateLimiter) -> io::Result<()> {
+        self.prepare(config)?;
+        let mut state = lock(&self.state);
+        let now = self.now();
+        state.limiter.update(config, now);
+        self.limits.store(state.limiter.limits(), Ordering::Relaxed);
         state.timers.iter().for_each(|timer| timer.set(Duration::ZERO));
         Ok(())
     }
