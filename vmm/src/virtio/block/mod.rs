@@ -284,7 +284,11 @@ impl VirtioDevice for Block {
 
     fn pause(&mut self) -> bool {
         // Each of them, so that none begins anything new while another finishes.
-        self.lanes.iter_mut().fold(true, |still, lane| lane.worker.pause() && still)
+        let mut still = true;
+        for lane in &mut self.lanes {
+            still &= lane.worker.pause();
+        }
+        still
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {

@@ -339,8 +339,11 @@ impl VirtioDevice for Net {
     }
 
     fn pause(&mut self) -> bool {
-        let still = self.lanes.iter_mut().fold(true, |still, lane| lane.pause() && still);
-        self.control.pause() && still
+        let mut still = self.control.pause();
+        for lane in &mut self.lanes {
+            still &= lane.pause();
+        }
+        still
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
