@@ -64,24 +64,6 @@ fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
     assert!(text.contains("-cloud-amd64\n2\n/dev/vda on / type ext4 (ro"), "{text}");
 }
 
-#[test]
-fn thirty_two_vcpus_come_up() {
-    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
-    let text = run(
-        folder.path(),
-        &json!({
-            "boot-source": {
-                "kernel_image_path": part("vmlinux"),
-                "initrd_path": fixtures::busybox_initrd(),
-                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["nproc", "poweroff -f"])),
-            },
-            "machine-config": {"vcpu_count": 32, "mem_size_mib": 256},
-            "vial": {"console": {"output": "/dev/stdout"}},
-        }),
-    );
-    assert_eq!(text.trim(), "32");
-}
-
 /// A VM under way: lines that its guest writes, and its control socket.
 struct Running {
     child: Child,
