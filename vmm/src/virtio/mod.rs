@@ -21,6 +21,7 @@ pub mod limiter;
 pub mod mem;
 pub mod mmio;
 pub mod net;
+mod patience;
 pub mod pci;
 pub mod pmem;
 mod queue;

@@ -9,14 +9,15 @@
 //! for each worker, whatever changed meanwhile, and a driver that starts a device before the loop has seen its last change waits for
 //! [`BREATH`]: a loop that has no end to its messages serves nothing else.
 
+use super::patience::{Patience, lock_within};
 use super::{
     ActivateContext, DeviceError, DeviceState, FaultSink, Interrupt, RingError, Subscriber, WorkerLoop,
 };
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The running half of a device.
@@ -109,30 +110,6 @@ impl Interest<'_, '_> {
     }
 }
 
-/// How long who settles a worker waits for it.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Patience {
-    /// However long the host takes: for a vCPU's thread, whose guest has asked for it.
-    Endless,
-    /// Until then: for the VMM's own thread, which has others to serve.
-    Until(Instant),
-}
-
-impl Patience {
-    /// For one look.
-    pub(super) fn none() -> Self {
-        Self::Until(Instant::now())
-    }
-
-    /// What is left of it; nothing, where it is endless.
-    pub(super) fn left(self) -> Option<Duration> {
-        match self {
-            Self::Endless => None,
-            Self::Until(by) => Some(by.saturating_duration_since(Instant::now())),
-        }
-    }
-}
-
 /// How long a driver waits whose device's last change the loop has not seen: enough for the loop to see those of all devices.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -154,9 +131,10 @@ struct Shared<W> {
     waker: Mutex<Option<Arc<EventFd>>>,
     // Who holds the worker: bits. Read without the seat, so that it shows in the middle of a batch.
     held: AtomicU8,
-    // Somebody waits for the seat, and locks this first: the worker's own thread, which gives the seat up only for moments, leaves it to him.
+    // Whose turn it is to wait for the seat; `wanted` while it is somebody's. The worker's own thread, which gives the seat up only for moments,
+    // lets him go first.
+    turn: Mutex<()>,
     wanted: AtomicBool,
-    queue: Mutex<()>,
 }
 
 /// A pause holds the worker.
@@ -176,14 +154,14 @@ impl<W: Worker> Shared<W> {
     /// The worker's seat for the worker's own thread, after who waits for it.
     fn lock_in_turn(&self) -> MutexGuard<'_, Option<Seat<W>>> {
         if self.wanted.load(Ordering::SeqCst) {
-            drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         }
         self.lock()
     }
 
     /// The same for who has only so much patience, as soon as the batch is over that is under way.
     fn lock_within(&self, patience: Patience) -> Option<MutexGuard<'_, Option<Seat<W>>>> {
-        let _first = lock_within(&self.queue, patience)?;
+        let _first = lock_within(&self.turn, patience)?;
         self.wanted.store(true, Ordering::SeqCst);
         let seat = lock_within(&self.seat, patience);
         self.wanted.store(false, Ordering::SeqCst);
@@ -294,8 +272,8 @@ impl<W: Worker> WorkerSlot<W> {
             told: AtomicBool::new(false),
             waker: Mutex::new(None),
             held: AtomicU8::new(0),
+            turn: Mutex::new(()),
             wanted: AtomicBool::new(false),
-            queue: Mutex::new(()),
         };
         Self { state: Arc::new(Mutex::new(State::Idle)), shared: Arc::new(shared) }
     }
@@ -338,14 +316,6 @@ impl<W: Worker> WorkerSlot<W> {
         Ok(State::Running { workers })
     }
 
-    /// Takes a worker out of its loop.
-    fn take_out(&self, workers: &WorkerLoop) -> Option<(W, Guard)> {
-        let seat = self.shared.lock_within(Patience::Endless)?.take()?;
-        // If the loop is gone, so is the shell.
-        let _ = self.shared.tell(workers);
-        Some((seat.worker, seat.guard))
-    }
-
     /// Takes the worker out, for a reset; its owner wants its files back.
     pub(super) fn stop(&mut self) -> Option<W> {
         let mut state = self.lock();
@@ -354,8 +324,11 @@ impl<W: Worker> WorkerSlot<W> {
         match std::mem::replace(&mut *state, State::Idle) {
             State::Idle => None,
             State::Paused { worker, .. } => Some(*worker),
-            State::Running { workers, .. } => {
-                let (mut worker, _) = self.take_out(&workers)?;
+            State::Running { workers } => {
+                let seat = self.shared.lock_within(Patience::Endless)?.take();
+                // If the loop is gone, so is the shell.
+                let _ = self.shared.tell(&workers);
+                let mut worker = seat?.worker;
                 // Without answers no ring is touched, so none can turn out to be broken.
                 let _ = worker.settle(false, Patience::Endless);
                 Some(worker)
@@ -367,7 +340,7 @@ impl<W: Worker> WorkerSlot<W> {
     /// the worker stays in its loop, finishes what it has begun and begins nothing new.
     pub(super) fn pause(&mut self) -> bool {
         let mut state = self.lock();
-        let State::Running { workers, .. } = &*state else { return true };
+        let State::Running { workers } = &*state else { return true };
         self.shared.held.fetch_or(PAUSE, Ordering::SeqCst);
         // Its own thread may be in it, waiting for the disk.
         let Some(mut seat) = lock_within(&self.shared.seat, Patience::none()) else { return false };
@@ -472,159 +445,6 @@ impl<W> Still<'_, W> {
     }
 }
 
-/// How often is looked whether a lock is free. Whoever has one of a worker's has it for one batch, or waits for a disk.
-const LOOK: Duration = Duration::from_millis(1);
-
-fn lock_within<T>(lock: &Mutex<T>, patience: Patience) -> Option<MutexGuard<'_, T>> {
-    if matches!(patience, Patience::Endless) {
-        return Some(lock.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    loop {
-        match lock.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if patience.left().is_some_and(|left| left.is_zero()) {
-            return None;
-        }
-        std::thread::park_timeout(LOOK);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::virtio::testing::memory;
-    use std::sync::atomic::AtomicUsize;
-
-    /// Tells how often the loop has taken it in, and is called again and again.
-    struct Present(Arc<EventFd>, Arc<Mutex<Vec<&'static str>>>, &'static str);
-
-    impl Worker for Present {
-        fn sources(&self) -> Vec<Source> {
-            vec![Source::readable(&*self.0, 0)]
-        }
-        fn enter(&mut self) -> Result<(), RingError> {
-            self.1.lock().unwrap().push(self.2);
-            Ok(())
-        }
-        fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-            self.1.lock().unwrap().push("called");
-            Ok(())
-        }
-        fn save(&self) -> DeviceState {
-            DeviceState::default()
-        }
-    }
-
-    struct Silent;
-
-    impl Interrupt for Silent {
-        fn queue(&self, _index: u16) {}
-        fn config(&self) {}
-        fn needs_reset(&self) {}
-    }
-
-    /// Works all the time, a moment at a time, and gives its seat up only in between; counts the moments.
-    struct Busy(Arc<EventFd>, Arc<AtomicUsize>);
-
-    impl Worker for Busy {
-        fn sources(&self) -> Vec<Source> {
-            vec![Source::readable(&*self.0, 0)]
-        }
-        fn process(&mut self, _token: u32, _interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-            self.1.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(3));
-            Ok(())
-        }
-        fn save(&self) -> DeviceState {
-            DeviceState::default()
-        }
-    }
-
-    #[test]
-    fn a_worker_that_is_always_busy_in_its_own_thread_is_stood_still_after_one_batch() {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let over = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let over = Arc::clone(&over);
-            move || {
-                let mut manager = crate::event_loop::manager().unwrap();
-                sender.send(manager.remote_endpoint()).unwrap();
-                while !over.load(Ordering::SeqCst) {
-                    manager.run_with_timeout(10).unwrap();
-                }
-            }
-        });
-        let event = Arc::new(EventFd::new(0).unwrap());
-        event.write(1).unwrap();
-        let mut slot = WorkerSlot::new();
-        let context = ActivateContext {
-            memory: memory(),
-            queues: Vec::new(),
-            interrupt: Arc::new(Silent),
-            features: 0,
-            workers: receiver.recv().unwrap(),
-            faults: FaultSink::new(|device, what| panic!("{device}: {what}")),
-        };
-        let batches = Arc::new(AtomicUsize::new(0));
-        slot.start("test", context, |_| Ok(Busy(event, Arc::clone(&batches)))).unwrap();
-        let rounds = (0..51).map(|_| {
-            while batches.load(Ordering::SeqCst) == 0 {
-                std::thread::yield_now();
-            }
-            batches.store(0, Ordering::SeqCst);
-            assert!(slot.still(Patience::Until(Instant::now() + Duration::from_secs(20))).is_some());
-            batches.load(Ordering::SeqCst)
-        });
-        let mut rounds: Vec<_> = rounds.collect();
-        rounds.sort_unstable();
-        // One that was under way, and one that had passed the queue before it was closed; by luck it would be hundreds. On a busy machine more
-        // of them begin before this thread has asked, now and then.
-        assert!(rounds[25] <= 3, "{rounds:?}");
-        over.store(true, Ordering::SeqCst);
-        thread.join().unwrap();
-    }
-
-    #[test]
-    fn a_device_that_is_started_again_and_again_is_one_message_to_the_loop() {
-        let mut manager = crate::event_loop::manager().unwrap();
-        let (mut slot, said, event) = (WorkerSlot::new(), Arc::default(), Arc::new(EventFd::new(0).unwrap()));
-        event.write(1).unwrap();
-        let workers = manager.remote_endpoint();
-        let start = |slot: &mut WorkerSlot<Present>, name| {
-            let context = ActivateContext {
-                memory: memory(),
-                queues: Vec::new(),
-                interrupt: Arc::new(Silent),
-                features: 0,
-                workers: workers.clone(),
-                faults: FaultSink::new(|device, what| panic!("{device}: {what}")),
-            };
-            let make = |_| Ok(Present(Arc::clone(&event), Arc::clone(&said), name));
-            slot.start("test", context, make).unwrap();
-        };
-        for _ in 0..20 {
-            start(&mut slot, "early");
-            assert!(slot.stop().is_some());
-        }
-        start(&mut slot, "late");
-        // The slot's, and the message's.
-        assert_eq!(Arc::strong_count(&slot.shared), 2);
-        manager.run_with_timeout(0).unwrap();
-        assert_eq!(*said.lock().unwrap(), ["late"]);
-        manager.run_with_timeout(0).unwrap();
-        assert_eq!(*said.lock().unwrap(), ["late", "called"]);
-        // Another in its place, of which the loop hears with what it has of the first.
-        assert!(slot.stop().is_some());
-        start(&mut slot, "other");
-        while said.lock().unwrap().len() < 4 {
-            manager.run_with_timeout(0).unwrap();
-        }
-        assert_eq!(said.lock().unwrap()[2..], ["other", "called"]);
-        assert!(slot.stop().is_some());
-        while manager.run_with_timeout(0).unwrap() > 0 {}
-        assert_eq!((Arc::strong_count(&slot.shared), said.lock().unwrap().len()), (1, 4));
-    }
-}
+#[path = "worker_tests.rs"]
+mod tests;

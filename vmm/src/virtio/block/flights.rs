@@ -4,7 +4,7 @@ use super::disk::Disk;
 use super::request::Task;
 use super::ring::{Op, Ring};
 use crate::virtio::io::{Vectors, dirty};
-use crate::virtio::worker::Patience;
+use crate::virtio::patience::Patience;
 use crate::virtio::{Chain, GuestMemory};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};

@@ -6,7 +6,7 @@
 
 use crate::sys;
 use crate::virtio::io::Vectors;
-use crate::virtio::worker::Patience;
+use crate::virtio::patience::Patience;
 use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};

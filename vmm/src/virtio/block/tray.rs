@@ -5,7 +5,7 @@ use super::{BlockConfigError, BlockMetrics, Lane, SECTOR};
 use crate::api::control::MAX_FILES;
 use crate::virtio::Signals;
 use crate::virtio::limiter::Throttle;
-use crate::virtio::worker::Patience;
+use crate::virtio::patience::Patience;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

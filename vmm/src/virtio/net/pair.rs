@@ -2,7 +2,8 @@
 
 use super::vhost::VhostWorker;
 use super::worker::NetWorker;
-use crate::virtio::worker::{Interest, Patience, Source, Worker};
+use crate::virtio::patience::Patience;
+use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{DeviceState, RingError};
 
 // There are at most 16 of them in a device.

@@ -5,7 +5,8 @@
 
 use super::Common;
 use super::tap::Tap;
-use crate::virtio::worker::{Interest, Patience, Source, Worker};
+use crate::virtio::patience::Patience;
+use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use std::fs::File;
 use std::io;

@@ -6,7 +6,8 @@ use super::message::{
     Answer, ProtocolError, Region, Request, memory_table, number, ring_address, ring_state,
 };
 use super::terms::PROTOCOL_FEATURES;
-use crate::virtio::worker::{Interest, Patience, Source, Worker};
+use crate::virtio::patience::Patience;
+use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{
     ActivateContext, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError, WorkerLoop,
 };
