@@ -248,5 +248,6 @@ fn leave_pid(order: &Order, id: u32) -> Result<(), JailError> {
     sys::ignore_file_size_signal();
     let written = write!(file, "{id}");
     sys::heed_file_size_signal();
-    written.map_err(step("write the process id to", &path))
+    // Half a number is another process's.
+    written.inspect_err(|_| drop(fs::remove_file(&path))).map_err(step("write the process id to", &path))
 }

@@ -92,11 +92,12 @@ fn a_file_size_limit_that_the_jailers_own_file_exceeds_is_told() {
     }
     for options in [&["--resource-limit", "fsize=1"][..], &["--resource-limit", "fsize=1", "--new-pid-ns"]] {
         let vm = Vm::new(SPIN);
-        jail(&vm);
+        let jail = jail(&vm);
         let output = jailer(&vm, options).output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains("write the process id") && message.contains("File too large"), "{message}");
+        assert!(!jail.join("vial-vmm.pid").exists(), "half a number is another process's");
     }
 }
 
