@@ -2,6 +2,7 @@
 //! the guest runs. `vial-vmm` alone, without launcher or daemon.
 
 use serde_json::json;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
@@ -49,6 +50,24 @@ struct Vmm {
 }
 
 impl Vmm {
+    /// Runs the VMM with this configuration, which is kept in `folder`, and what else its command line shall have.
+    fn start<'a>(
+        folder: &Path,
+        config: &serde_json::Value,
+        more: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Self {
+        let file = folder.join("config");
+        std::fs::write(&file, config.to_string()).expect("the folder is writable");
+        let mut command = Command::new(part("vial-vmm"));
+        let command = command.arg("--config-file").arg(file).args(more);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
+        let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
+        // What it said was read already.
+        let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
+        Self { child, console, _limit: limit }
+    }
+
     /// The line that begins with this word, without it.
     fn says(&mut self, word: &str) -> String {
         let mut all = String::new();
@@ -72,11 +91,21 @@ impl Drop for Vmm {
     }
 }
 
-fn control(socket: &Path, request: &serde_json::Value) {
+/// A request under way: its answer can be read.
+fn asked(socket: &Path, request: &serde_json::Value) -> BufReader<UnixStream> {
     let mut stream = UnixStream::connect(socket).expect("the VM is there");
     writeln!(stream, "{request}").expect("it listens");
+    BufReader::new(stream)
+}
+
+fn answer(mut from: BufReader<UnixStream>) -> String {
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).expect("it answers");
+    from.read_line(&mut answer).expect("it answers");
+    answer
+}
+
+fn control(socket: &Path, request: &serde_json::Value) {
+    let answer = answer(asked(socket, request));
     assert!(answer.contains("\"state\""), "{answer}");
 }
 
@@ -142,14 +171,7 @@ fn disks_with_rings_and_interfaces_of_vhost_net_keep_what_they_are_given() {
         "network-interfaces": [{"iface_id": "eth0", "host_dev_name": TAP, "vhost_net": "/dev/vhost-net"}],
         "vial": {"console": {"output": "/dev/stdout"}, "control": path("control")},
     });
-    std::fs::write(path("config"), config.to_string()).expect("the folder is writable");
-    let mut command = Command::new(part("vial-vmm"));
-    let command = command.args(["--no-api", "--config-file"]).arg(path("config"));
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
-    let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
-    // What it said was read already.
-    let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
-    let mut vmm = Vmm { child, console, _limit: limit };
+    let mut vmm = Vmm::start(folder.path(), &config, [OsStr::new("--no-api")]);
 
     assert_eq!(vmm.says("@queues"), "2");
     assert_eq!((vmm.says("@first"), vmm.says("@second")), ("same".into(), "same".into()));
@@ -223,26 +245,13 @@ fn hangs(process: u32) -> Option<()> {
     stats.any(hung).then_some(())
 }
 
-/// A request under way: its answer can be read.
-fn asked(socket: &Path, request: &serde_json::Value) -> BufReader<UnixStream> {
-    let mut stream = UnixStream::connect(socket).expect("the VM is there");
-    writeln!(stream, "{request}").expect("it listens");
-    BufReader::new(stream)
-}
-
-/// The same over HTTP: the first line of the answer can be read.
+/// A request under way over HTTP: the first line of the answer can be read.
 fn http(api: &Path, method: &str, path: &str, body: &str) -> BufReader<UnixStream> {
     let mut stream = UnixStream::connect(api).expect("the API is served");
     let length = body.len();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: vm\r\nContent-Length: {length}\r\n\r\n{body}")
         .expect("it listens");
     BufReader::new(stream)
-}
-
-fn answer(mut from: BufReader<UnixStream>) -> String {
-    let mut answer = String::new();
-    from.read_line(&mut answer).expect("it answers");
-    answer
 }
 
 #[test]
@@ -267,13 +276,7 @@ fn a_disk_that_hangs_holds_up_a_pause_and_nothing_else() {
         ],
         "vial": {"console": {"output": "/dev/stdout"}, "control": socket},
     });
-    std::fs::write(folder.path().join("config"), config.to_string()).expect("the folder is writable");
-    let mut command = Command::new(part("vial-vmm"));
-    let command = command.arg("--config-file").arg(folder.path().join("config")).arg("--api-sock").arg(&api);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the VMM can be run");
-    let console = BufReader::new(child.stdout.take().expect("it is a pipe"));
-    let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
-    let mut vmm = Vmm { child, console, _limit: limit };
+    let mut vmm = Vmm::start(folder.path(), &config, [OsStr::new("--api-sock"), api.as_os_str()]);
     let (pause, resume, info) =
         (json!({"action": "pause"}), json!({"action": "resume"}), json!({"action": "info"}));
 

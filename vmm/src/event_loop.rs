@@ -146,6 +146,11 @@ impl Pause {
         self.waiting.push_back(reply);
     }
 
+    /// It will not come to its end.
+    fn give_up(self, why: &str) {
+        self.waiting.iter().for_each(|reply| reply.refuse(why));
+    }
+
     /// How many milliseconds may pass until it is looked after again: a tenth of those that have.
     fn tick(&self) -> i32 {
         let tenth = i32::try_from(self.since.elapsed().as_millis() / 10).unwrap_or(i32::MAX);
@@ -206,13 +211,9 @@ pub fn run(
         requests.observer.tick(machine);
         state = pause(machine, state);
     };
-    if let State::Pausing(pause) = &state {
-        pause
-            .waiting
-            .iter()
-            .for_each(|reply| reply.refuse("the VM ends before all vCPUs and devices stand still"));
+    if let State::Pausing(pause) = state {
+        pause.give_up("the VM ends before all vCPUs and devices stand still");
     }
-    drop(state);
     stop(machine, manager);
     machine.give_up_waiting();
     requests.observer.flush(machine);
@@ -268,8 +269,7 @@ fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal
                 machine.status().tell(|at_us| Event::Resumed { at_us });
             }
             if let State::Pausing(pause) = old {
-                let why = "resumed before all vCPUs and devices stood still";
-                pause.waiting.iter().for_each(|reply| reply.refuse(why));
+                pause.give_up("resumed before all vCPUs and devices stood still");
             }
             reply.send(&info(machine, "running"));
             State::Running

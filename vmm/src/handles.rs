@@ -269,16 +269,13 @@ impl Handles {
             return self.reread(id);
         }
         let DriveHandle { tray, interrupt } = self.drive(id)?;
-        validate::rate_limiter("rate_limiter", limiter)?;
+        // Whatever fails fails before anything has changed.
+        limiter.map_or(Ok(()), |limiter| self.prepare_limit(id, limiter))?;
         if usize::from(said) != files.len() {
             return Err(HandleError::Descriptors { drive: id.to_owned(), said, came: files.len() });
         }
         if limiter.is_none() && files.is_empty() && !measure {
             return Err(HandleError::Nothing(id.to_owned()));
-        }
-        // Whatever fails fails before anything has changed.
-        if let Some(limiter) = limiter {
-            tray.limit().prepare(limiter)?;
         }
         if !files.is_empty() {
             tray.replace(files, interrupt)?;

@@ -200,16 +200,18 @@ pub fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
 
 /// Whether a write to `file` takes something, or fails, at once: what is full would wait.
 pub fn has_room(file: &impl AsFd) -> bool {
-    let mut poll = libc::pollfd { fd: file.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: the kernel reads and writes this one pollfd.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    is_ready(&file.as_fd(), libc::POLLOUT, 0)
 }
 
 /// Whether a read of `file` finds something, or fails, at once or within `patience`, in whole milliseconds. Interrupted it says no early.
 pub fn is_readable(file: &impl AsRawFd, patience: std::time::Duration) -> bool {
-    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // Rounded up, so that who asks again and again until a time does not ask without end in the last millisecond.
     let millis = c_int::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
+    is_ready(file, libc::POLLIN, millis)
+}
+
+fn is_ready(file: &impl AsRawFd, events: libc::c_short, millis: c_int) -> bool {
+    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 };
     // SAFETY: the kernel reads and writes this one pollfd.
     unsafe { libc::poll(&raw mut poll, 1, millis) == 1 }
 }
