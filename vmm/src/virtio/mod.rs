@@ -25,6 +25,8 @@ mod patience;
 pub mod pci;
 pub mod pmem;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod rng;
 #[cfg(test)]
 mod testing;
