@@ -19,6 +19,9 @@ mod over_mmio {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
+    #[path = "vhost_tests.rs"]
+    #[allow(unsafe_code)]
+    mod vhost_tests;
 }
 #[cfg(test)]
 #[path = "."]
@@ -31,6 +34,9 @@ mod over_pci {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
+    #[path = "vhost_tests.rs"]
+    #[allow(unsafe_code)]
+    mod vhost_tests;
 }
 #[allow(unsafe_code)]
 pub mod vhost;
