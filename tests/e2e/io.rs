@@ -321,5 +321,9 @@ fn vhost_net_goes_through_the_suite_of_pauses_and_saved_states() {
         .output()
         .expect("it can be run");
     let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && said.contains(" 2 passed"), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(
+        ran.status.success() && said.contains(" 2 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
 }

@@ -79,7 +79,7 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// As a driver leaves it that keeps to the rules until then.
-    fn new(device: Box<dyn VirtioDevice>) -> Self {
+    pub(crate) fn new(device: Box<dyn VirtioDevice>) -> Self {
         Self::with(device, 0)
     }
 

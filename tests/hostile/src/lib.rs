@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod control;
 pub mod copies;
 pub mod devices;
 pub mod frames;
@@ -62,6 +63,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kernel", machine::kernel),
     ("vm_config", machine::config),
     ("vm_api", machine::api),
+    ("control", control::control),
     ("vhost_user", vhost_user::vhost_user),
     ("mmds", machine::metadata),
     ("bench_document", bench::document),
