@@ -1,16 +1,17 @@
-"""The measuring part of tools/figures-io; runs where VMs boot: figures_io.py DIST FIXTURES SECONDS."""
+"""The measuring part of tools/figures-io; runs where VMs boot: figures_io.py DIST FIXTURES SECONDS ROUNDS [WHAT…]."""
 import json
 import os
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-dist, fixtures, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-only = set(sys.argv[4:])
+dist, fixtures, seconds, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+only = set(sys.argv[5:])
 sys.stdout.reconfigure(line_buffering=True)
 vmm, kernel = f"{dist}/lib/vial/vial-vmm", f"{dist}/lib/vial/vmlinux"
 initrd = f"{fixtures}/busybox.cpio"
@@ -89,7 +90,7 @@ class Guest:
                 return lines, line
             lines.append(line)
         with open(f"{work}/errors") as file:
-            sys.exit(f"{self.name} ended before {word}: {''.join(lines[-5:])} {file.read()[-2000:]}")
+            sys.exit(f"{self.name} ended before {word}: {''.join(lines[-40:])} {file.read()[-2000:]}")
 
     def ask(self, line):
         self.begin(line)
@@ -189,14 +190,33 @@ class Qemu(Guest):
         return stream
 
 
-def table(title, unit, rows):
-    """One line for each measure, one column for each VMM, and the ratio of the first two."""
-    names = list(next(iter(rows.values())))
-    print(f"\n{title}, {unit}\n{'':40}" + "".join(f"{name:>22}" for name in names) + f"{'ratio':>8}")
-    for what, values in rows.items():
-        cells = "".join(f"{values[name]:22.1f}" for name in names)
-        first, second = (values[name] for name in names[:2])
-        print(f"{what:40}{cells}{first / second if second else 0:8.2f}")
+class Figures:
+    """What was measured, each of it once in every round: by measure and by VMM."""
+
+    def __init__(self):
+        self.measures = {}
+
+    def add(self, what, name, value):
+        self.measures.setdefault(what, {}).setdefault(name, []).append(value)
+
+    def table(self, title, unit):
+        """One line for each measure, one column for each VMM: the median, and that of the first two's ratio with its extremes."""
+        names = list(next(iter(self.measures.values())))
+        print(f"\n{title}, {unit}; medians of {rounds}\n{'':40}" + "".join(f"{name:>18}" for name in names) + f"{'ratio':>8}")
+        for what, values in self.measures.items():
+            cells = "".join(f"{statistics.median(values[name]):18.1f}" for name in names)
+            ratios = [first / second for first, second in zip(*(values[name] for name in names[:2])) if second]
+            spread = f"{statistics.median(ratios):8.2f} [{min(ratios):.2f}–{max(ratios):.2f}]" if ratios else ""
+            print(f"{what:40}{cells}{spread}")
+
+
+def in_turns(guests):
+    """Every VMM once in each round, so that a machine that slows down slows all of them."""
+    for _ in range(rounds):
+        for name, make in guests.items():
+            guest = make(name)
+            yield name, guest
+            guest.end()
 
 
 def progress(*words):
@@ -204,9 +224,8 @@ def progress(*words):
 
 
 def disks(how, guests):
-    rates, exits = {}, {}
-    for name, make in guests.items():
-        guest = make(name)
+    rates, exits = Figures(), Figures()
+    for name, guest in in_turns(guests):
         for what, options in JOBS.items():
             before = guest.exits()
             output, code = guest.ask(f"fio --name=j --filename=/dev/data --direct=1 --ioengine=libaio --time_based --runtime={seconds}"
@@ -215,12 +234,12 @@ def disks(how, guests):
                 sys.exit(f"fio in {name}: {output}")
             job = json.loads(output[output.index("{"):])["jobs"][0]
             way = job["read"] if "read" in options else job["write"]
-            rates.setdefault(what, {})[name] = way["iops"] if "4 KiB" in what else way["bw"] / 1024
-            exits.setdefault(what, {})[name] = (guest.exits() - before) / max(way["total_ios"], 1)
-            progress(name, what, rates[what][name], exits[what][name])
-        guest.end()
-    table(f"Disk on the scratch disk, {how}, 1 vCPU, 4 KiB at QD 32 and 1 MiB at QD 4", "IOPS or MiB/s", rates)
-    table("The same, VM exits (KVM's own count)", "a request", exits)
+            rate = way["iops"] if "4 KiB" in what else way["bw"] / 1024
+            rates.add(what, name, rate)
+            exits.add(what, name, (guest.exits() - before) / max(way["total_ios"], 1))
+            progress(name, what, rate)
+    rates.table(f"Disk on the scratch disk, {how}, 1 vCPU, 4 KiB at QD 32 and 1 MiB at QD 4", "IOPS or MiB/s")
+    exits.table("The same, VM exits (KVM's own count, those of fio's start and end too)", "a request")
 
 
 def iperf(guest, *options):
@@ -229,34 +248,32 @@ def iperf(guest, *options):
 
 
 def networks(guests):
-    rates, exits = {}, {}
-    for name, make in guests.items():
-        guest = make(name)
+    rates, exits = Figures(), Figures()
+    for name, guest in in_turns(guests):
         guest.ask("iperf3 -s -D")
         for what, options in {"TCP, host to guest": (), "TCP, guest to host": ("-R",)}.items():
             before = guest.exits()
             end = iperf(guest, *options)["sum_received"]
-            rates.setdefault(what, {})[name] = end["bits_per_second"] / 1e6
-            exits.setdefault(what, {})[name] = (guest.exits() - before) / max(end["bytes"] / (1 << 20), 1)
-            progress(name, what, rates[what][name])
+            rate = end["bits_per_second"] / 1e6
+            rates.add(what, name, rate)
+            exits.add(what, name, (guest.exits() - before) / max(end["bytes"] / (1 << 20), 1))
+            progress(name, what, rate)
         for what, options in {"UDP, host to guest": (), "UDP, guest to host": ("-R",)}.items():
             before = guest.exits()
             end = iperf(guest, "-u", "-b", "0", "-l", "1400", *options)["sum"]
             arrived = end["packets"] - end["lost_packets"]
-            rates.setdefault(f"{what}, 1000 packets/s", {})[name] = arrived / end["seconds"] / 1000
-            exits.setdefault(f"{what}, per 100 packets", {})[name] = (guest.exits() - before) / max(arrived, 1) * 100
-        guest.end()
-    table("Network, iperf3, one stream", "Mbit/s unless said", rates)
-    table("The same, VM exits", "per MiB unless said", exits)
+            rates.add(f"{what}, 1000 packets/s", name, arrived / end["seconds"] / 1000)
+            exits.add(f"{what}, per 100 packets", name, (guest.exits() - before) / max(arrived, 1) * 100)
+    rates.table("Network, iperf3, one stream", "Mbit/s unless said")
+    exits.table("The same, VM exits", "per MiB unless said")
 
 
 def sockets(guests):
     """Bytes from the host into the guest and back out again."""
-    rates, memory = {}, {}
+    rates, memory = Figures(), Figures()
     block = bytes(1 << 20)
-    for name, make in guests.items():
-        guest = make(name)
-        memory.setdefault("private memory, idle", {})[name] = guest.private_mib()
+    for name, guest in in_turns(guests):
+        memory.add("private memory, idle", name, guest.private_mib())
         for what, shell in {"host to guest": "socat -b 65536 -u VSOCK-LISTEN:5000 OPEN:/dev/null",
                             "guest to host": "socat -b 65536 -u OPEN:/dev/zero VSOCK-LISTEN:5000"}.items():
             guest.begin(f"(sleep 0; {shell}) 2>/dev/null")
@@ -264,12 +281,11 @@ def sockets(guests):
             start, moved = time.monotonic(), 0
             while time.monotonic() - start < seconds:
                 moved += stream.send(block) if "host to" in what else len(stream.recv(1 << 20))
-            rates.setdefault(what, {})[name] = moved / (time.monotonic() - start) / (1 << 20)
+            rates.add(what, name, moved / (time.monotonic() - start) / (1 << 20))
             stream.close()
             guest.until("@done")
-        guest.end()
-    table("Sockets (vsock)", "MiB/s", rates)
-    table("Memory of the VMM that is not the guest's", "MiB", memory)
+    rates.table("Sockets (vsock)", "MiB/s")
+    memory.table("Memory of the VMM that is not the guest's", "MiB")
 
 
 def connect(guest):
