@@ -65,8 +65,10 @@ pub enum ConfigError {
     #[error("machine-config.mem_size_mib is {0}; give {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]
     Memory(u64),
     /// Firecracker has it, this machine does not.
-    #[error("{0} is not supported; leave it away")]
-    Unsupported(&'static str),
+    #[error(
+        "machine-config.cpu_template is not supported; leave it away, and put what it masks into cpu-config"
+    )]
+    CpuTemplate,
     /// Threads.
     #[error("machine-config.vcpu_count is {0} and smt is on; give an even number, or 1")]
     Threads(u8),
@@ -349,9 +351,7 @@ pub fn rate_limiter(field: &str, limiter: Option<&RateLimiter>) -> Result<(), Co
 fn check_machine(machine: &MachineConfig) -> Result<(), ConfigError> {
     let huge = machine.huge_pages == HugePages::TwoMiB;
     match () {
-        () if machine.cpu_template != CpuTemplate::None => {
-            Err(ConfigError::Unsupported("machine-config.cpu_template"))
-        }
+        () if machine.cpu_template != CpuTemplate::None => Err(ConfigError::CpuTemplate),
         () if machine.smt && machine.vcpu_count > 1 && !machine.vcpu_count.is_multiple_of(2) => {
             Err(ConfigError::Threads(machine.vcpu_count))
         }

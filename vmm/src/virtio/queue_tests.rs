@@ -133,7 +133,8 @@ proptest! {
                 }
                 2 => {
                     // As long as it was the last thing that happened.
-                    if queue.pop(&driver.memory, &mut chain).unwrap() {
+                    let popped = queue.pop(&driver.memory, &mut chain).unwrap();
+                    if popped {
                         queue.undo_pop();
                     }
                 }
