@@ -12,6 +12,9 @@ mod tap;
 #[path = "."]
 mod over_mmio {
     use crate::virtio::testing::Guest;
+    #[path = "kernel_tests.rs"]
+    #[allow(unsafe_code)]
+    mod kernel_tests;
     #[path = "metadata_tests.rs"]
     mod metadata_tests;
     #[path = "pairs_tests.rs"]
@@ -19,14 +22,14 @@ mod over_mmio {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
-    #[path = "vhost_tests.rs"]
-    #[allow(unsafe_code)]
-    mod vhost_tests;
 }
 #[cfg(test)]
 #[path = "."]
 mod over_pci {
     use crate::virtio::testing::PciGuest as Guest;
+    #[path = "kernel_tests.rs"]
+    #[allow(unsafe_code)]
+    mod kernel_tests;
     #[path = "metadata_tests.rs"]
     mod metadata_tests;
     #[path = "pairs_tests.rs"]
@@ -34,9 +37,6 @@ mod over_pci {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
-    #[path = "vhost_tests.rs"]
-    #[allow(unsafe_code)]
-    mod vhost_tests;
 }
 #[allow(unsafe_code)]
 pub mod vhost;
@@ -264,6 +264,7 @@ impl Net {
             let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else { break };
             wakers.push(receive.waker());
             let (tap, common, limits) = (Arc::clone(&self.taps[index]), self.common.clone(), &self.limits);
+            let unserved = if index == 0 { self.taps[pairs..].to_vec() } else { Vec::new() };
             let kernel = self.vhost.clone().zip(self.calls.clone());
             lane.start(&self.name, like(&context), |context| {
                 Ok(match kernel {
@@ -273,7 +274,8 @@ impl Net {
                     }
                     None => {
                         let queues = (receive, transmit);
-                        PairWorker::Own(NetWorker::new(context, queues, tap, common, limits, index))
+                        let taps = (tap, unserved);
+                        PairWorker::Own(NetWorker::new(context, queues, taps, common, limits, index))
                     }
                 })
             })?;

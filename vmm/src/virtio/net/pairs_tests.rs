@@ -9,7 +9,7 @@ use crate::virtio::testing::{Buffer, GuestOver, Registers, VERSION_1};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
-const MQ: u64 = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
+pub(super) const MQ: u64 = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
 
 fn device(pairs: usize) -> (Net, Vec<File>) {
     let (taps, wires) = (0..pairs).map(|_| wire()).map(|(ours, wire)| (Tap::pretend(ours), wire)).unzip();
@@ -17,7 +17,7 @@ fn device(pairs: usize) -> (Net, Vec<File>) {
 }
 
 /// Asks for something on the control queue; whether it was acknowledged.
-fn ask(guest: &mut Guest, queue: usize, bytes: &[u8]) -> bool {
+pub(super) fn ask(guest: &mut Guest, queue: usize, bytes: &[u8]) -> bool {
     let (command, answer) = (guest.data(bytes), guest.room(1, true));
     guest.send(queue, &[command, answer]);
     assert_eq!(guest.used(queue).unwrap().1, 1);

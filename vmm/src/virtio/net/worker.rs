@@ -37,13 +37,14 @@ pub(super) struct NetWorker {
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
     tap: Arc<Tap>,
+    // Those of the TAP's queues that nobody serves: its driver knows of one pair only.
+    unserved: Vec<Arc<Tap>>,
     features: u64,
     // Receive buffers that were taken and not used yet. A TAP does not say how long its next frame is, so room for the
     // longest has to lie ready, and walking its descriptors again for every frame would cost more than the frame.
     ready: VecDeque<Chain>,
     spare: Vec<Chain>,
     room: u64,
-    configured: bool,
     watching: bool,
     receive_meter: Meter,
     transmit_meter: Meter,
@@ -56,7 +57,7 @@ impl NetWorker {
     pub(super) fn new(
         context: ActivateContext,
         (receive, transmit): (DeviceQueue, DeviceQueue),
-        tap: Arc<Tap>,
+        (tap, unserved): (Arc<Tap>, Vec<Arc<Tap>>),
         common: Common,
         limits: &Limits,
         index: usize,
@@ -69,11 +70,11 @@ impl NetWorker {
             interrupt: context.interrupt,
             chain: Chain::default(),
             tap,
+            unserved,
             features: context.features,
             ready: VecDeque::new(),
             spare: Vec::new(),
             room: 0,
-            configured: false,
             watching: false,
             receive_meter: meter(&limits.receive, RECEIVE_TIMER),
             transmit_meter: meter(&limits.transmit, TRANSMIT_TIMER),
@@ -278,6 +279,18 @@ fn place(frame: &[u8], slices: &[VolatileSlice<'_>]) -> Received {
 }
 
 impl Worker for NetWorker {
+    fn enter(&mut self) -> Result<(), RingError> {
+        // Here and not at activation, which happens in a vCPU's thread: that one may make no such calls. None of them can fail for a TAP that took
+        // all of them before, but for one that is gone, which the next frame tells.
+        let _ = self.tap.set_offloads(self.features);
+        // The driver before this one may have used other pairs.
+        let _ = self.tap.attach(self.is_active());
+        for tap in &self.unserved {
+            let _ = tap.attach(false);
+        }
+        Ok(())
+    }
+
     fn sources(&self) -> Vec<Source> {
         let mut sources = vec![
             Source::readable(self.receive.event(), RECEIVE),
@@ -294,11 +307,6 @@ impl Worker for NetWorker {
     }
 
     fn process(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> Result<(), RingError> {
-        if !std::mem::replace(&mut self.configured, true) {
-            // Here and not at activation, which happens in a vCPU's thread: that one may make no such calls. It can't fail
-            // for a TAP that took all of them before.
-            let _ = self.tap.set_offloads(self.features);
-        }
         let metrics = &self.common.metrics;
         match token {
             TRANSMIT => {

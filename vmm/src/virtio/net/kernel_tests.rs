@@ -1,12 +1,13 @@
-//! The suite of pauses and saved states with the kernel's vhost-net, where the tests run as root on a kernel that has it; the end-to-end tests
-//! see to that.
+//! What takes root and the kernel's own devices: the suite of pauses and saved states with vhost-net, and a TAP of several queues. The
+//! end-to-end tests run it.
 
 use super::super::*;
 use super::Guest;
-use super::tests::MAC;
+use super::pairs_tests::{MQ, ask};
+use super::tests::{MAC, unlimited};
 use crate::sys;
 use crate::virtio::testing::suite::Subject;
-use crate::virtio::testing::{Buffer, GuestOver, Registers};
+use crate::virtio::testing::{Buffer, GuestOver, Registers, VERSION_1};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -51,10 +52,16 @@ struct Kernel {
     late: VecDeque<u32>,
 }
 
+/// A queue of a TAP, which goes with its last one.
+fn attach(name: &str, multi_queue: bool) -> File {
+    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+    sys::attach_tap(&tap, name, multi_queue).unwrap();
+    tap
+}
+
 impl Kernel {
     fn new(name: &str) -> Self {
-        let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-        sys::attach_tap(&tap, name, false).unwrap();
+        let tap = attach(name, false);
         // It would speak for itself.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         assert!(Command::new("ip").args(["link", "set", name, "up"]).status().unwrap().success());
@@ -124,11 +131,50 @@ impl Subject for Kernel {
 }
 
 #[test]
-#[ignore = "needs root and /dev/vhost-net: the end-to-end tests run it where they have both"]
+#[ignore = "needs root and /dev/vhost-net: the end-to-end tests run it"]
 fn pauses_and_saved_states_of_vhost_net() {
     let mut made = 0;
     Guest::suite(|| {
         made += 1;
         Kernel::new(&format!("vialsuite{made}"))
     });
+}
+
+/// How many queues a TAP spreads frames over.
+fn attached(name: &str) -> usize {
+    let shown = Command::new("ip").args(["-d", "link", "show", name]).output().unwrap().stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    let mut words = shown.split_whitespace().skip_while(|word| *word != "numqueues");
+    words.nth(1).expect(&shown).parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs root and /dev/net/tun: the end-to-end tests run it"]
+fn a_tap_gives_frames_to_those_of_its_queues_that_a_driver_uses() {
+    const NAME: &str = "vialqueues";
+    let start = |guest: &mut Guest, features| {
+        guest.set_status(0);
+        guest.negotiate(features);
+        guest.set_up_rings();
+        guest.set_status(15);
+        guest.run();
+    };
+    let all_pairs = [4, 0, 3, 0];
+    let taps = (0..3).map(|_| attach(NAME, true)).map(|tap| Tap::new(tap, true).unwrap()).collect();
+    let mut guest = Guest::cold(Box::new(Net::with_taps(taps, MAC, None, unlimited())));
+    // Whatever was attached before, and whatever another driver used.
+    for _ in 0..2 {
+        start(&mut guest, VERSION_1 | MQ);
+        assert_eq!(attached(NAME), 1);
+        assert!(ask(&mut guest, 6, &all_pairs));
+        guest.run();
+        assert_eq!(attached(NAME), 3);
+    }
+    // One that knows of one pair only.
+    start(&mut guest, VERSION_1);
+    assert_eq!(attached(NAME), 1);
+    start(&mut guest, VERSION_1 | MQ);
+    assert!(ask(&mut guest, 6, &all_pairs));
+    guest.run();
+    assert_eq!(attached(NAME), 3);
 }
