@@ -218,12 +218,15 @@ pub enum ConfigError {
     CommandLine(String),
 }
 
-/// Parses and checks a document.
+/// Parses a document. The root drive comes first, wherever it stands there: guests boot from `/dev/vda`, as with Firecracker, however they are
+/// described.
 pub fn parse(document: &[u8]) -> Result<VmConfig, ConfigError> {
     if document.len() as u64 > MAX_DOCUMENT {
         return Err(ConfigError::TooLong);
     }
-    document::parse(document).map_err(ConfigError::Json)
+    let mut config: VmConfig = document::parse(document).map_err(ConfigError::Json)?;
+    config.drives.sort_by_key(|drive| !drive.is_root_device);
+    Ok(config)
 }
 
 /// Checks what a document says.

@@ -135,7 +135,9 @@ fn the_root_device_goes_before_what_init_gets() {
             {"drive_id": "b", "concat": ["/b"], "is_root_device": true},
         ]);
     });
-    assert_eq!(command_line(&config.unwrap()).unwrap(), "quiet root=/dev/vdb ro -- --verbose");
+    let config = config.unwrap();
+    assert_eq!(command_line(&config).unwrap(), "quiet root=/dev/vda ro -- --verbose");
+    assert_eq!(config.drives.iter().map(|drive| drive.drive_id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(command_line(&with(|_| ()).unwrap()).unwrap(), "");
     let partition = |id: &str| {
         let drive = json!([{"drive_id": "a", "path_on_host": "/a", "is_root_device": true, "partuuid": id}]);
@@ -143,6 +145,32 @@ fn the_root_device_goes_before_what_init_gets() {
     };
     assert_eq!(command_line(&partition("0eaa91a0-01").unwrap()).unwrap(), "root=PARTUUID=0eaa91a0-01 rw");
     assert!(matches!(partition("a init=/bin/sh"), Err(ConfigError::Name { field: "partuuid", .. })));
+}
+
+#[test]
+fn what_firecracker_has_as_an_option_may_be_null() {
+    with(|document| {
+        *document = json!({
+            "boot-source": {"kernel_image_path": "/k", "boot_args": null, "initrd_path": null},
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": null},
+            "drives": [{
+                "drive_id": "a", "path_on_host": "/a", "is_root_device": false, "is_read_only": null, "partuuid": null,
+                "io_engine": null, "socket": null,
+                "rate_limiter": {"bandwidth": null, "ops": {"size": 1, "refill_time": 1, "one_time_burst": null}},
+            }],
+            "network-interfaces": [{
+                "iface_id": "n", "host_dev_name": "t", "guest_mac": null, "rx_rate_limiter": null, "tx_rate_limiter": null,
+            }],
+            "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": null},
+            "entropy": {"rate_limiter": null},
+            "pmem": [{"id": "p", "path_on_host": "/p", "rate_limiter": null}],
+            "mmds-config": {"network_interfaces": ["n"], "ipv4_address": null},
+            "logger": {"log_path": null, "level": null, "show_level": null, "show_log_origin": null, "module": null},
+            "serial": {"serial_out_path": null, "rate_limiter": null},
+            "balloon": null,
+        });
+    })
+    .unwrap();
 }
 
 #[test]

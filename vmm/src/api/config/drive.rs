@@ -1,6 +1,6 @@
 //! `/drives/{drive_id}`: block devices.
 
-use super::{FileSource, RateLimiter};
+use super::{FileSource, RateLimiter, null_is_absent};
 use serde::{Deserialize, Serialize};
 
 /// A block device.
@@ -24,7 +24,7 @@ pub struct Drive {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_removable: bool,
     /// Whether the guest may not write.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub is_read_only: bool,
     /// Adds `root=/dev/vda` (of the matching letter) and `ro` or `rw` to the command line.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! `/machine-config`: vCPUs and memory.
 
-use super::FileSource;
+use super::{FileSource, null_is_absent};
 use serde::{Deserialize, Serialize};
 
 /// vCPUs and memory.
@@ -15,7 +15,7 @@ pub struct MachineConfig {
     #[serde(default)]
     pub smt: bool,
     /// A named set of CPU features to show.
-    #[serde(default, skip_serializing_if = "CpuTemplate::is_none")]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "CpuTemplate::is_none")]
     pub cpu_template: CpuTemplate,
     /// KVM keeps a log of the pages that the guest writes, for differential snapshots; each page's first write then costs an exit.
     #[serde(default)]

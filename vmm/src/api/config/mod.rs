@@ -51,6 +51,11 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+/// Takes null for a field that is left out: Firecracker has it as an option, and clients write those out.
+fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
 /// A whole VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
