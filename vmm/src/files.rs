@@ -7,7 +7,7 @@ use crate::api::control::Plugged;
 use crate::back_ends;
 use crate::line_writer::complain;
 use crate::listen::listener;
-use crate::memory::{self, Backing, MemoryError, Recipe};
+use crate::memory::{self, Backing, Holes, MemoryError, Recipe};
 use crate::mmds::SharedStore;
 use crate::serial::SerialFiles;
 use crate::{data_file, sys, validate};
@@ -341,7 +341,7 @@ fn memory(config: &VmConfig) -> Result<Recipe, FileError> {
         MemoryBacking::Anonymous => Backing::Anonymous,
         MemoryBacking::Shared => return Ok(Recipe::shared(mem_size_mib << 20, pages)?),
         MemoryBacking::PrivateFile(source) => {
-            Backing::PrivateFile(Arc::new(memory_file(source, mem_size_mib)?))
+            Backing::PrivateFile(Arc::new(memory_file(source, mem_size_mib)?), Holes::default())
         }
     };
     Ok(Recipe { backing, pages })
@@ -427,14 +427,16 @@ pub fn taps(net: &NetworkInterface) -> Result<Vec<File>, FileError> {
 /// it away.
 ///
 /// # Errors
-/// It is not.
+/// It is not, or that can't be found out.
 pub fn there_is_tap(net: &NetworkInterface) -> Result<(), FileError> {
     let FileSource::Path(path) = &net.host_dev_name else { return Ok(()) };
     let name = path.to_string_lossy();
-    if sys::interface_exists(&name) {
-        return Ok(());
-    }
-    Err(FileError::Tap { name: name.into_owned(), source: io::Error::from_raw_os_error(libc::ENODEV) })
+    let source = match sys::interface_exists(&name) {
+        Ok(true) => return Ok(()),
+        Ok(false) => io::Error::from_raw_os_error(libc::ENODEV),
+        Err(error) => error,
+    };
+    Err(FileError::Tap { name: name.into_owned(), source })
 }
 
 /// vhost-net, if it is asked for and there.

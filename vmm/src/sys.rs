@@ -144,15 +144,18 @@ pub fn signal_descriptor(signals: &[c_int]) -> io::Result<File> {
 
 /// Whether this network namespace has an interface of that name. By a socket and a request that the filters let through where interfaces
 /// can be plugged in.
-pub fn interface_exists(name: &str) -> bool {
+///
+/// # Errors
+/// It can't be asked: this process has no descriptor left.
+pub fn interface_exists(name: &str) -> io::Result<bool> {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if !put_name(&mut request, name) {
-        return false;
+        return Ok(false);
     }
-    let Ok(socket) = UnixDatagram::unbound() else { return false };
+    let socket = UnixDatagram::unbound()?;
     // SAFETY: `request` is a valid ifreq for the time of the call.
-    unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request) == 0 }
+    Ok(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request) == 0 })
 }
 
 /// Whether `name` can be an interface's, and is now in `request`.

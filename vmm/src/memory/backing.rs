@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{FileOffset, GuestRegionMmap};
 
@@ -27,7 +28,23 @@ pub enum Backing {
     /// In a memory file, which others can map too.
     Shared(Arc<File>),
     /// In a file until they are written, then in this process.
-    PrivateFile(Arc<File>),
+    PrivateFile(Arc<File>, Holes),
+}
+
+/// How often a VM has had pages of its private file taken away, each of which may cut a mapping into three: the kernel lets a process have so
+/// many and no more (vm.max_map_count, 65530 unless it was changed), and others need some too. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Holes(Arc<AtomicU32>);
+
+impl Holes {
+    /// At most; what a guest offers beyond stays where it is.
+    const MOST: u32 = 1 << 14;
+
+    /// Whether there may be one more.
+    fn another(&self) -> bool {
+        let more = |count| (count < Self::MOST).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
 }
 
 /// How guest memory is to be made.
@@ -77,7 +94,7 @@ impl Recipe {
         let (kind, file) = match &self.backing {
             Backing::Anonymous => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None),
             Backing::Shared(file) => (libc::MAP_SHARED, Some(file)),
-            Backing::PrivateFile(file) => (libc::MAP_PRIVATE, Some(file)),
+            Backing::PrivateFile(file, _) => (libc::MAP_PRIVATE, Some(file)),
         };
         let flags = match (&self.backing, huge) {
             (Backing::Anonymous, true) => kind | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
@@ -151,7 +168,7 @@ pub fn check_length(file: &File, size: u64) -> Result<(), MemoryError> {
 /// # Errors
 /// The host has no such memory, or the file is too short.
 pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemory, MemoryError> {
-    if let Backing::PrivateFile(file) = &recipe.backing {
+    if let Backing::PrivateFile(file, _) = &recipe.backing {
         check_length(file, size)?;
     }
     let mut offset = 0;
@@ -176,7 +193,7 @@ pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemory, MemoryError> 
 /// volatile accesses.
 ///
 /// # Errors
-/// The host keeps them, such as a part of a huge page of hugetlbfs.
+/// The host keeps them, such as a part of a huge page of hugetlbfs, or pages of a private file that was cut up too often.
 pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) -> io::Result<u64> {
     let first = host.ptr_guard_mut().as_ptr() as usize;
     let page = PAGE as usize;
@@ -191,10 +208,16 @@ pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) -> io::Re
         // SAFETY: as above; the hole is in a file of this VM's own.
         Backing::Shared(_) => unsafe { libc::madvise(address, len, libc::MADV_REMOVE) == 0 },
         // The file's old contents must not come back: a guest that wipes pages before it gives them away would find them there.
+        Backing::PrivateFile(_, holes) if !holes.another() => {
+            return Err(io::Error::other("the memory's file has been cut up too often"));
+        }
         // SAFETY: as above; private anonymous memory takes the place of private memory.
-        Backing::PrivateFile(_) => unsafe {
+        Backing::PrivateFile(..) => unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            libc::mmap(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
+            let mapped = libc::mmap(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            // As the rest of guest memory; the result does not matter.
+            libc::madvise(address, len, libc::MADV_DONTDUMP);
+            mapped != libc::MAP_FAILED
         },
     };
     if taken { Ok(len as u64) } else { Err(io::Error::last_os_error()) }

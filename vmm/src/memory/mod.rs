@@ -9,7 +9,7 @@ mod pmem;
 mod region;
 mod space;
 
-pub use backing::{Backing, Recipe, allocate, check_length, discard};
+pub use backing::{Backing, Holes, Recipe, allocate, check_length, discard};
 pub use files::{map_into, read_into};
 pub use hotplug::{KvmSlots, Slots, behind, extend};
 pub use pmem::{PmemError, PmemMapping};
@@ -153,7 +153,7 @@ mod tests {
         for recipe in [
             Recipe::DEFAULT,
             Recipe::shared(4 << 20, HugePages::None).unwrap(),
-            Recipe { backing: Backing::PrivateFile(file(4 << 20)), pages: HugePages::None },
+            Recipe { backing: Backing::PrivateFile(file(4 << 20), Holes::default()), pages: HugePages::None },
         ] {
             let memory = allocate(4 << 20, &recipe).unwrap();
             for address in [0, PAGE, 2 * PAGE, 3 * PAGE] {
@@ -167,6 +167,21 @@ mod tests {
             memory.write_obj(6u64, GuestAddress(PAGE)).unwrap();
             assert_eq!(read(&memory, PAGE), 6);
         }
+    }
+
+    #[test]
+    fn a_guest_does_not_cut_its_private_file_up_without_end() {
+        let (size, backing) = (256 << 20, Backing::PrivateFile(file(256 << 20), Holes::default()));
+        let recipe = Recipe { backing, pages: HugePages::None };
+        let memory = allocate(size, &recipe).unwrap();
+        let every_second = (0..size / PAGE).step_by(2).map(|page| GuestAddress(page * PAGE));
+        let taken = every_second.filter(|page| {
+            let page = memory.get_slice(*page, PAGE as usize).unwrap();
+            discard(&page, &recipe.backing).is_ok()
+        });
+        assert_eq!(taken.count(), 1 << 14);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.lines().count() < 40_000, "others have room");
     }
 
     #[test]
@@ -191,7 +206,8 @@ mod tests {
         assert_eq!(shared.metadata().unwrap().len(), 4 << 20);
 
         let contents = file(4 << 20);
-        let recipe = Recipe { backing: Backing::PrivateFile(contents), pages: HugePages::None };
+        let recipe =
+            Recipe { backing: Backing::PrivateFile(contents, Holes::default()), pages: HugePages::None };
         let (one, other) = (allocate(4 << 20, &recipe).unwrap(), allocate(4 << 20, &recipe).unwrap());
         one.write_obj(8u64, GuestAddress(0)).unwrap();
         assert_eq!((read(&one, 0), read(&other, 0)), (8, 7));
