@@ -26,8 +26,8 @@ const MAX_CONNECTIONS: usize = 16;
 /// A request and where its reply goes.
 #[derive(Debug)]
 pub struct Command {
-    /// What is asked for.
-    pub request: Request,
+    /// What is asked for, or why that was not to be understood: its answer waits for those of earlier requests too.
+    pub request: Result<Request, String>,
     /// Descriptors that came with [`Request::Insert`], [`Request::UpdateDrive`] or [`Request::Plug`]; none with others.
     pub files: Vec<File>,
     /// Who asks.
@@ -69,10 +69,6 @@ fn send_line(mut stream: &UnixStream, reply: &Reply) {
         // Gone, or not reading; either way it sees the end of the connection and not half a line.
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
-}
-
-fn refuse(stream: &UnixStream, why: String) {
-    send_line(stream, &Reply::Fault { fault_message: why });
 }
 
 /// Collects bytes to lines of bounded length.
@@ -153,16 +149,17 @@ impl Control {
         };
         let Ok(stream) = connection.stream.try_clone() else { return false };
         connection.files.extend(received.files);
+        let refuse = |why| {
+            let _ = hand_on(&self.commands, Err(why), Vec::new(), stream.try_clone());
+            false
+        };
         if received.lost || connection.files.len() > MAX_FILES {
-            let why = format!(
+            return refuse(format!(
                 "a request brought more than {MAX_FILES} descriptors, or more than this process may have"
-            );
-            refuse(&stream, why);
-            return false;
+            ));
         }
         let Ok(lines) = connection.lines.push(&buffer[..received.bytes]) else {
-            refuse(&stream, format!("a request is longer than {MAX_LINE} bytes"));
-            return false;
+            return refuse(format!("a request is longer than {MAX_LINE} bytes"));
         };
         let mut files = std::mem::take(&mut connection.files);
         if lines.iter().all(|line| request(&self.commands, line, &mut files, &stream)) {
@@ -178,22 +175,24 @@ impl Control {
 
 /// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
 fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &UnixStream) -> bool {
-    match document::parse(line) {
-        Ok(request) => {
-            let files = match request {
-                Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. } => {
-                    std::mem::take(files)
-                }
-                _ => Vec::new(),
-            };
-            let Ok(clone) = stream.try_clone() else { return false };
-            commands.send(Command { request, files, reply: ReplyTo::Stream(clone) }).is_ok()
+    let request = document::parse(line).map_err(|error| format!("not a request: {error}"));
+    let files = match request {
+        Ok(Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. }) => {
+            std::mem::take(files)
         }
-        Err(error) => {
-            refuse(stream, format!("not a request: {error}"));
-            true
-        }
-    }
+        _ => Vec::new(),
+    };
+    hand_on(commands, request, files, stream.try_clone())
+}
+
+fn hand_on(
+    commands: &Sender<Command>,
+    request: Result<Request, String>,
+    files: Vec<File>,
+    stream: io::Result<UnixStream>,
+) -> bool {
+    let Ok(stream) = stream else { return false };
+    commands.send(Command { request, files, reply: ReplyTo::Stream(stream) }).is_ok()
 }
 
 impl MutEventSubscriber for Control {
@@ -259,7 +258,12 @@ mod tests {
         /// The request that came through, and with how many descriptors.
         fn command(&self) -> Option<(Request, usize)> {
             let command = self.commands.try_recv().ok()?;
-            Some((command.request, command.files.len()))
+            Some((command.request.unwrap(), command.files.len()))
+        }
+
+        /// Why what came through is no request.
+        fn refusal(&self) -> Option<String> {
+            self.commands.try_recv().ok()?.request.err()
         }
     }
 
@@ -314,7 +318,7 @@ mod tests {
             ["{\"action\":\"info\"}\n", "{\"action\":\"eject\",\"drive_id\":\"a\"}\n", "rubbish\n", "\n"]
         {
             let mut reader = sent(&mut world, line, 2);
-            world.command();
+            drop(world.commands.try_recv());
             assert!(is_closed(&mut reader), "{line}");
         }
         // Those of a client that goes in the middle of its request.
@@ -336,8 +340,22 @@ mod tests {
         ] {
             let mut world = World::new();
             world.send(&format!("{line}\n"), &[]);
-            assert_eq!(world.command(), None, "{line}");
+            assert!(world.refusal().unwrap().starts_with("not a request: "), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_no_request_waits_for_those_before_it() {
+        let mut world = World::new();
+        world.send("{\"action\":\"info\"}\nrubbish\n{\"action\":\"pause\"}\n", &[]);
+        assert_eq!(world.command(), Some((Request::Info {}, 0)));
+        assert!(world.refusal().is_some());
+        assert_eq!(world.command(), Some((Request::Pause {}, 0)));
+        world.send("{\"action\":\"info\"}\n", &[]);
+        world.send(&"x".repeat(MAX_LINE + 1), &[]);
+        assert_eq!(world.command(), Some((Request::Info {}, 0)));
+        assert!(world.refusal().unwrap().contains("longer than"));
+        assert_eq!(world.client.read(&mut [0]).unwrap(), 0, "its end is lost");
     }
 
     #[test]
@@ -347,9 +365,8 @@ mod tests {
             let mut world = World::new();
             let mut readers: Vec<_> = pieces.iter().map(|count| sent(&mut world, "{", *count)).collect();
             assert!(readers.iter_mut().all(is_closed));
-            let mut answer = String::new();
-            world.client.read_to_string(&mut answer).unwrap();
-            assert!(answer.contains("more than 240 descriptors"), "{answer}");
+            assert!(world.refusal().unwrap().contains("more than 240 descriptors"));
+            assert_eq!(world.client.read(&mut [0]).unwrap(), 0, "its end is lost");
             assert_eq!(world.command(), None);
         }
     }

@@ -205,7 +205,9 @@ pub fn run(
                 state = answer(machine, state, command, end);
             }
         }
-        for reply in machine.clear_unplugged() {
+        let (gone, waiting) = machine.clear_unplugged();
+        gone.iter().for_each(|name| requests.observer.forget(name));
+        for reply in waiting {
             reply.send(&info(machine, name(&state)));
         }
         requests.observer.tick(machine);
@@ -246,6 +248,13 @@ fn info(machine: &Machine, state: &str) -> Reply {
 
 fn answer(machine: &mut Machine, state: State, command: Command, end: &EndSignal) -> State {
     let Command { request, files, reply } = command;
+    let request = match request {
+        Ok(request) => request,
+        Err(why) => {
+            reply.refuse(why);
+            return state;
+        }
+    };
     match (request, state) {
         (Request::Pause {}, State::Running) => {
             machine.vcpus.pause();

@@ -205,20 +205,20 @@ impl Machine {
         }
     }
 
-    /// Forgets the devices that the guest has let go of; who waits to hear of it.
-    pub fn clear_unplugged(&mut self) -> Vec<ReplyTo> {
+    /// Forgets the devices that the guest has let go of: which, and who waits to hear of it.
+    pub fn clear_unplugged(&mut self) -> (Vec<Name>, Vec<ReplyTo>) {
         let Self { plugs, transports, handles, config, status, .. } = self;
-        let Some(plugs) = plugs else { return Vec::new() };
+        let Some(plugs) = plugs else { return (Vec::new(), Vec::new()) };
         let (gone, waiting) = plugs.clear(transports, handles);
-        for name in gone {
-            match &name {
+        for name in &gone {
+            match name {
                 Name::Drive(id) => config.drives.retain(|drive| drive.drive_id != *id),
                 Name::Interface(id) => config.network_interfaces.retain(|net| net.iface_id != *id),
                 Name::Pmem(id) => config.pmem.retain(|pmem| pmem.id != *id),
             }
             status.tell(|at_us| Event::Unplugged { device: name.to_string(), at_us });
         }
-        waiting
+        (gone, waiting)
     }
 
     /// Those who wait for the guest to let go of something, when it never will again.

@@ -4,6 +4,7 @@ use crate::api::config::{Logger, VmConfig};
 use crate::args::Started;
 use crate::machine::Machine;
 use crate::metrics::{Counter, Figure, Figures, Requests, Sink};
+use crate::plugs::Name;
 use crate::virtio::Subscriber;
 use crate::{log, sys};
 use event_manager::{EventManager, SubscriberOps};
@@ -123,6 +124,18 @@ impl Observer {
             machine.handles.figures(&mut figures);
         }
         figures
+    }
+
+    /// A device is gone: what another of its name counts begins anew.
+    pub fn forget(&mut self, name: &Name) {
+        let (group, id) = match name {
+            Name::Drive(id) => ("block", id),
+            Name::Interface(id) => ("net", id),
+            Name::Pmem(id) => ("pmem", id),
+        };
+        if let Some(sink) = &mut self.sink {
+            sink.forget(group, id);
+        }
     }
 
     /// Writes a line if the clock wants one.

@@ -38,7 +38,7 @@ impl After {
                 continue;
             }
             if let Some(request) = request(&action) {
-                return Some(Command { request, files: Vec::new(), reply: ReplyTo::Api(reply) });
+                return Some(Command { request: Ok(request), files: Vec::new(), reply: ReplyTo::Api(reply) });
             }
             reply.send(self.handle(machine, paused, observer, action));
         }

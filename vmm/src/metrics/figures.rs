@@ -46,6 +46,11 @@ impl Figures {
         counts.into_iter().for_each(|(name, count)| self.of(group, id, name, Figure::Count(count)));
     }
 
+    /// Takes out what there is of a device.
+    pub fn forget(&mut self, group: &'static str, id: &str) {
+        self.0.remove(&(group, id.to_owned()));
+    }
+
     fn count(&self, group: &Group, name: &str) -> u64 {
         match self.0.get(group).and_then(|figures| figures.get(name)) {
             Some(Figure::Count(count)) => *count,
@@ -119,6 +124,14 @@ mod tests {
         figures.of("block", "a\"b", "throttled", Figure::Count(count));
         figures.of("block", "c", "throttled", Figure::Count(1));
         figures
+    }
+
+    #[test]
+    fn another_device_of_a_name_begins_anew() {
+        let mut last = figures(5);
+        last.forget("block", "a\"b");
+        assert_eq!(figures(3).since(&last, 1)["block_a\"b"]["throttled"], 3);
+        assert_eq!(figures(3).since(&last, 1)["block_c"]["throttled"], 0);
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Sink {
         self.due.swap(false, Ordering::Relaxed)
     }
 
+    /// Device `id` is gone, and what it had counted after the last line with it.
+    pub fn forget(&mut self, group: &'static str, id: &str) {
+        self.last.forget(group, id);
+    }
+
     /// Lines that could not be written.
     pub fn lost(&self) -> u64 {
         self.lost
