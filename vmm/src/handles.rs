@@ -31,10 +31,10 @@ pub enum HandleError {
     #[error("this VM has no interface {0:?}")]
     NoInterface(String),
     /// The request says one thing and brings another.
-    #[error("the request for drive {drive:?} speaks of {said} files and brought {came} descriptors")]
+    #[error("the request for {device:?} speaks of {said} files and brought {came} descriptors")]
     Descriptors {
-        /// Which drive.
-        drive: String,
+        /// Which device.
+        device: String,
         /// How many the request speaks of.
         said: u8,
         /// How many descriptors came with it.
@@ -212,7 +212,7 @@ impl Handles {
     pub fn insert(&self, drive: &str, said: u8, files: Vec<File>) -> Result<(), HandleError> {
         let DriveHandle { tray, interrupt } = self.drive(drive)?;
         if usize::from(said) != files.len() {
-            return Err(HandleError::Descriptors { drive: drive.to_owned(), said, came: files.len() });
+            return Err(HandleError::Descriptors { device: drive.to_owned(), said, came: files.len() });
         }
         Ok(tray.insert(files, interrupt)?)
     }
@@ -272,7 +272,7 @@ impl Handles {
         // Whatever fails fails before anything has changed.
         limiter.map_or(Ok(()), |limiter| self.prepare_limit(id, limiter))?;
         if usize::from(said) != files.len() {
-            return Err(HandleError::Descriptors { drive: id.to_owned(), said, came: files.len() });
+            return Err(HandleError::Descriptors { device: id.to_owned(), said, came: files.len() });
         }
         if limiter.is_none() && files.is_empty() && !measure {
             return Err(HandleError::Nothing(id.to_owned()));
@@ -314,8 +314,7 @@ impl Handles {
     /// Changes the buckets that either limiter has.
     ///
     /// # Errors
-    /// There is no such interface, or a limiter can't be; nothing has changed then. One whose timers can't be had is as it was, and so is the
-    /// second.
+    /// There is no such interface, or a limiter can't be; nothing has changed then.
     pub fn limit_interface(
         &self,
         id: &str,
@@ -329,10 +328,13 @@ impl Handles {
         }
         validate::rate_limiter("rx_rate_limiter", receive)?;
         validate::rate_limiter("tx_rate_limiter", transmit)?;
-        for (throttle, limiter) in [(&limits.receive, receive), (&limits.transmit, transmit)] {
-            if let Some(limiter) = limiter {
-                throttle.update(limiter)?;
-            }
+        let both = [(&limits.receive, receive), (&limits.transmit, transmit)];
+        // Whatever fails fails before anything has changed.
+        for (throttle, limiter) in both {
+            limiter.map_or(Ok(()), |limiter| throttle.prepare(limiter))?;
+        }
+        for (throttle, limiter) in both {
+            limiter.map_or(Ok(()), |limiter| throttle.update(limiter))?;
         }
         Ok(())
     }

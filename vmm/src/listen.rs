@@ -41,12 +41,15 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
             Err(io::Error::new(error.kind(), message))
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => match connect_unix(path) {
-            // A listener whose queue is full is somebody too.
             Err(answer) if answer.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path)?;
                 UnixListener::bind(path)
             }
-            _ => Err(error),
+            // A listener whose queue is full is somebody too.
+            _ => {
+                let message = format!("another process listens at {path:?}; end it, or give another path");
+                Err(io::Error::new(error.kind(), message))
+            }
         },
         result => result,
     }

@@ -55,7 +55,7 @@ pub fn pluggable(device: &Plugged) -> Result<Vec<&FileSource>, ConfigError> {
 pub fn plugged(device: &Plugged, said: u8, files: Vec<File>) -> Result<Vec<File>, HandleError> {
     let sources = pluggable(device)?;
     let came = files.len();
-    let wrong = || HandleError::Descriptors { drive: name(device).to_owned(), said, came };
+    let wrong = || HandleError::Descriptors { device: name(device).to_owned(), said, came };
     if usize::from(said) != came || sources.len() != came {
         return Err(wrong());
     }

@@ -35,6 +35,9 @@ pub enum LinkError {
     /// No answer in time.
     #[error("its back end did not answer {0:?} within {seconds} s", seconds = LIMIT.as_secs())]
     Silent(Request),
+    /// Another request waits for its answer.
+    #[error("its back end is asked something else; try again")]
+    Busy,
     /// It breaks the protocol, or says no.
     #[error("its back end broke the vhost-user protocol")]
     Protocol(#[from] ProtocolError),

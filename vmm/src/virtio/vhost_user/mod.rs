@@ -31,6 +31,7 @@ mod worker;
 pub use link::{LIMIT, LinkError, prepare};
 pub use terms::BackEndError;
 
+use super::patience::{Patience, lock_within};
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, Interrupt, Signals, VirtioDevice};
 use link::{Link, deadline};
@@ -223,13 +224,14 @@ impl BackEndControl {
     /// Reads the configuration space again and tells the driver: the disk may have grown. To be called in the VMM thread.
     ///
     /// # Errors
-    /// The back end is gone, or goes by this.
+    /// The back end is gone, or goes by this, or somebody else has waited for its answer as long as one may.
     pub fn reread(&self, signals: &Signals) -> Result<(), LinkError> {
-        let mut link = self.back_end.link();
+        let by = deadline();
+        let mut link = lock_within(&self.back_end.link, Patience::Until(by)).ok_or(LinkError::Busy)?;
         if link.is_lost() {
             return Err(LinkError::Gone);
         }
-        match config_space(&mut link, deadline()) {
+        match config_space(&mut link, by) {
             Ok(space) => {
                 drop(link);
                 signals.change_config(|| *self.back_end.space() = disk_space(space, self.queues));
