@@ -1,13 +1,14 @@
 //! What the machine itself is made of, seen by Linux in it: `vial-vmm` alone, without launcher or daemon.
 
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vial_tests::fixtures;
 use vial_tests::host::Vial;
 use vial_tests::limit::Limit;
+use vial_tests::talk::until;
 
 /// The installed VMM, or another part beside it.
 fn part(name: &str) -> PathBuf {
@@ -64,11 +65,31 @@ fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
     assert!(text.contains("-cloud-amd64\n2\n/dev/vda on / type ext4 (ro"), "{text}");
 }
 
-/// A VM under way: lines that its guest writes, and its control socket.
+#[test]
+#[ignore = "takes minutes in an emulated host of one processor: VIAL_E2E_LONG=1 tools/test"]
+fn thirty_two_vcpus_come_up() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let text = run(
+        folder.path(),
+        &json!({
+            "boot-source": {
+                "kernel_image_path": part("vmlinux"),
+                "initrd_path": fixtures::busybox_initrd(),
+                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["nproc", "poweroff -f"])),
+            },
+            "machine-config": {"vcpu_count": 32, "mem_size_mib": 256},
+            "vial": {"console": {"output": "/dev/stdout"}},
+        }),
+    );
+    assert_eq!(text.trim(), "32");
+}
+
+/// A VM under way: lines that its guest writes, its control socket and its API's.
 struct Running {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     socket: PathBuf,
+    api: PathBuf,
     seen: String,
     _limit: Limit,
 }
@@ -77,14 +98,15 @@ impl Running {
     fn start(folder: &Path, config: &Value) -> Self {
         let document = folder.join("config.json");
         std::fs::write(&document, config.to_string()).expect("the folder is writable");
+        let (socket, api) = (folder.join("control"), folder.join("api"));
         let mut command = Command::new(part("vial-vmm"));
-        let command = command.args(["--no-api", "--config-file"]).arg(&document).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the VMM can be run");
+        let command = command.arg("--config-file").arg(&document).arg("--api-sock").arg(&api);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the VMM can be run");
         let output = child.stdout.take().expect("it was asked for");
         let lines = BufReader::new(output).lines();
         // What it said was read already.
         let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
-        Self { child, lines, socket: folder.join("control"), seen: String::new(), _limit: limit }
+        Self { child, lines, socket, api, seen: String::new(), _limit: limit }
     }
 
     /// Reads until the guest writes `word` at the start of a line; the line.
@@ -108,14 +130,145 @@ impl Running {
         assert!(!reply.contains("fault_message"), "{request}: {reply}");
     }
 
-    /// Memory of the process, in MiB.
-    fn resident_mib(&self) -> u64 {
+    /// What the API answers, without the head of it.
+    fn http(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = UnixStream::connect(&self.api).expect("the API is served");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: vm\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path} {body}: {answer}");
+        answer.split_once("\r\n\r\n").expect("it has a head").1.to_owned()
+    }
+
+    /// A field of what the balloon tells of itself and of the guest.
+    fn balloon(&self, field: &str) -> u64 {
+        let told: Value =
+            serde_json::from_str(&self.http("GET", "/balloon/statistics", "")).expect("it is JSON");
+        told[field].as_u64().unwrap_or_default()
+    }
+
+    /// Memory of the process of this kind, in MiB.
+    fn memory_mib(&self, kind: &str) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let text = std::fs::read_to_string(path).expect("the process lives");
-        let line = text.lines().find(|line| line.starts_with("Pss:")).expect("the kernel counts it");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+        let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':'));
+        let words = line.expect("the kernel counts it").split_whitespace();
+        let kib: u64 = words.clone().next().and_then(|word| word.parse().ok()).expect("a number");
         kib >> 10
     }
+
+    fn resident_mib(&self) -> u64 {
+        self.memory_mib("Pss")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Pages of 2 MiB that the host has set aside, as many as there were before when this goes.
+struct HugePages(String);
+
+impl HugePages {
+    const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn set_aside(count: u64) -> Self {
+        let before = std::fs::read_to_string(Self::COUNT).expect("the kernel has them");
+        let aside = Self(before);
+        std::fs::write(Self::COUNT, count.to_string()).expect("tests run as root");
+        let now = std::fs::read_to_string(Self::COUNT).expect("as above");
+        assert!(
+            now.trim().parse::<u64>().expect("a number") >= count,
+            "the host has {now} of {count} huge pages"
+        );
+        aside
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::COUNT, &self.0);
+    }
+}
+
+#[test]
+fn a_guest_lies_in_huge_pages() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let _aside = HugePages::set_aside(64);
+    let mut vm = Running::start(
+        folder.path(),
+        &json!({
+            "boot-source": {
+                "kernel_image_path": part("vmlinux"),
+                "initrd_path": fixtures::busybox_initrd(),
+                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["echo @up", "sleep 1000"])),
+            },
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"},
+            "vial": {"console": {"output": "/dev/stdout"}, "control": folder.path().join("control")},
+        }),
+    );
+    vm.until("@up");
+    // The kernel alone is 14 MiB, wherever it lies.
+    assert!(vm.memory_mib("Private_Hugetlb") >= 14, "{} MiB", vm.memory_mib("Private_Hugetlb"));
+    vm.ask(&json!({"action": "stop"}));
+    vm.child.wait().expect("it ends");
+}
+
+/// What a guest does that has memory, gives it away, and needs it.
+const NEED: &str = r#"
+mount -t tmpfs -o size=230m none /tmp
+dd if=/dev/zero of=/tmp/fill bs=1M count=100 2>/dev/null
+echo @filled
+rm /tmp/fill
+until [ $(awk '/^MemFree/ { print int($2 / 1024) }' /proc/meminfo) -le 60 ]; do sleep 1; done
+echo @inflated
+dd if=/dev/zero of=/tmp/need bs=1M count=150 2>/dev/null
+echo @needed $(wc -c </tmp/need)
+sleep 1000
+"#;
+
+#[test]
+fn a_balloon_tells_statistics_takes_what_is_reported_and_gives_way_in_need() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    let mut steps = NEED.to_owned();
+    // A disk has whole sectors.
+    steps.extend(std::iter::repeat_n('\n', steps.len().next_multiple_of(512) - steps.len()));
+    std::fs::write(folder.path().join("steps"), steps).expect("the folder is writable");
+    let mut vm = Running::start(
+        folder.path(),
+        &json!({
+            "boot-source": {
+                "kernel_image_path": part("vmlinux"),
+                "initrd_path": fixtures::busybox_initrd(),
+                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["sh /dev/vda"])),
+            },
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
+            "drives": [{"drive_id": "steps", "path_on_host": folder.path().join("steps"), "is_read_only": true}],
+            "balloon": {
+                "amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_reporting": true,
+            },
+            "vial": {"console": {"output": "/dev/stdout"}, "control": folder.path().join("control")},
+        }),
+    );
+    vm.until("@filled");
+    let filled = vm.resident_mib();
+    until("free pages go back to the host", || (vm.resident_mib() + 80 <= filled).then_some(()));
+    until("statistics come", || (vm.balloon("total_memory") >> 20 > 200).then_some(()));
+    vm.http("PATCH", "/balloon", r#"{"amount_mib":170}"#);
+    vm.until("@inflated");
+    until("the balloon has its size", || (vm.balloon("actual_mib") == 170).then_some(()));
+    assert_eq!(vm.until("@needed"), format!("@needed {}", 150 << 20));
+    assert!(vm.balloon("actual_mib") < 170);
+    vm.ask(&json!({"action": "stop"}));
+    vm.child.wait().expect("it ends");
 }
 
 /// Whether `part` is somewhere in `whole`.
