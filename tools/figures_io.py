@@ -71,7 +71,9 @@ def tap(name):
 
 
 class Guest:
-    """A VM whose console is a shell."""
+    """A VM whose console is a shell; there is one at a time."""
+
+    running = None
 
     def __init__(self, name):
         self.name = name
@@ -80,6 +82,7 @@ class Guest:
         command = self.command(append)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=open(f"{work}/errors", "a"), text=True, errors="replace")
+        Guest.running = self.process
         self.until("@ready")
         progress(name, "is up")
 
@@ -333,4 +336,8 @@ def main():
 try:
     main()
 finally:
+    if Guest.running and Guest.running.poll() is None:
+        Guest.running.kill()
+        Guest.running.wait()
+        subprocess.run(["ip", "link", "del", "figures0"], stderr=subprocess.DEVNULL, check=False)
     shutil.rmtree(work, ignore_errors=True)

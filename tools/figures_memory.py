@@ -52,6 +52,8 @@ def idle_mb(load, reports):
         vmm.wait()
 
 
+if os.geteuid() != 0:
+    sys.exit("figures-memory: the host's huge pages can be switched by root only; run it with sudo")
 before = re.search(r"\[(\w+)\]", open(HUGE).read()).group(1)
 print(f"An idle VM of {memory} MiB, MB: the share of its process (PSS), and what its guest uses as it sees it")
 print(f"{'host huge pages':16}{'kernel':>8}{'reports':>9}{'PSS':>8}{'guest':>8}")

@@ -111,7 +111,7 @@ fn control(socket: &Path, request: &serde_json::Value) {
 
 /// A script that is too long for a kernel's command line, or has words that don't survive there, as a disk of whole sectors, filled up with
 /// empty lines.
-fn write_script(disk: &Path, lines: &str) {
+pub fn write_script(disk: &Path, lines: &str) {
     let mut script = lines.to_owned() + "\n";
     script.extend(std::iter::repeat_n('\n', script.len().next_multiple_of(512) - script.len()));
     std::fs::write(disk, script).expect("the folder is writable");

@@ -1,5 +1,6 @@
 //! What the machine itself is made of, seen by Linux in it: `vial-vmm` alone, without launcher or daemon.
 
+use crate::io::write_script;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,6 +20,15 @@ fn part(name: &str) -> PathBuf {
 /// A script as a word of the kernel's command line.
 fn script(lines: &[&str]) -> String {
     format!("script={}", lines.join(";").replace(' ', "${IFS}"))
+}
+
+/// What boots our own kernel with these lines as its only program.
+fn busybox(lines: &[&str]) -> Value {
+    json!({
+        "kernel_image_path": part("vmlinux"),
+        "initrd_path": fixtures::busybox_initrd(),
+        "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(lines)),
+    })
 }
 
 /// Runs a VM to its end; what it wrote to its consoles.
@@ -72,11 +82,7 @@ fn thirty_two_vcpus_come_up() {
     let text = run(
         folder.path(),
         &json!({
-            "boot-source": {
-                "kernel_image_path": part("vmlinux"),
-                "initrd_path": fixtures::busybox_initrd(),
-                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["nproc", "poweroff -f"])),
-            },
+            "boot-source": busybox(&["nproc", "poweroff -f"]),
             "machine-config": {"vcpu_count": 32, "mem_size_mib": 256},
             "vial": {"console": {"output": "/dev/stdout"}},
         }),
@@ -206,11 +212,7 @@ fn a_guest_lies_in_huge_pages() {
     let mut vm = Running::start(
         folder.path(),
         &json!({
-            "boot-source": {
-                "kernel_image_path": part("vmlinux"),
-                "initrd_path": fixtures::busybox_initrd(),
-                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["echo @up", "sleep 1000"])),
-            },
+            "boot-source": busybox(&["echo @up", "sleep 1000"]),
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"},
             "vial": {"console": {"output": "/dev/stdout"}, "control": folder.path().join("control")},
         }),
@@ -238,18 +240,11 @@ sleep 1000
 #[test]
 fn a_balloon_tells_statistics_takes_what_is_reported_and_gives_way_in_need() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
-    let mut steps = NEED.to_owned();
-    // A disk has whole sectors.
-    steps.extend(std::iter::repeat_n('\n', steps.len().next_multiple_of(512) - steps.len()));
-    std::fs::write(folder.path().join("steps"), steps).expect("the folder is writable");
+    write_script(&folder.path().join("steps"), NEED);
     let mut vm = Running::start(
         folder.path(),
         &json!({
-            "boot-source": {
-                "kernel_image_path": part("vmlinux"),
-                "initrd_path": fixtures::busybox_initrd(),
-                "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(&["sh /dev/vda"])),
-            },
+            "boot-source": busybox(&["sh /dev/vda"]),
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
             "drives": [{"drive_id": "steps", "path_on_host": folder.path().join("steps"), "is_read_only": true}],
             "balloon": {

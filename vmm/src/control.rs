@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// Connections at a time; more are closed at once. A daemon has one, a person's tool another.
@@ -38,7 +39,7 @@ pub struct Command {
 #[derive(Debug)]
 pub enum ReplyTo {
     /// A connection to the control socket.
-    Stream(UnixStream),
+    Stream(Arc<UnixStream>),
     /// A request through the HTTP API.
     Api(Asker),
 }
@@ -102,7 +103,8 @@ impl Lines {
 
 #[derive(Debug)]
 struct Connection {
-    stream: UnixStream,
+    // Requests that are not answered yet share it: a descriptor each would be thousands, since a read may hold as many lines.
+    stream: Arc<UnixStream>,
     lines: Lines,
     // For the request under way.
     files: Vec<File>,
@@ -131,7 +133,7 @@ impl Control {
         if ops.add(Events::new(&stream, EventSet::IN)).is_ok() {
             self.connections.insert(
                 stream.as_raw_fd(),
-                Connection { stream, lines: Lines::default(), files: Vec::new() },
+                Connection { stream: Arc::new(stream), lines: Lines::default(), files: Vec::new() },
             );
         }
     }
@@ -147,10 +149,10 @@ impl Control {
                 return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             }
         };
-        let Ok(stream) = connection.stream.try_clone() else { return false };
+        let stream = Arc::clone(&connection.stream);
         connection.files.extend(received.files);
         let refuse = |why| {
-            let _ = hand_on(&self.commands, Err(why), Vec::new(), stream.try_clone());
+            let _ = hand_on(&self.commands, Err(why), Vec::new(), &stream);
             false
         };
         if received.lost || connection.files.len() > MAX_FILES {
@@ -174,7 +176,7 @@ impl Control {
 }
 
 /// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
-fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &UnixStream) -> bool {
+fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &Arc<UnixStream>) -> bool {
     let request = document::parse(line).map_err(|error| format!("not a request: {error}"));
     let files = match request {
         Ok(Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. }) => {
@@ -182,17 +184,16 @@ fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, strea
         }
         _ => Vec::new(),
     };
-    hand_on(commands, request, files, stream.try_clone())
+    hand_on(commands, request, files, stream)
 }
 
 fn hand_on(
     commands: &Sender<Command>,
     request: Result<Request, String>,
     files: Vec<File>,
-    stream: io::Result<UnixStream>,
+    stream: &Arc<UnixStream>,
 ) -> bool {
-    let Ok(stream) = stream else { return false };
-    commands.send(Command { request, files, reply: ReplyTo::Stream(stream) }).is_ok()
+    commands.send(Command { request, files, reply: ReplyTo::Stream(Arc::clone(stream)) }).is_ok()
 }
 
 impl MutEventSubscriber for Control {
@@ -356,6 +357,17 @@ mod tests {
         assert_eq!(world.command(), Some((Request::Info {}, 0)));
         assert!(world.refusal().unwrap().contains("longer than"));
         assert_eq!(world.client.read(&mut [0]).unwrap(), 0, "its end is lost");
+    }
+
+    #[test]
+    fn lines_without_number_cost_no_descriptors() {
+        let mut world = World::new();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        world.send(&"\n".repeat(MAX_LINE), &[]);
+        // Other tests open some too, but not thousands.
+        assert!(open() < before + 1000);
+        assert_eq!(world.commands.try_iter().count(), MAX_LINE);
     }
 
     #[test]

@@ -45,6 +45,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
                 std::fs::remove_file(path)?;
                 UnixListener::bind(path)
             }
+            Err(answer) if answer.kind() == io::ErrorKind::PermissionDenied => Err(error),
             // A listener whose queue is full is somebody too.
             _ => {
                 let message = format!("another process listens at {path:?}; end it, or give another path");

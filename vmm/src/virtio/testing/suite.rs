@@ -102,6 +102,7 @@ impl<S: Subject, R: Registers> Play<S, R> {
             self.guest().transport.core_mut().resume().unwrap();
             self.guest().run();
             if S::ELSEWHERE {
+                // Who does it would never get to it otherwise; a pause may well come in the middle.
                 std::thread::sleep(Duration::from_millis(1));
             }
             self.guest().pause();
