@@ -11,6 +11,7 @@
 
 use super::Root;
 use crate::bus::BusDevice;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -33,6 +34,15 @@ struct Slots {
     going: u32,
     /// Off the bus, which the main thread has not heard of yet.
     gone: u32,
+}
+
+/// What another process goes on with; bit N is slot N.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSlots {
+    arrived: u32,
+    leaving: u32,
+    asked: u32,
 }
 
 /// Something to do, once.
@@ -95,6 +105,32 @@ impl Hotplug {
     pub fn take_gone(&self) -> Vec<u8> {
         let gone = std::mem::take(&mut self.slots().gone);
         (0..32).filter(|slot| gone & 1 << slot != 0).collect()
+    }
+
+    /// What the guest has not heard of or not done yet; nothing while something that it has let go of is on its way off the bus, which
+    /// ends by itself.
+    pub fn save(&self) -> Option<SavedSlots> {
+        let Slots { arrived, leaving, asked, going, gone } = *self.slots();
+        (going | gone == 0).then_some(SavedSlots { arrived, leaving, asked })
+    }
+
+    /// Goes on where another block was, before any vCPU runs; returns which slots the guest has been asked for, whose end nobody waits for
+    /// in this process so far.
+    ///
+    /// # Errors
+    /// The state has slots other than `pluggable`: all stays as it is.
+    pub fn restore(&self, saved: SavedSlots, pluggable: u32) -> Result<u32, SavedSlots> {
+        let SavedSlots { arrived, leaving, asked } = saved;
+        // The guest lets go of what it was asked for, so nothing else must look as if it were.
+        if (arrived | leaving | asked) & !pluggable != 0 || leaving & !asked != 0 {
+            return Err(saved);
+        }
+        *self.slots() = Slots { arrived, leaving, asked, ..Slots::default() };
+        if arrived | leaving != 0 {
+            // Once more is harmless: a guest that has read the block finds nothing new there.
+            self.raise();
+        }
+        Ok(asked)
     }
 
     fn raise(&self) {
@@ -271,6 +307,37 @@ mod tests {
         registers.write(8, &0b100u32.to_le_bytes());
         // Who asked meanwhile asked for the one that went.
         assert_eq!((hotplug.take_gone(), get(&mut registers, 4)), (vec![2], 0));
+    }
+
+    #[test]
+    fn what_the_guest_has_not_heard_of_or_done_goes_to_another_process() {
+        let (_, hotplug, mut registers) = bus();
+        hotplug.arrived(1);
+        hotplug.ask(2);
+        hotplug.ask(3);
+        // It knows of both, and has let go of neither.
+        assert_eq!(get(&mut registers, 4), 0b1100);
+        hotplug.ask(3);
+        let saved = serde_json::to_string(&hotplug.save().unwrap()).unwrap();
+        let (_, other, mut registers) = bus();
+        assert_eq!(other.restore(serde_json::from_str(&saved).unwrap(), 0b1110), Ok(0b1100));
+        assert!(other.interrupt().read().is_ok());
+        assert_eq!((get(&mut registers, 0), get(&mut registers, 4)), (0b10, 0b1000));
+        registers.write(8, &0b1110u32.to_le_bytes());
+        assert_eq!(other.save(), None);
+        assert_eq!(other.take_gone(), [2, 3]);
+        assert_eq!(other.save(), Some(SavedSlots { arrived: 0, leaving: 0, asked: 0 }));
+    }
+
+    #[test]
+    fn a_saved_state_with_slots_of_others_is_refused() {
+        let (_, hotplug, mut registers) = bus();
+        hotplug.arrived(1);
+        for (arrived, leaving, asked) in [(0b100, 0, 0), (0, 0, 0b1), (0, 0b10, 0), (0, 0b100, 0b100)] {
+            let spoilt = SavedSlots { arrived, leaving, asked };
+            assert_eq!(hotplug.restore(spoilt, 0b1010), Err(spoilt));
+        }
+        assert_eq!(get(&mut registers, 0), 0b10);
     }
 
     #[test]

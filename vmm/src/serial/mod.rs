@@ -9,7 +9,7 @@ mod tests;
 use crate::api::config::{RateLimiter, TokenBucket};
 use crate::bus::BusDevice;
 use crate::virtio::console::{Input, Output, OutputBuffer};
-use crate::virtio::limiter::Throttle;
+use crate::virtio::limiter::{SavedLimiter, Throttle};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -117,6 +117,8 @@ pub struct SavedSerial {
     modem_status: u8,
     scratch: u8,
     input: Vec<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limiter: Option<SavedLimiter>,
 }
 
 impl From<SerialState> for SavedSerial {
@@ -131,6 +133,7 @@ impl From<SerialState> for SavedSerial {
             modem_status: state.modem_status,
             scratch: state.scratch,
             input: state.in_buffer,
+            limiter: None,
         }
     }
 }
@@ -229,7 +232,8 @@ impl SerialControl {
 
     /// What a port in another process needs to go on; meant for a paused one.
     pub fn save(&self) -> SavedSerial {
-        lock(&self.registers).state().into()
+        let limiter = self.transmitter.limit.save();
+        SavedSerial { limiter, ..lock(&self.registers).state().into() }
     }
 
     /// Goes on where another port was saved, and raises the interrupt if one was pending.
@@ -237,12 +241,14 @@ impl SerialControl {
     /// # Errors
     /// The state is none of a port's: this one is as it was then.
     pub fn restore(&self, saved: SavedSerial) -> io::Result<()> {
+        let limiter = saved.limiter.clone();
         let (line, kick, out) = (self.line.clone(), self.kick.clone(), self.transmitter.clone());
         match Serial::from_state(&saved.into(), line, kick, out) {
             Ok(serial) => *lock(&self.registers) = serial,
             Err(Error::Trigger(error)) => return Err(error),
             Err(error) => return Err(io::Error::new(ErrorKind::InvalidData, error.to_string())),
         }
+        self.transmitter.limit.restore(limiter.as_ref());
         self.kick.kick();
         Ok(())
     }

@@ -67,6 +67,12 @@ fn what_is_beyond_the_limit_is_dropped_and_counted() {
     }
     assert_eq!(world.written(), "hello");
     assert_eq!(world.control.dropped(), 7);
+    // In another process there is no more left.
+    let saved = serde_json::to_string(&world.control.save()).unwrap();
+    let mut other = World::limited(None, Some(bucket));
+    other.control.restore(serde_json::from_str(&saved).unwrap()).unwrap();
+    other.port.write(0, b"!");
+    assert_eq!((other.written(), other.control.dropped()), (String::new(), 1));
 }
 
 #[test]
@@ -141,6 +147,7 @@ proptest! {
             modem_status: numbers[7],
             scratch: numbers[8],
             input,
+            limiter: None,
         };
         let fits = saved.input.len() <= 64;
         prop_assert_eq!(world.control.restore(saved.clone()).is_ok(), fits);

@@ -292,16 +292,16 @@ impl VirtioDevice for Block {
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
-        let mut state = DeviceState::default();
+        let mut state = DeviceState { device: self.throttle.to_value(), ..DeviceState::default() };
         for lane in &self.lanes {
             state.queues.extend(lane.worker.save(&self.name)?.queues);
         }
         Ok(state)
     }
 
-    fn restore(&mut self, _state: &serde_json::Value) -> Result<(), DeviceError> {
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
         // A pause ends when nothing is under way, so there is never a request to remember.
-        Ok(())
+        self.throttle.restore_value(&self.name, state)
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {

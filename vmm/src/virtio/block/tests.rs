@@ -500,6 +500,29 @@ fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
 }
 
 #[test]
+fn what_is_left_of_a_limit_goes_to_another_process() {
+    let limit = RateLimiter {
+        bandwidth: Some(TokenBucket { size: 512, one_time_burst: Some(512), refill_time: 3_600_000 }),
+        ops: None,
+    };
+    let under = file(&pattern(4096, 1));
+    let device = || {
+        let files = vec![under.try_clone().unwrap()];
+        let config = BlockConfig { limit: Some(limit), ..BlockConfig::new("a", files, false) };
+        Box::new(Block::new(config).unwrap())
+    };
+    let mut guest = Guest::ready(device(), VERSION_1 | FLUSH);
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512).0, OK);
+    let mut guest = guest.migrate(device());
+    // The burst is spent; the bucket is full.
+    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512).0, OK);
+    let (header, data) = (guest.data(&header(VIRTIO_BLK_T_IN, 2)), guest.room(512, true));
+    let status = guest.room(1, true);
+    guest.send(0, &[header, data, status]);
+    assert_eq!(guest.used(0), None);
+}
+
+#[test]
 fn zeroes_count_for_as_much_as_they_write() {
     let limit = |refill_time| RateLimiter {
         bandwidth: Some(TokenBucket { size: 4096, one_time_burst: None, refill_time }),

@@ -1,6 +1,7 @@
 //! Token buckets as pure state machines: time comes in as nanoseconds of any clock that does not go back.
 
 use crate::api::config::{RateLimiter, TokenBucket};
+use serde::{Deserialize, Serialize};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -49,11 +50,45 @@ impl Bucket {
         u64::try_from(rounded_up).unwrap_or(u64::MAX)
     }
 
+    fn saved(&mut self, now: u64) -> SavedBucket {
+        self.advance(now);
+        let lacking = (self.size * self.refill).saturating_sub(self.level);
+        let lacking = lacking.saturating_add(self.size - 1) / self.size;
+        SavedBucket { lacking: u64::try_from(lacking).unwrap_or(u64::MAX), burst: self.burst }
+    }
+
+    /// As empty as another one was, which may have had other sizes; no fuller than it can be.
+    fn restore(&mut self, saved: &SavedBucket) {
+        let lacking = i128::from(saved.lacking).saturating_mul(self.size);
+        self.level = (self.size * self.refill).saturating_sub(lacking);
+        self.burst = self.burst.min(saved.burst);
+    }
+
     fn take(&mut self, tokens: u64) {
         let once = tokens.min(self.burst);
         self.burst -= once;
         self.level = self.level.saturating_sub(i128::from(tokens - once) * self.refill);
     }
+}
+
+/// What is left in a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedBucket {
+    /// Nanoseconds until it is full again; 0 if it is.
+    lacking: u64,
+    /// Tokens that are there once.
+    burst: u64,
+}
+
+/// What is left in a limiter's buckets, for another process, which has the same buckets from its own configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedLimiter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<SavedBucket>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ops: Option<SavedBucket>,
 }
 
 /// A bucket of bytes and one of operations.
@@ -87,6 +122,24 @@ impl Limiter {
             })
         };
         wait(&mut self.bandwidth, bytes).max(wait(&mut self.ops, 1))
+    }
+
+    /// What is left at `now`; the time until it is restored counts for nothing.
+    pub(super) fn save(&mut self, now: u64) -> SavedLimiter {
+        SavedLimiter {
+            bandwidth: self.bandwidth.as_mut().map(|bucket| bucket.saved(now)),
+            ops: self.ops.as_mut().map(|bucket| bucket.saved(now)),
+        }
+    }
+
+    /// Takes out of each bucket what was taken out of the saved one, where there are both.
+    pub(super) fn restore(&mut self, saved: &SavedLimiter, now: u64) {
+        for (bucket, saved) in [(&mut self.bandwidth, &saved.bandwidth), (&mut self.ops, &saved.ops)] {
+            if let (Some(bucket), Some(saved)) = (bucket, saved) {
+                bucket.advance(now);
+                bucket.restore(saved);
+            }
+        }
     }
 
     /// Counts an operation of so many bytes, which passes or has passed.
@@ -174,6 +227,23 @@ mod tests {
         assert!(!limiter.limits());
     }
 
+    #[test]
+    fn what_a_saved_limiter_does_not_fit_stays_as_it_is() {
+        let mut spent = bandwidth(10, 5, 10);
+        assert_eq!(spent.admit(10, 0), Ok(()));
+        let saved = spent.save(0);
+        // Only operations are limited here; there the bucket is smaller than what lacked; and that one promised a burst of two only.
+        let mut other = Limiter::new(&RateLimiter { bandwidth: None, ops: Some(bucket(1, 0, 100)) }, 0);
+        other.restore(&saved, 0);
+        assert_eq!(other.admit(1, 0), Ok(()));
+        let mut smaller = bandwidth(5, 2, 5);
+        smaller.restore(
+            &SavedLimiter { bandwidth: Some(SavedBucket { lacking: 7 * NS_PER_MS, burst: 9 }), ops: None },
+            0,
+        );
+        assert_eq!(smaller.admit(2, 0), Err(2 * NS_PER_MS));
+    }
+
     proptest! {
         #[test]
         fn no_more_passes_than_the_rate_allows_and_nobody_starves(
@@ -196,6 +266,35 @@ mod tests {
                 let most = u128::from(size + burst) + earned + u128::from(largest);
                 prop_assert!(passed <= most, "{} > {}", passed, most);
             }
+        }
+
+        #[test]
+        fn a_saved_limiter_goes_on_where_it_was(
+            size in 1..10_000u64, burst in 0..10_000u64, refill_time in 1..2_000u64,
+            taken in proptest::collection::vec((0..50_000_000u64, 0..20_000u64), 0..20), next: u64,
+        ) {
+            let mut limiter = bandwidth(size, burst, refill_time);
+            let mut now = 0;
+            for (pause, bytes) in taken {
+                now += pause;
+                let _ = limiter.admit(bytes, now);
+            }
+            let saved = serde_json::to_string(&limiter.save(now)).unwrap();
+            // Another clock, and a while later.
+            let (mut other, later) = (bandwidth(size, burst, refill_time), now / 2);
+            other.restore(&serde_json::from_str(&saved).unwrap(), later);
+            // Never sooner; later by no more than the nanosecond that a state is rounded to.
+            let (here, there) = (limiter.wait(next, now), other.wait(next, later));
+            prop_assert!(here <= there && there <= here + 1, "{} {}", here, there);
+        }
+
+        #[test]
+        fn no_saved_numbers_overflow(size: u64, burst: u64, refill_time: u64, lacking: u64, left: u64, bytes: u64, now: u64) {
+            let mut limiter = bandwidth(size, burst, refill_time);
+            let saved = SavedBucket { lacking, burst: left };
+            limiter.restore(&SavedLimiter { bandwidth: Some(saved.clone()), ops: Some(saved) }, now);
+            let _ = limiter.admit(bytes, now);
+            limiter.save(now);
         }
 
         #[test]

@@ -7,10 +7,14 @@
 
 mod bucket;
 
+use super::DeviceError;
 use super::worker::{Interest, Source};
 use crate::api::config::RateLimiter;
 use bucket::Limiter;
+pub use bucket::SavedLimiter;
 use event_manager::EventSet;
+use serde::Deserialize;
+use serde_json::Value;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,6 +122,42 @@ impl Throttle {
             state.limiter.take(bytes);
         }
         now
+    }
+
+    /// What is left of it, for another process; nothing if it limits nothing.
+    pub fn save(&self) -> Option<SavedLimiter> {
+        let mut state = lock(&self.state);
+        let now = self.now();
+        self.limits().then(|| state.limiter.save(now))
+    }
+
+    /// Goes on with what was left of another one. Its buckets are this one's own: what they lack in the saved state stays full.
+    pub fn restore(&self, saved: Option<&SavedLimiter>) {
+        if let Some(saved) = saved {
+            let mut state = lock(&self.state);
+            let now = self.now();
+            state.limiter.restore(saved, now);
+        }
+    }
+
+    /// The same as a device's whole state, where it keeps nothing else.
+    pub(super) fn to_value(&self) -> Value {
+        // Numbers and names are always JSON.
+        serde_json::to_value(self.save()).unwrap_or_default()
+    }
+
+    /// Takes [`Self::to_value`] over, for the device of that name.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub(super) fn restore_value(&self, device: &str, state: &Value) -> Result<(), DeviceError> {
+        match Option::<SavedLimiter>::deserialize(state) {
+            Ok(saved) => self.restore(saved.as_ref()),
+            Err(error) => {
+                return Err(DeviceError::BadState { device: device.to_owned(), why: error.to_string() });
+            }
+        }
+        Ok(())
     }
 
     fn now(&self) -> u64 {

@@ -44,7 +44,7 @@ mod worker;
 
 pub use metrics::NetMetrics;
 
-use super::limiter::Throttle;
+use super::limiter::{SavedLimiter, Throttle};
 use super::worker::WorkerSlot;
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config::RateLimiter;
@@ -148,6 +148,18 @@ impl Common {
 struct Chosen {
     pairs: u16,
     mac: [u8; 6],
+}
+
+/// What another process is told of a device besides its rings. What the TAP must know follows from the features that the driver accepted.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedNet {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen: Option<Chosen>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    receive: Option<SavedLimiter>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transmit: Option<SavedLimiter>,
 }
 
 /// The device.
@@ -362,26 +374,28 @@ impl VirtioDevice for Net {
         told.extend(self.control.save(&self.name)?.queues);
         let mut queues: Vec<_> = self.order.iter().zip(told).collect();
         queues.sort_by_key(|(index, _)| **index);
-        let chosen = Chosen { pairs: self.common.pairs.load(Ordering::Relaxed), mac: self.common.mac() };
-        let device = match self.has_pairs() {
-            true => serde_json::to_value(chosen).expect("it has only numbers"),
-            false => serde_json::Value::Null,
+        let chosen = || Chosen { pairs: self.common.pairs.load(Ordering::Relaxed), mac: self.common.mac() };
+        let saved = SavedNet {
+            chosen: self.has_pairs().then(chosen),
+            receive: self.limits.receive.save(),
+            transmit: self.limits.transmit.save(),
         };
+        let device = serde_json::to_value(saved).expect("it has only numbers");
         Ok(DeviceState { queues: queues.into_iter().map(|(_, queue)| queue).collect(), device })
     }
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
-        // What the TAP must know follows from the features that the driver accepted.
-        if state.is_null() {
-            return Ok(());
-        }
         let bad = |why: String| DeviceError::BadState { device: self.name.clone(), why };
-        let Chosen { pairs, mac } = Chosen::deserialize(state).map_err(|error| bad(error.to_string()))?;
-        if !(1..=self.taps.len()).contains(&pairs.into()) {
-            return Err(bad(format!("{pairs} pairs of queues where there are {}", self.taps.len())));
+        let saved = SavedNet::deserialize(state).map_err(|error| bad(error.to_string()))?;
+        if let Some(Chosen { pairs, mac }) = saved.chosen {
+            if !(1..=self.taps.len()).contains(&pairs.into()) {
+                return Err(bad(format!("{pairs} pairs of queues where there are {}", self.taps.len())));
+            }
+            self.common.pairs.store(pairs, Ordering::Relaxed);
+            self.common.set_mac(mac);
         }
-        self.common.pairs.store(pairs, Ordering::Relaxed);
-        self.common.set_mac(mac);
+        self.limits.receive.restore(saved.receive.as_ref());
+        self.limits.transmit.restore(saved.transmit.as_ref());
         Ok(())
     }
 

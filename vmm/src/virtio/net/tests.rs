@@ -200,6 +200,29 @@ fn bytes(size: u64, refill_time: u64) -> RateLimiter {
 }
 
 #[test]
+fn what_is_left_of_limits_goes_to_another_process() {
+    let (ours, mut wire) = wire();
+    let net = || {
+        let limits = unlimited();
+        limits.receive.update(&bytes(100, HOUR_MS)).unwrap();
+        limits.transmit.update(&ops(1, HOUR_MS)).unwrap();
+        Box::new(Net::with_taps(vec![Tap::pretend(ours.try_clone().unwrap())], MAC, None, limits))
+    };
+    let mut guest = Guest::ready(net(), VERSION_1 | EVENT_IDX);
+    let data = guest.data(&frame(60));
+    guest.send(1, &[data]);
+    let buffers = [(); 2].map(|()| give(&mut guest, 1526));
+    wire.write_all(&frame(100)).unwrap();
+    guest.run();
+    assert!(guest.used(1).is_some() && received(&mut guest, &buffers[..1]).is_some());
+    let mut guest = guest.migrate(net());
+    guest.send(1, &[data]);
+    wire.write_all(&frame(100)).unwrap();
+    guest.run();
+    assert_eq!((guest.used(0), guest.used(1)), (None, None));
+}
+
+#[test]
 fn limited_frames_wait_and_a_change_lets_them_pass() {
     let limits = unlimited();
     limits.receive.update(&bytes(150, HOUR_MS)).unwrap();

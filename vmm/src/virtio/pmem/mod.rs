@@ -157,12 +157,12 @@ impl VirtioDevice for Pmem {
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
-        self.worker.save(&self.name)
+        Ok(DeviceState { device: self.control.throttle.to_value(), ..self.worker.save(&self.name)? })
     }
 
-    fn restore(&mut self, _state: &serde_json::Value) -> Result<(), DeviceError> {
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
         // What the guest wrote is in the file, and a flush is never under way.
-        Ok(())
+        self.control.throttle.restore_value(&self.name, state)
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {

@@ -71,6 +71,21 @@ fn a_limit_counts_batches_and_the_length_of_the_file() {
 }
 
 #[test]
+fn what_is_left_of_a_limit_goes_to_another_process() {
+    let bucket = TokenBucket { size: 6 << 20, one_time_burst: None, refill_time: 4_000_000_000 };
+    let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
+    let device = || Box::new(Pmem::new("p", mapping(6 << 20, false).0, Some(&limit)).unwrap());
+    let mut guest = Guest::ready(device(), VERSION_1);
+    let flush = |guest: &mut Guest| {
+        let (request, response) = (guest.data(&[0; 4]), guest.room(4, true));
+        guest.send(0, &[request, response]);
+        guest.used(0).is_some()
+    };
+    assert!(flush(&mut guest));
+    assert!(!flush(&mut guest.migrate(device())));
+}
+
+#[test]
 fn a_flush_is_good_for_what_waited_and_for_nothing_later() {
     let device = Pmem::new("p", mapping(1 << 20, false).0, None).unwrap();
     let control = device.control();

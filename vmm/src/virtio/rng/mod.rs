@@ -127,11 +127,11 @@ impl VirtioDevice for Rng {
     }
 
     fn save(&mut self) -> Result<DeviceState, DeviceError> {
-        self.worker.save("rng")
+        Ok(DeviceState { device: self.throttle.to_value(), ..self.worker.save("rng")? })
     }
 
-    fn restore(&mut self, _state: &serde_json::Value) -> Result<(), DeviceError> {
-        Ok(())
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
+        self.throttle.restore_value("rng", state)
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {

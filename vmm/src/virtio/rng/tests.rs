@@ -23,6 +23,21 @@ fn bytes_are_random_and_no_more_than_asked_for() {
 }
 
 #[test]
+fn what_is_left_of_a_limit_goes_to_another_process() {
+    let bucket = TokenBucket { size: 64, one_time_burst: None, refill_time: 4_000_000_000 };
+    let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
+    let rng = || Box::new(Rng::new(Some(&limit)).unwrap());
+    let mut guest = Guest::ready(rng(), VERSION_1);
+    let first = guest.room(64, true);
+    guest.send(0, &[first]);
+    assert!(guest.used(0).is_some());
+    let mut guest = guest.migrate(rng());
+    let second = guest.room(1, true);
+    guest.send(0, &[second]);
+    assert_eq!(guest.used(0), None);
+}
+
+#[test]
 fn a_limit_holds_requests_back_until_there_is_enough_again() {
     let bucket = TokenBucket { size: 64, one_time_burst: None, refill_time: 4_000_000_000 };
     let limit = RateLimiter { bandwidth: Some(bucket), ops: None };
