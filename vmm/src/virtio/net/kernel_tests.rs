@@ -53,7 +53,7 @@ struct Kernel {
 }
 
 /// A queue of a TAP, which goes with its last one.
-fn attach(name: &str, multi_queue: bool) -> File {
+pub(super) fn attach(name: &str, multi_queue: bool) -> File {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     sys::attach_tap(&tap, name, multi_queue).unwrap();
     tap

@@ -22,6 +22,9 @@ mod over_mmio {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
+    #[path = "uso_tests.rs"]
+    #[allow(unsafe_code)]
+    mod uso_tests;
 }
 #[cfg(test)]
 #[path = "."]
@@ -37,6 +40,9 @@ mod over_pci {
     #[path = "tests.rs"]
     #[allow(unsafe_code)]
     mod tests;
+    #[path = "uso_tests.rs"]
+    #[allow(unsafe_code)]
+    mod uso_tests;
 }
 #[allow(unsafe_code)]
 pub mod vhost;
