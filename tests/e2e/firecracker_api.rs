@@ -1,30 +1,16 @@
 //! Firecracker's way of starting a VM, with curl as the client: through the jailer and requests, and from a configuration file.
 
-use crate::io::Tap;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use vial_tests::bare::{Tap, busybox, command_line, part};
 use vial_tests::fixtures;
-use vial_tests::host::Vial;
 use vial_tests::limit::Limit;
 
 const SECTOR: usize = 512;
-
-/// A part of the installation.
-fn part(name: &str) -> PathBuf {
-    let program = std::fs::canonicalize(Vial::program()).expect("the program is installed");
-    program.parent().and_then(Path::parent).expect("it is in a bin folder").join("lib/vial").join(name)
-}
-
-/// A kernel command line that runs `lines`. The initrd runs one word; a shell's keywords have to stand in it as such, so the word makes
-/// the script from octal numbers.
-fn script(lines: &[&str]) -> String {
-    let octal: String = lines.join("\n").bytes().map(|byte| format!("\\{byte:03o}")).collect();
-    format!("console=hvc0 quiet panic=-1 script=eval${{IFS}}\"$(printf${{IFS}}'{octal}')\"")
-}
 
 /// Status and body.
 fn curl(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, String) {
@@ -166,7 +152,7 @@ fn curl_boots_pauses_patches_and_shuts_down_a_jailed_guest() {
     assert!(group.contains("/vial-vmm/one"), "{group}");
     let socket = &jail.join("run/firecracker.socket");
     assert_eq!(state(socket), "Not started");
-    let append = script(&[
+    let append = command_line(&[
         "trap 'echo button; poweroff -f' 38",
         "echo up",
         "until head -c 3 /dev/vda | grep two; do sleep 1; done",
@@ -206,19 +192,15 @@ fn a_configuration_file_boots_at_once_and_the_api_is_where_firecracker_has_it() 
     let folder = tempfile::tempdir().expect("there is room");
     let console = Console::new(&folder.path().join("console"));
     let config = json!({
-        "boot-source": {
-            "kernel_image_path": part("vmlinux"),
-            "initrd_path": fixtures::busybox_initrd(),
-            "boot_args": script(&[
-                "ip link set lo up; ip link set eth0 up; ip addr add 172.16.0.2/30 dev eth0",
-                "ip route add 169.254.169.254 dev eth0",
-                "ask() { wget -q -O - \"$@\"; echo; }",
-                "ask http://169.254.169.254/",
-                "ask --header 'Accept: application/json' http://169.254.169.254/latest/meta-data",
-                "ask http://169.254.169.254/long | wc -c",
-                "echo up; sleep 1000",
-            ]),
-        },
+        "boot-source": busybox(&[
+            "ip link set lo up; ip link set eth0 up; ip addr add 172.16.0.2/30 dev eth0",
+            "ip route add 169.254.169.254 dev eth0",
+            "ask() { wget -q -O - \"$@\"; echo; }",
+            "ask http://169.254.169.254/",
+            "ask --header 'Accept: application/json' http://169.254.169.254/latest/meta-data",
+            "ask http://169.254.169.254/long | wc -c",
+            "echo up; sleep 1000",
+        ]),
         "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "vialmmds0"}],
         "mmds-config": {"network_interfaces": ["eth0"]},
         "machine-config": {"vcpu_count": 2, "mem_size_mib": 128, "smt": false},
@@ -282,12 +264,7 @@ fn disks_networks_and_memory_come_and_go_with_linux_consent() {
     served(child);
     let socket = &at("api");
     done(socket, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 128}));
-    let boot = json!({
-        "kernel_image_path": part("vmlinux"),
-        "initrd_path": fixtures::busybox_initrd(),
-        "boot_args": script(&COMES_AND_GOES),
-    });
-    done(socket, "PUT", "/boot-source", &boot);
+    done(socket, "PUT", "/boot-source", &busybox(&COMES_AND_GOES));
     done(socket, "PUT", "/vial", &json!({"console": {"output": at("console")}}));
     done(socket, "PUT", "/actions", &json!({"action_type": "InstanceStart"}));
     // From the start to the end, whenever one begins to read.

@@ -1,60 +1,23 @@
 //! What the machine itself is made of, seen by Linux in it: `vial-vmm` alone, without launcher or daemon.
 
-use crate::io::write_script;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use vial_tests::bare::{Vmm, busybox, heard, part, script, write_script};
 use vial_tests::fixtures;
-use vial_tests::host::Vial;
-use vial_tests::limit::Limit;
 use vial_tests::talk::until;
 
-/// The installed VMM, or another part beside it.
-fn part(name: &str) -> PathBuf {
-    let program = std::fs::canonicalize(Vial::program()).expect("the program is installed");
-    program.parent().and_then(Path::parent).expect("it is in a bin folder").join("lib/vial").join(name)
-}
-
-/// A script as a word of the kernel's command line.
-fn script(lines: &[&str]) -> String {
-    format!("script={}", lines.join(";").replace(' ', "${IFS}"))
-}
-
-/// What boots our own kernel with these lines as its only program.
-fn busybox(lines: &[&str]) -> Value {
-    json!({
-        "kernel_image_path": part("vmlinux"),
-        "initrd_path": fixtures::busybox_initrd(),
-        "boot_args": format!("console=hvc0 quiet panic=-1 {}", script(lines)),
-    })
-}
-
-/// Runs a VM to its end; what it wrote to its consoles.
-fn run(folder: &Path, config: &Value) -> String {
-    let document = folder.join("config.json");
-    std::fs::write(&document, config.to_string()).expect("the folder is writable");
-    let mut command = Command::new(part("vial-vmm"));
-    let command = command.args(["--no-api", "--config-file"]).arg(&document);
-    let console = folder.join("console");
-    let written = std::fs::File::create(&console).expect("the folder is writable");
-    let child = command.stdin(Stdio::null()).stdout(written).stderr(Stdio::piped()).spawn();
-    let child = child.expect("the VMM can be run");
-    let _limit = Limit::on_vmm(&child, &console);
-    let output = child.wait_with_output().expect("it is our child");
-    let console = std::fs::read(console).expect("it was made");
-    let text = String::from_utf8_lossy(&console).replace('\r', "");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}\n{text}");
-    text
+/// What a VM that ends by itself has said.
+fn said(vmm: Vmm) -> String {
+    let (status, said) = vmm.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    said
 }
 
 #[test]
 fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
     let script = script(&["uname -r", "nproc", "mount|grep vda", "echo o>/proc/sysrq-trigger", "sleep 9"]);
-    let text = run(
+    let text = said(Vmm::start(
         folder.path(),
         &json!({
             "boot-source": {
@@ -71,7 +34,7 @@ fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
             }],
             "serial": {},
         }),
-    );
+    ));
     assert!(text.contains("-cloud-amd64\n2\n/dev/vda on / type ext4 (ro"), "{text}");
 }
 
@@ -79,105 +42,42 @@ fn debians_own_kernel_and_initrd_boot_from_debians_own_disk() {
 #[ignore = "takes minutes in an emulated host of one processor: VIAL_E2E_LONG=1 tools/test"]
 fn thirty_two_vcpus_come_up() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
-    let text = run(
+    let text = said(Vmm::start(
         folder.path(),
         &json!({
             "boot-source": busybox(&["nproc", "poweroff -f"]),
             "machine-config": {"vcpu_count": 32, "mem_size_mib": 256},
-            "vial": {"console": {"output": "/dev/stdout"}},
+            "vial": heard(folder.path()),
         }),
-    );
+    ));
     assert_eq!(text.trim(), "32");
 }
 
-/// A VM under way: lines that its guest writes, its control socket and its API's.
-struct Running {
-    child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-    socket: PathBuf,
-    api: PathBuf,
-    seen: String,
-    _limit: Limit,
+/// Memory of the VM's process of this kind, in MiB.
+fn memory_mib(vm: &Vmm, kind: &str) -> u64 {
+    let path = format!("/proc/{}/smaps_rollup", vm.id());
+    let text = std::fs::read_to_string(path).expect("the process lives");
+    let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':'));
+    let words = line.expect("the kernel counts it").split_whitespace();
+    let kib: u64 = words.clone().next().and_then(|word| word.parse().ok()).expect("a number");
+    kib >> 10
 }
 
-impl Running {
-    fn start(folder: &Path, config: &Value) -> Self {
-        let document = folder.join("config.json");
-        std::fs::write(&document, config.to_string()).expect("the folder is writable");
-        let (socket, api) = (folder.join("control"), folder.join("api"));
-        let mut command = Command::new(part("vial-vmm"));
-        let command = command.arg("--config-file").arg(&document).arg("--api-sock").arg(&api);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the VMM can be run");
-        let output = child.stdout.take().expect("it was asked for");
-        let lines = BufReader::new(output).lines();
-        // What it said was read already.
-        let limit = Limit::on_vmm(&child, Path::new("/dev/null"));
-        Self { child, lines, socket, api, seen: String::new(), _limit: limit }
-    }
-
-    /// Reads until the guest writes `word` at the start of a line; the line.
-    fn until(&mut self, word: &str) -> String {
-        for line in self.lines.by_ref() {
-            let line = line.expect("a console has text").replace('\r', "");
-            self.seen += &line;
-            self.seen.push('\n');
-            if line.starts_with(word) {
-                return line;
-            }
-        }
-        panic!("the guest ended without {word:?}:\n{}", self.seen);
-    }
-
-    fn ask(&self, request: &Value) {
-        let mut socket = UnixStream::connect(&self.socket).expect("the VMM listens");
-        writeln!(socket, "{request}").expect("it reads");
-        let mut reply = String::new();
-        BufReader::new(socket).read_line(&mut reply).expect("it answers");
-        assert!(!reply.contains("fault_message"), "{request}: {reply}");
-    }
-
-    /// What the API answers, without the head of it.
-    fn http(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = UnixStream::connect(&self.api).expect("the API is served");
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: vm\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path} {body}: {answer}");
-        answer.split_once("\r\n\r\n").expect("it has a head").1.to_owned()
-    }
-
-    /// A field of what the balloon tells of itself and of the guest.
-    fn balloon(&self, field: &str) -> u64 {
-        let told: Value =
-            serde_json::from_str(&self.http("GET", "/balloon/statistics", "")).expect("it is JSON");
-        told[field].as_u64().unwrap_or_default()
-    }
-
-    /// Memory of the process of this kind, in MiB.
-    fn memory_mib(&self, kind: &str) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(path).expect("the process lives");
-        let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':'));
-        let words = line.expect("the kernel counts it").split_whitespace();
-        let kib: u64 = words.clone().next().and_then(|word| word.parse().ok()).expect("a number");
-        kib >> 10
-    }
-
-    fn resident_mib(&self) -> u64 {
-        self.memory_mib("Pss")
-    }
+fn resident_mib(vm: &Vmm) -> u64 {
+    memory_mib(vm, "Pss")
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A field of what the balloon tells of itself and of the guest.
+fn balloon(vm: &Vmm, field: &str) -> u64 {
+    let told: Value =
+        serde_json::from_str(&vm.http("GET", "/balloon/statistics", "").body()).expect("it is JSON");
+    told[field].as_u64().unwrap_or_default()
+}
+
+/// Ends a VM whose guest would go on.
+fn stop(vm: Vmm) {
+    vm.does(&json!({"action": "stop"}));
+    assert_eq!(vm.end().0.code(), Some(13));
 }
 
 /// Pages of 2 MiB that the host has set aside, as many as there were before when this goes.
@@ -209,19 +109,18 @@ impl Drop for HugePages {
 fn a_guest_lies_in_huge_pages() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
     let _aside = HugePages::set_aside(64);
-    let mut vm = Running::start(
+    let mut vm = Vmm::start(
         folder.path(),
         &json!({
             "boot-source": busybox(&["echo @up", "sleep 1000"]),
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"},
-            "vial": {"console": {"output": "/dev/stdout"}, "control": folder.path().join("control")},
+            "vial": heard(folder.path()),
         }),
     );
-    vm.until("@up");
+    vm.says("@up");
     // The kernel alone is 14 MiB, wherever it lies.
-    assert!(vm.memory_mib("Private_Hugetlb") >= 14, "{} MiB", vm.memory_mib("Private_Hugetlb"));
-    vm.ask(&json!({"action": "stop"}));
-    vm.child.wait().expect("it ends");
+    assert!(memory_mib(&vm, "Private_Hugetlb") >= 14, "{} MiB", memory_mib(&vm, "Private_Hugetlb"));
+    stop(vm);
 }
 
 /// What a guest does that has memory, gives it away, and needs it.
@@ -241,7 +140,7 @@ sleep 1000
 fn a_balloon_tells_statistics_takes_what_is_reported_and_gives_way_in_need() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
     write_script(&folder.path().join("steps"), NEED);
-    let mut vm = Running::start(
+    let mut vm = Vmm::start(
         folder.path(),
         &json!({
             "boot-source": busybox(&["sh /dev/vda"]),
@@ -250,20 +149,19 @@ fn a_balloon_tells_statistics_takes_what_is_reported_and_gives_way_in_need() {
             "balloon": {
                 "amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_reporting": true,
             },
-            "vial": {"console": {"output": "/dev/stdout"}, "control": folder.path().join("control")},
+            "vial": heard(folder.path()),
         }),
     );
-    vm.until("@filled");
-    let filled = vm.resident_mib();
-    until("free pages go back to the host", || (vm.resident_mib() + 80 <= filled).then_some(()));
-    until("statistics come", || (vm.balloon("total_memory") >> 20 > 200).then_some(()));
-    vm.http("PATCH", "/balloon", r#"{"amount_mib":170}"#);
-    vm.until("@inflated");
-    until("the balloon has its size", || (vm.balloon("actual_mib") == 170).then_some(()));
-    assert_eq!(vm.until("@needed"), format!("@needed {}", 150 << 20));
-    assert!(vm.balloon("actual_mib") < 170);
-    vm.ask(&json!({"action": "stop"}));
-    vm.child.wait().expect("it ends");
+    vm.says("@filled");
+    let filled = resident_mib(&vm);
+    until("free pages go back to the host", || (resident_mib(&vm) + 80 <= filled).then_some(()));
+    until("statistics come", || (balloon(&vm, "total_memory") >> 20 > 200).then_some(()));
+    vm.http("PATCH", "/balloon", r#"{"amount_mib":170}"#).body();
+    vm.says("@inflated");
+    until("the balloon has its size", || (balloon(&vm, "actual_mib") == 170).then_some(()));
+    assert_eq!(vm.says("@needed"), (150 << 20).to_string());
+    assert!(balloon(&vm, "actual_mib") < 170);
+    stop(vm);
 }
 
 /// Whether `part` is somewhere in `whole`.
@@ -307,7 +205,7 @@ fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() 
     assert!(mke2fs.status().expect("e2fsprogs is installed").success());
     std::fs::copy(at("steps"), at("pmem")).expect("the folder is writable");
     let script = script(&["mkdir /mnt", "mount -t ext4 /dev/vda /mnt", "sh /mnt/steps"]);
-    let mut vm = Running::start(
+    let mut vm = Vmm::start(
         folder.path(),
         &json!({
             "boot-source": {
@@ -320,23 +218,22 @@ fn one_guest_sees_threads_of_cores_pmem_hotplug_balloon_and_that_it_is_a_copy() 
             "pmem": [{"id": "p", "path_on_host": at("pmem")}],
             "memory-hotplug": {"total_size_mib": 512},
             "balloon": {"amount_mib": 0, "deflate_on_oom": false},
-            "vial": {"console": {"output": "/dev/stdout"}, "control": at("control")},
+            "vial": heard(folder.path()),
         }),
     );
-    vm.until("up 4 ");
+    vm.says("up 4 ");
     assert!(vm.seen.contains("region 33554432"), "{}", vm.seen);
     assert!(vm.seen.contains("/dev/pmem0 on /pmem type ext4 (rw,relatime,dax=always)"), "{}", vm.seen);
     let pmem = std::fs::read(at("pmem")).expect("it is a file");
     assert!(memmem(&pmem, b"written-past-every-cache"), "what the guest wrote is not in the file");
     assert!(vm.seen.lines().any(|line| line == "2-3"), "{}", vm.seen);
-    vm.ask(&json!({"action": "new_generation"}));
-    vm.ask(&json!({"action": "hotplug_memory", "requested_size_mib": 256}));
-    vm.until("plugged");
-    let filled = vm.resident_mib();
-    vm.ask(&json!({"action": "balloon", "amount_mib": 150}));
-    vm.until("inflated");
-    let given = vm.resident_mib();
+    vm.does(&json!({"action": "new_generation"}));
+    vm.does(&json!({"action": "hotplug_memory", "requested_size_mib": 256}));
+    vm.says("plugged");
+    let filled = resident_mib(&vm);
+    vm.does(&json!({"action": "balloon", "amount_mib": 150}));
+    vm.says("inflated");
+    let given = resident_mib(&vm);
     assert!(given + 80 <= filled, "{filled} MiB before the balloon, {given} MiB after it");
-    vm.ask(&json!({"action": "stop"}));
-    vm.child.wait().expect("it ends");
+    stop(vm);
 }

@@ -3,6 +3,7 @@
 //!
 //! It must never know how Vial works inside: it runs built binaries and looks at the machine, as a person would.
 
+pub mod bare;
 pub mod crash;
 pub mod declared;
 pub mod fixtures;
