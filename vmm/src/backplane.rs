@@ -54,12 +54,12 @@ impl Backplane {
             config::Transport::Pci => {
                 let window = layout::PCI_WINDOW..layout::PCI_WINDOW + layout::PCI_WINDOW_SIZE;
                 let root = Root::new(window);
-                mmio.insert(layout::PCI_ECAM, ECAM_SIZE, Box::new(Ecam(Arc::clone(&root))))?;
-                let window = Box::new(Window(Arc::clone(&root)));
-                mmio.insert(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE, window)?;
+                mmio.share(layout::PCI_ECAM, ECAM_SIZE, Arc::new(Ecam(Arc::clone(&root))))?;
+                let window = Arc::new(Window(Arc::clone(&root)));
+                mmio.share(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE, window)?;
                 let hotplug = make_hotplug(&vm, &root, &surroundings)?;
-                let registers = Box::new(hotplug::Registers(Arc::clone(&hotplug)));
-                ports.insert(layout::PORT_PCI_HOTPLUG.into(), hotplug::SIZE, registers)?;
+                let registers = Arc::new(hotplug::Registers(Arc::clone(&hotplug)));
+                ports.share(layout::PORT_PCI_HOTPLUG.into(), hotplug::SIZE, registers)?;
                 let wiring =
                     Arc::new(Wires(KvmWiring::new(Arc::clone(&vm), Arc::clone(&surroundings.interrupts))));
                 Slots::Pci(Box::new(Plugs::new(root, wiring, surroundings.clone(), hotplug)))

@@ -1,6 +1,7 @@
 //! Finds the device behind an address or a port.
 //!
-//! Built once, then shared by all vCPU threads: the map itself needs no lock, each device has its own.
+//! Built once, then shared by all vCPU threads: the map itself needs no lock. Each device has its own, or many where an access may wait
+//! for somebody outside: what stands behind a bridge must not wait for a neighbour.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,24 @@ impl<T: BusDevice + ?Sized> BusDevice for Box<T> {
     }
 }
 
+/// The same for something that vCPUs may be in at the same time.
+pub trait SharedDevice: Send + Sync {
+    /// As [`BusDevice::read`].
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// As [`BusDevice::write`].
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+impl<T: BusDevice> SharedDevice for Mutex<T> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+    }
+}
+
 /// Two devices want the same addresses.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the range of {len} addresses from {base:#x} is empty, wraps, or is taken already")]
@@ -35,7 +54,7 @@ pub struct BadRange {
 
 struct Slot {
     len: u64,
-    device: Arc<Mutex<dyn BusDevice>>,
+    device: Arc<dyn SharedDevice>,
 }
 
 /// One address space: memory-mapped or ports.
@@ -50,8 +69,8 @@ impl Bus {
         self.share(base, len, Arc::new(Mutex::new(device)))
     }
 
-    /// The same with a device that others have to do with too.
-    pub fn share(&mut self, base: u64, len: u64, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BadRange> {
+    /// The same with a device that others have to do with too, or that locks for itself.
+    pub fn share(&mut self, base: u64, len: u64, device: Arc<dyn SharedDevice>) -> Result<(), BadRange> {
         let end = base.checked_add(len).filter(|end| *end > base).ok_or(BadRange { base, len })?;
         if self.slots.range(..end).next_back().is_some_and(|(start, slot)| start + slot.len > base) {
             return Err(BadRange { base, len });
@@ -72,14 +91,14 @@ impl Bus {
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((slot, offset)) = self.find(address, data.len()) {
-            slot.device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+            slot.device.read(offset, data);
         }
     }
 
     /// Writes as the guest does: where nothing is, nothing happens.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((slot, offset)) = self.find(address, data.len()) {
-            slot.device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+            slot.device.write(offset, data);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use vmm::bus::BusDevice;
+use vmm::bus::SharedDevice;
 use vmm::pci::hotplug::{Hotplug, Registers};
 use vmm::pci::{Line, Message, Root, Wiring};
 use vmm::virtio::block::{Block, BlockConfig};

@@ -10,7 +10,7 @@
 //! Only what was asked for is let go of: a guest that ejects anything else keeps it.
 
 use super::Root;
-use crate::bus::BusDevice;
+use crate::bus::SharedDevice;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -163,8 +163,8 @@ impl Hotplug {
 /// The block on the bus.
 pub struct Registers(pub Arc<Hotplug>);
 
-impl BusDevice for Registers {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
+impl SharedDevice for Registers {
+    fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if data.len() == 4 {
             let value = match offset {
@@ -176,7 +176,7 @@ impl BusDevice for Registers {
         }
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    fn write(&self, offset: u64, data: &[u8]) {
         if let (EJECT, Ok(slots)) = (offset, <[u8; 4]>::try_from(data)) {
             self.0.eject(u32::from_le_bytes(slots));
         }
@@ -186,6 +186,7 @@ impl BusDevice for Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::BusDevice;
     use crate::pci::{ConfigSpace, Function, Ids};
     use std::sync::{Mutex, OnceLock, Weak};
 
@@ -229,7 +230,7 @@ mod tests {
         (root, Arc::clone(&hotplug), Registers(hotplug))
     }
 
-    fn get(registers: &mut Registers, offset: u64) -> u32 {
+    fn get(registers: &Registers, offset: u64) -> u32 {
         let mut data = [0xff; 4];
         registers.read(offset, &mut data);
         u32::from_le_bytes(data)
@@ -237,17 +238,17 @@ mod tests {
 
     #[test]
     fn arrivals_are_told_once() {
-        let (_, hotplug, mut registers) = bus();
+        let (_, hotplug, registers) = bus();
         hotplug.arrived(1);
         hotplug.arrived(3);
         assert!(hotplug.interrupt().read().is_ok());
-        assert_eq!((get(&mut registers, 0), get(&mut registers, 0)), (0b1010, 0));
-        assert_eq!(get(&mut registers, 4), 0);
+        assert_eq!((get(&registers, 0), get(&registers, 0)), (0b1010, 0));
+        assert_eq!(get(&registers, 4), 0);
     }
 
     #[test]
     fn a_device_goes_when_the_guest_lets_go_of_what_was_asked_for() {
-        let (root, hotplug, mut registers) = bus();
+        let (root, hotplug, registers) = bus();
         let is_there = |slot: u64| {
             let mut vendor = [0; 2];
             root.read_config(slot << 15, &mut vendor);
@@ -258,7 +259,7 @@ mod tests {
         assert!(is_there(2) && hotplug.take_gone().is_empty());
         hotplug.ask(2);
         assert!(hotplug.interrupt().read().is_ok());
-        assert_eq!(get(&mut registers, 4), 0b100);
+        assert_eq!(get(&registers, 4), 0b100);
         assert!(is_there(2) && hotplug.take_gone().is_empty());
         registers.write(8, &u32::MAX.to_le_bytes());
         assert!(!is_there(2) && is_there(1) && is_there(3));
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_a_device_that_is_gone_does_not_ask_for_the_next_one_in_its_slot() {
-        let (root, hotplug, mut registers) = bus();
+        let (root, hotplug, registers) = bus();
         hotplug.ask(2);
         registers.write(8, &0b100u32.to_le_bytes());
         // The main thread has not heard of it yet.
@@ -291,14 +292,14 @@ mod tests {
         assert_eq!(hotplug.take_gone(), [2]);
         root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::default()))));
         hotplug.arrived(2);
-        assert_eq!(get(&mut registers, 4), 0);
+        assert_eq!(get(&registers, 4), 0);
         registers.write(8, &u32::MAX.to_le_bytes());
         assert!(hotplug.take_gone().is_empty());
     }
 
     #[test]
     fn nobody_waits_for_a_device_that_takes_its_time_to_go_but_who_lets_go_of_it() {
-        let (root, hotplug, mut registers) = bus();
+        let (root, hotplug, registers) = bus();
         root.remove(2);
         let told = Arc::new(OnceLock::new());
         root.add(2, Arc::new(Mutex::new(Card(ConfigSpace::new(IDS), Arc::clone(&told)))));
@@ -306,23 +307,23 @@ mod tests {
         hotplug.ask(2);
         registers.write(8, &0b100u32.to_le_bytes());
         // Who asked meanwhile asked for the one that went.
-        assert_eq!((hotplug.take_gone(), get(&mut registers, 4)), (vec![2], 0));
+        assert_eq!((hotplug.take_gone(), get(&registers, 4)), (vec![2], 0));
     }
 
     #[test]
     fn what_the_guest_has_not_heard_of_or_done_goes_to_another_process() {
-        let (_, hotplug, mut registers) = bus();
+        let (_, hotplug, registers) = bus();
         hotplug.arrived(1);
         hotplug.ask(2);
         hotplug.ask(3);
         // It knows of both, and has let go of neither.
-        assert_eq!(get(&mut registers, 4), 0b1100);
+        assert_eq!(get(&registers, 4), 0b1100);
         hotplug.ask(3);
         let saved = serde_json::to_string(&hotplug.save().unwrap()).unwrap();
-        let (_, other, mut registers) = bus();
+        let (_, other, registers) = bus();
         assert_eq!(other.restore(serde_json::from_str(&saved).unwrap(), 0b1110), Ok(0b1100));
         assert!(other.interrupt().read().is_ok());
-        assert_eq!((get(&mut registers, 0), get(&mut registers, 4)), (0b10, 0b1000));
+        assert_eq!((get(&registers, 0), get(&registers, 4)), (0b10, 0b1000));
         registers.write(8, &0b1110u32.to_le_bytes());
         assert_eq!(other.save(), None);
         assert_eq!(other.take_gone(), [2, 3]);
@@ -331,18 +332,18 @@ mod tests {
 
     #[test]
     fn a_saved_state_with_slots_of_others_is_refused() {
-        let (_, hotplug, mut registers) = bus();
+        let (_, hotplug, registers) = bus();
         hotplug.arrived(1);
         for (arrived, leaving, asked) in [(0b100, 0, 0), (0, 0, 0b1), (0, 0b10, 0), (0, 0b100, 0b100)] {
             let spoilt = SavedSlots { arrived, leaving, asked };
             assert_eq!(hotplug.restore(spoilt, 0b1010), Err(spoilt));
         }
-        assert_eq!(get(&mut registers, 0), 0b10);
+        assert_eq!(get(&registers, 0), 0b10);
     }
 
     #[test]
     fn accesses_of_other_widths_and_places_do_nothing() {
-        let (_, hotplug, mut registers) = bus();
+        let (_, hotplug, registers) = bus();
         hotplug.arrived(1);
         hotplug.ask(1);
         for (offset, len) in [(0, 1), (0, 2), (0, 8), (1, 4), (8, 4), (2, 4)] {
@@ -352,6 +353,6 @@ mod tests {
             registers.write(offset, &[0xff; 8][..len]);
         }
         assert!(hotplug.take_gone().is_empty());
-        assert_eq!((get(&mut registers, 0), get(&mut registers, 4)), (2, 2));
+        assert_eq!((get(&registers, 0), get(&registers, 4)), (2, 2));
     }
 }

@@ -1,7 +1,7 @@
 //! The bus: finds functions behind ECAM, and their BARs in the window that the machine keeps for them.
 
 use super::{ConfigSpace, Function, Ids};
-use crate::bus::BusDevice;
+use crate::bus::{BusDevice, SharedDevice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Devices on a bus; the first is the host bridge.
@@ -151,15 +151,15 @@ impl Root {
     }
 }
 
-/// ECAM on the bus.
+/// ECAM on the bus. Whoever waits for one function keeps nobody from the others: no lock is held but that one's.
 pub struct Ecam(pub Arc<Root>);
 
-impl BusDevice for Ecam {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
+impl SharedDevice for Ecam {
+    fn read(&self, offset: u64, data: &mut [u8]) {
         self.0.read_config(offset, data);
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    fn write(&self, offset: u64, data: &[u8]) {
         self.0.write_config(offset, data);
     }
 }
@@ -167,12 +167,12 @@ impl BusDevice for Ecam {
 /// The BARs on the bus.
 pub struct Window(pub Arc<Root>);
 
-impl BusDevice for Window {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
+impl SharedDevice for Window {
+    fn read(&self, offset: u64, data: &mut [u8]) {
         self.0.read(offset, data);
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    fn write(&self, offset: u64, data: &[u8]) {
         self.0.write(offset, data);
     }
 }
@@ -202,4 +202,89 @@ impl Function for HostBridge {
     }
 
     fn place(&mut self, _base: Option<u64>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+    use crate::pci::hotplug::{self, Hotplug, Registers};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    const WINDOW: u64 = 0x1000;
+    const PORT: u64 = 0x620;
+
+    /// A function of 16 bytes at `base`. A write to it, or its removal, lasts until it may go on.
+    struct Slow {
+        base: u64,
+        begun: Sender<()>,
+        go_on: Receiver<()>,
+    }
+
+    impl Slow {
+        fn wait(&self) {
+            self.begun.send(()).unwrap();
+            self.go_on.recv().unwrap();
+        }
+    }
+
+    impl BusDevice for Slow {
+        fn read(&mut self, _offset: u64, data: &mut [u8]) {
+            data.fill(7);
+        }
+
+        fn write(&mut self, _offset: u64, _data: &[u8]) {
+            self.wait();
+        }
+    }
+
+    impl Function for Slow {
+        fn read_config(&mut self, _register: u16, data: &mut [u8]) {
+            data.fill(8);
+        }
+
+        fn write_config(&mut self, _register: u16, _data: &[u8]) {}
+
+        fn bar_size(&self) -> u64 {
+            16
+        }
+
+        fn wanted(&self) -> Option<u64> {
+            Some(self.base)
+        }
+
+        fn place(&mut self, _base: Option<u64>) {}
+
+        fn taken_off(&mut self) {
+            self.wait();
+        }
+    }
+
+    #[test]
+    fn who_waits_for_one_function_keeps_nobody_from_the_rest_of_the_bus() {
+        let root = Root::new(WINDOW..WINDOW + 0x100);
+        let (begun, has_begun) = channel();
+        let (let_go, go_on) = channel();
+        root.add(1, Arc::new(Mutex::new(Slow { base: WINDOW, begun: begun.clone(), go_on })));
+        root.add(2, Arc::new(Mutex::new(Slow { base: WINDOW + 16, begun, go_on: channel().1 })));
+        let hotplug = Hotplug::new(Arc::clone(&root), Box::new(|act| act())).unwrap();
+        hotplug.ask(1);
+        let mut bus = Bus::default();
+        bus.share(PORT, hotplug::SIZE, Arc::new(Registers(hotplug))).unwrap();
+        bus.share(WINDOW, 0x100, Arc::new(Window(Arc::clone(&root)))).unwrap();
+        bus.share(0x10_0000, ECAM_SIZE, Arc::new(Ecam(root))).unwrap();
+        for (address, data) in [(WINDOW, [0; 4]), (PORT + 8, [2, 0, 0, 0])] {
+            std::thread::scope(|scope| {
+                scope.spawn(|| bus.write(address, &data));
+                has_begun.recv().unwrap();
+                // Another vCPU.
+                let (mut bar, mut config, mut told) = ([0], [0], [0; 4]);
+                bus.read(WINDOW + 16, &mut bar);
+                bus.read(0x10_0000 + (2 << 15), &mut config);
+                bus.read(PORT, &mut told);
+                let_go.send(()).unwrap();
+                assert_eq!((bar, config, told), ([7], [8], [0; 4]));
+            });
+        }
+    }
 }
