@@ -2,6 +2,10 @@
 //!
 //! Each descriptor is read once, so a guest that changes it afterwards changes nothing. What comes out is a list of ranges
 //! that lie inside guest memory, readable ones before writable ones, no more of them than the queue has entries.
+//!
+//! A program in the guest can choose where its data lies, without its kernel's looking: in persistent memory for one, which is no memory of
+//! devices (`O_DIRECT` into a mapping of DAX). Devices that carry such data refuse the request ([`Chain::load_any`]); with others it is the
+//! driver's fault, and the device's end.
 
 use super::GuestMemory;
 use virtio_queue::desc::split::Descriptor;
@@ -60,6 +64,12 @@ pub struct Segment {
     pub len: u32,
 }
 
+impl Segment {
+    pub(super) fn no_memory(&self) -> RingError {
+        RingError::OutOfMemory { address: self.address.0, len: self.len }
+    }
+}
+
 /// A request: checked ranges, readable and writable. One value is reused for request after request.
 #[derive(Debug, Default)]
 pub struct Chain {
@@ -68,6 +78,7 @@ pub struct Chain {
     writable_from: usize,
     readable_len: u32,
     writable_len: u32,
+    elsewhere: Option<Segment>,
 }
 
 impl Chain {
@@ -96,6 +107,11 @@ impl Chain {
         self.writable_len
     }
 
+    /// A buffer that is no guest memory, after [`Self::load_any`]. It counts in lengths; who reads or writes it finds nothing there.
+    pub fn elsewhere(&self) -> Option<Segment> {
+        self.elsewhere
+    }
+
     /// Walks the chain that begins at `head` of the table of `size` descriptors at `table`.
     ///
     /// # Errors
@@ -107,7 +123,23 @@ impl Chain {
         size: u16,
         head: u16,
     ) -> Result<(), RingError> {
+        self.load_any(memory, table, size, head)?;
+        self.elsewhere.map_or(Ok(()), |segment| Err(segment.no_memory()))
+    }
+
+    /// The same, but buffers may lie anywhere: see [`Self::elsewhere`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_any(
+        &mut self,
+        memory: &GuestMemory,
+        table: GuestAddress,
+        size: u16,
+        head: u16,
+    ) -> Result<(), RingError> {
         self.head = head;
+        self.elsewhere = None;
         self.segments.clear();
         self.writable_from = 0;
         self.readable_len = 0;
@@ -145,14 +177,15 @@ impl Chain {
         if len == 0 {
             return Ok(());
         }
-        if !memory.check_range(address, len as usize) {
-            return Err(RingError::OutOfMemory { address: address.0, len });
-        }
         let total = self.readable_len.checked_add(self.writable_len).and_then(|sum| sum.checked_add(len));
         if total.is_none() {
             return Err(RingError::TooManyBytes);
         }
-        self.segments.push(Segment { address, len });
+        let segment = Segment { address, len };
+        if !memory.check_range(address, len as usize) {
+            self.elsewhere.get_or_insert(segment);
+        }
+        self.segments.push(segment);
         if writable {
             self.writable_len += len;
         } else {
@@ -253,7 +286,7 @@ fn slices<'a>(
             break;
         }
         // The range was checked when the chain was loaded and memory never shrinks; if it did, the request gets short.
-        let start = GuestAddress(segment.address.0 + u64::from(skip));
+        let start = GuestAddress(segment.address.0.saturating_add(skip.into()));
         found.extend(memory.get_slices(start, part as usize).map_while(Result::ok));
         (skip, left) = (0, left - part);
     }

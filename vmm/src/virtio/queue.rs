@@ -44,6 +44,15 @@ impl DeviceQueue {
     /// # Errors
     /// The driver broke the ring.
     pub fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingError> {
+        let popped = self.pop_any(memory, chain)?;
+        chain.elsewhere().filter(|_| popped).map_or(Ok(popped), |segment| Err(segment.no_memory()))
+    }
+
+    /// The same for devices that answer requests whose buffers are no memory: see [`Chain::elsewhere`].
+    ///
+    /// # Errors
+    /// The driver broke the ring.
+    pub fn pop_any(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingError> {
         if !self.queue.ready() {
             return Ok(false);
         }
@@ -53,7 +62,7 @@ impl DeviceQueue {
             Err(error) => return Err(self.broken(error)),
         };
         match head {
-            Some(head) => chain.load(memory, table, size, head).map(|()| true),
+            Some(head) => chain.load_any(memory, table, size, head).map(|()| true),
             None => Ok(false),
         }
     }
@@ -254,6 +263,24 @@ pub fn drain_while(
     memory: &GuestMemory,
     interrupt: &dyn Interrupt,
     chain: &mut Chain,
+    admit: impl FnMut(&Chain) -> bool,
+    mut serve: impl FnMut(&Chain) -> Result<u32, RingError>,
+) -> Result<(), RingError> {
+    drain_any_while(queue, memory, interrupt, chain, admit, |chain| match chain.elsewhere() {
+        Some(segment) => Err(segment.no_memory()),
+        None => serve(chain),
+    })
+}
+
+/// The same for devices that answer requests whose buffers are no memory: see [`Chain::elsewhere`].
+///
+/// # Errors
+/// As [`drain`].
+pub fn drain_any_while(
+    queue: &mut DeviceQueue,
+    memory: &GuestMemory,
+    interrupt: &dyn Interrupt,
+    chain: &mut Chain,
     mut admit: impl FnMut(&Chain) -> bool,
     mut serve: impl FnMut(&Chain) -> Result<u32, RingError>,
 ) -> Result<(), RingError> {
@@ -261,7 +288,7 @@ pub fn drain_while(
     queue.quiet(memory)?;
     let mut budget = queue.size();
     loop {
-        while budget > 0 && queue.pop(memory, chain)? {
+        while budget > 0 && queue.pop_any(memory, chain)? {
             if !admit(chain) {
                 queue.undo_pop();
                 return queue.signal(memory, interrupt);

@@ -99,7 +99,7 @@ fn room(chain: &Chain) -> Result<u32, RingError> {
 /// Reads what a request asks for, of a driver that has accepted `features`; or the status that it gets at once.
 ///
 /// # Errors
-/// There is no room for a status.
+/// There is no room for a status, or it is no memory.
 pub(super) fn parse(
     memory: &GuestMemory,
     chain: &Chain,
@@ -107,6 +107,13 @@ pub(super) fn parse(
     features: u64,
 ) -> Result<Result<Task, Failure>, RingError> {
     let room = room(chain)?;
+    if let Some(elsewhere) = chain.elsewhere() {
+        // Data may lie where a program of the guest has put it; its status lies where the driver has.
+        return match chain.write_at(memory, room, &[VIRTIO_BLK_S_IOERR as u8]) {
+            1 => Ok(Err(Failure::Io)),
+            _ => Err(elsewhere.no_memory()),
+        };
+    }
     let mut header = [0; HEADER];
     if chain.read_at(memory, 0, &mut header) != HEADER {
         return Ok(Err(Failure::Io));

@@ -7,7 +7,7 @@ use crate::event_loop::ROUND;
 use crate::virtio::Transport;
 use crate::virtio::testing::suite::Subject;
 use crate::virtio::testing::{
-    Buffer, EVENT_IDX, GuestOver, INDIRECT, QUEUE_SIZE, Registers, VERSION_1, arbitrary,
+    Buffer, EVENT_IDX, GuestOver, INDIRECT, MEMORY_SIZE, QUEUE_SIZE, Registers, VERSION_1, arbitrary,
 };
 use proptest::prelude::*;
 use std::fs::File;
@@ -497,6 +497,24 @@ fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
     throttle.update(&limit(512, 1)).unwrap();
     guest.run_until(|guest| guest.used(0).is_some());
     assert_eq!(guest.bytes(data, 512), pattern(4096, 1)[3 * 512..4 * 512]);
+}
+
+#[test]
+fn data_that_is_no_memory_fails_its_request_and_nothing_else() {
+    for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
+        let (mut guest, _file) = disk(&pattern(4096, 1));
+        let (head, room) = (guest.data(&header(kind, 0)), guest.room(512, kind == VIRTIO_BLK_T_IN));
+        let status = guest.room(1, true);
+        let nowhere = Buffer { address: MEMORY_SIZE - 8, ..room };
+        for (data, answer) in [(nowhere, IO), (room, OK)] {
+            guest.send(0, &[head, data, status]);
+            assert!(guest.used(0).is_some());
+            assert_eq!(guest.bytes(status, 1), [answer]);
+        }
+        // The status is the driver's own.
+        guest.send(0, &[head, room, Buffer { address: MEMORY_SIZE, ..status }]);
+        assert!(guest.is_broken() && guest.faults()[0].contains("is not guest memory"));
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl BlockWorker {
                 && effort < TURN
                 && !interest.is_held()
                 && self.has_room()
-                && self.queue.pop(&self.memory, &mut self.chain)?
+                && self.queue.pop_any(&self.memory, &mut self.chain)?
             {
                 // Read once: what it is charged for is what is done.
                 let task = request::parse(&self.memory, &self.chain, &disk, self.common.features)?;

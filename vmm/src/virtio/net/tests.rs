@@ -4,7 +4,9 @@ use super::Guest;
 use crate::api::config::TokenBucket;
 use crate::virtio::Transport;
 use crate::virtio::testing::suite::Subject;
-use crate::virtio::testing::{Buffer, EVENT_IDX, GuestOver, QUEUE_SIZE, Registers, VERSION_1, arbitrary};
+use crate::virtio::testing::{
+    Buffer, EVENT_IDX, GuestOver, MEMORY_SIZE, QUEUE_SIZE, Registers, VERSION_1, arbitrary,
+};
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -197,6 +199,19 @@ fn ops(size: u64, refill_time: u64) -> RateLimiter {
 
 fn bytes(size: u64, refill_time: u64) -> RateLimiter {
     RateLimiter { bandwidth: Some(TokenBucket { size, one_time_burst: None, refill_time }), ops: None }
+}
+
+#[test]
+fn a_frame_that_is_no_memory_is_lost() {
+    let (mut guest, mut wire) = guest(0);
+    let (head, data) = (guest.data(&frame(20)), guest.data(&[1; 60]));
+    guest.send(1, &[head, Buffer { address: MEMORY_SIZE - 8, ..data }]);
+    guest.send(1, &[head, data]);
+    assert!(guest.used(1).is_some() && guest.used(1).is_some());
+    let mut bytes = [0; 2000];
+    assert_eq!(wire.read(&mut bytes).unwrap(), HEADER + 80);
+    assert_eq!(wire.read(&mut bytes).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert!(guest.faults().is_empty());
 }
 
 #[test]

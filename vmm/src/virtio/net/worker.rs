@@ -5,7 +5,7 @@ use super::{Common, Limits};
 use crate::mmds::{HEAD, Wire};
 use crate::virtio::io::writev;
 use crate::virtio::limiter::Meter;
-use crate::virtio::queue::drain_while;
+use crate::virtio::queue::drain_any_while;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
 use event_manager::EventSet;
@@ -224,12 +224,15 @@ impl NetWorker {
         }
         let admit =
             |chain: &Chain| meter.admit(chain.readable_len().saturating_sub(HEADER as u32).into(), interest);
-        drain_while(transmit, memory, interrupt.as_ref(), chain, admit, |chain| {
+        drain_any_while(transmit, memory, interrupt.as_ref(), chain, admit, |chain| {
             if chain.readable_len() < HEADER as u32 {
                 return Err(RingError::Malformed("is shorter than a frame's header"));
             }
             let len = chain.readable_len();
-            if common.metadata().is_some_and(|mut wire| hand_over(&mut wire, chain, memory)) {
+            if chain.elsewhere().is_some() {
+                // What a program of the guest sends may lie where no device reads; without it the frame would be another one.
+                common.metrics.tx_malformed_frames.add(1);
+            } else if common.metadata().is_some_and(|mut wire| hand_over(&mut wire, chain, memory)) {
                 common.metrics.sent(len as usize - HEADER);
             } else if len <= MAX_FRAME {
                 // A frame that the TAP has no room for, or finds wrong, is lost, as on any wire.

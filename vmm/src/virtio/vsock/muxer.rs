@@ -141,6 +141,8 @@ impl Muxer {
             (None, _) => self.refuse(key, &header),
             (Some(id), _) => {
                 let fate = match self.sockets.get_mut(&id) {
+                    // What a program of the guest sends may lie where no device reads; the rest of it would be something else.
+                    Some(_) if chain.elsewhere().is_some() => Fate::Reset,
                     Some(Socket::Connection(connection)) => {
                         connection.handle(&header, memory, chain, &self.metrics)
                     }

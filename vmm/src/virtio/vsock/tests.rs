@@ -6,7 +6,7 @@ use super::super::packet::{
 use super::super::*;
 use super::Guest;
 use crate::virtio::testing::suite::Subject;
-use crate::virtio::testing::{EVENT_IDX, GuestOver, QUEUE_SIZE, Registers, VERSION_1};
+use crate::virtio::testing::{EVENT_IDX, GuestOver, MEMORY_SIZE, QUEUE_SIZE, Registers, VERSION_1};
 use proptest::prelude::*;
 use std::io::{ErrorKind, Read, Write};
 use vm_memory::{Bytes, GuestAddress};
@@ -356,6 +356,21 @@ fn a_guest_that_outruns_its_credit_is_cut_off() {
     }
     assert!(reset);
     assert!(pair.guest.faults().is_empty());
+}
+
+#[test]
+fn a_guest_that_sends_what_is_no_memory_is_cut_off() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80);
+    pair.send(Operation::Request, 1, 80, 0, &[]);
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_eq!(pair.hear_operation(), Some(Operation::Response));
+    let head = pair.guest.data(&Header { len: 60, ..header(Operation::Data, 1, 80) }.encode());
+    let nowhere = crate::virtio::testing::Buffer { address: MEMORY_SIZE - 8, len: 60, writable: false };
+    pair.guest.send(1, &[head, nowhere]);
+    assert!(pair.guest.used(1).is_some());
+    assert_eq!(pair.hear_operation(), Some(Operation::Reset));
+    assert!(is_closed(&mut stream) && pair.guest.faults().is_empty());
 }
 
 #[test]

@@ -56,7 +56,10 @@ impl VsockWorker {
         self.transmit.quiet(&self.memory)?;
         let mut budget = self.transmit.size();
         loop {
-            while budget > 0 && self.muxer.can_handle() && self.transmit.pop(&self.memory, &mut self.chain)? {
+            while budget > 0
+                && self.muxer.can_handle()
+                && self.transmit.pop_any(&self.memory, &mut self.chain)?
+            {
                 budget -= 1;
                 self.muxer.handle(&self.memory, &self.chain)?;
                 self.transmit.complete(&self.memory, self.chain.head(), 0)?;
