@@ -203,6 +203,12 @@ impl Wire {
         self.poll(now);
     }
 
+    /// Whether it will be woken by its timer.
+    #[cfg(test)]
+    pub(super) fn is_timed(&self) -> bool {
+        self.timer.is_armed().unwrap()
+    }
+
     /// How many frames wait: the guest's, and for the guest.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> (usize, usize) {
@@ -236,7 +242,10 @@ impl Wire {
         }
         // The guest's next frame finds a place for a new connection.
         self.serve(now);
-        if let Some(next) = self.interface.poll_at(time, &self.sockets) {
+        if self.frames.to_send.len() >= MAX_WAITING {
+            // Nothing can be sent until the guest has taken all of them, which polls; the time of what is due is now, and would be again and again.
+            let _ = self.timer.clear();
+        } else if let Some(next) = self.interface.poll_at(time, &self.sockets) {
             let pause =
                 Duration::from_micros(next.total_micros().saturating_sub(passed).try_into().unwrap_or(0));
             // Zero would stop it. If it can't be set, the guest's next frame does what it would have done.

@@ -191,6 +191,8 @@ fn a_guest_that_takes_no_answers_fills_a_queue_and_no_more() {
         wire.receive(question.clone(), now);
     }
     assert_eq!(wire.waiting(), (MAX_WAITING, MAX_WAITING));
+    // A timer could do nothing.
+    assert!(!wire.is_timed());
     // Both go on when the guest makes room.
     assert_eq!(std::iter::from_fn(|| wire.next(now)).count(), 2 * MAX_WAITING);
     assert_eq!(wire.waiting(), (0, 0));

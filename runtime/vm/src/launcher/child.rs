@@ -1,10 +1,12 @@
 //! The last steps of a new process before it becomes the VMM: everything it may not have is taken from it.
 
+use crate::process::wait_readable;
 use crate::sys;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, Scope,
 };
+use rustix::event::PollFlags;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
@@ -72,12 +74,22 @@ fn become_program(setup: Setup, failed: OwnedFd) -> (&'static str, io::Error, Ow
             }
         }
         sys::close_on_exec_from(end).map_err(at("close descriptors"))?;
-        restrict(setup.uid, (setup.max_file, setup.max_open), setup.tied, &exec)
+        restrict(setup.uid, (setup.max_file, setup.max_open), setup.tied, &exec)?;
+        if setup.tied && is_alone(&failed).map_err(at("tie the process"))? {
+            sys::exit_now(1);
+        }
+        Ok(())
     })();
     match result {
         Ok(()) => ("execute the VM monitor", sys::exec_fd(&exec, &setup.args), failed),
         Err((stage, error)) => (stage, error, failed),
     }
+}
+
+/// Whether the helper has died: it reads the other end of this pipe until we have become the program. Its death before the signal of it
+/// was asked for would go unheard, and in a PID namespace of one's own there is no parent to look for.
+fn is_alone(failed: &OwnedFd) -> io::Result<bool> {
+    wait_readable(failed, PollFlags::empty(), Some(0))
 }
 
 fn at(stage: &'static str) -> impl Fn(io::Error) -> (&'static str, io::Error) {
@@ -144,4 +156,18 @@ fn forbid_files(exec: &OwnedFd) -> Result<(), landlock::RulesetError> {
         .create()?
         .add_rule(PathBeneath::new(exec, AccessFs::Execute | AccessFs::ReadFile))?;
     ruleset.restrict_self().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_whose_helper_is_gone_notices() {
+        let (helper, child) = std::io::pipe().unwrap();
+        let child = OwnedFd::from(child);
+        assert!(!is_alone(&child).unwrap());
+        drop(helper);
+        assert!(is_alone(&child).unwrap());
+    }
 }

@@ -116,8 +116,8 @@ impl Helper {
         let (pid, pidfd) =
             match sys::clone_process(namespaces, cgroup.as_ref()).map_err(at("clone the process"))? {
                 Cloned::Child => {
-                    // Else the child would wait for itself when we die.
-                    drop(gate_in);
+                    // Else the child would wait for itself when we die, and not notice it afterwards.
+                    drop((gate_in, failed_out));
                     let uid = order.uid.filter(|_| self.isolation.own_ids);
                     let setup = Setup {
                         exec,
