@@ -68,6 +68,9 @@ pub enum JailError {
          give a static program"
     )]
     Dynamic(PathBuf),
+    /// There is one.
+    #[error("a VM runs in the jail of the id {0:?} already: end it, or give another --id")]
+    Running(String),
     /// No cgroup v2.
     #[error("--cgroup and --parent-cgroup need the unified hierarchy, and none is mounted")]
     NoCgroups,
@@ -102,6 +105,8 @@ pub fn run(order: &Order) -> Result<(), JailError> {
     sys::close_at_exec_from(3)
         .map_err(|source| JailError::Step { step: "let go of what was inherited", source })?;
     let root = order.root();
+    // Not closed at exec.
+    let _lock = place::hold(&order.base, [&order.exec_name, &order.id])?;
     let folder = place::folders(&order.base, &[&order.exec_name, &order.id, "root"])?;
     place::copy(&exec_file, folder.as_fd(), &order.exec_name)?;
     limit(order)?;

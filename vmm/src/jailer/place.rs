@@ -3,14 +3,17 @@
 
 use super::jail::{JailError, step};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat, makedev, mkdirat, mknodat,
-    open, openat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, flock, fstat,
+    makedev, mkdirat, mknodat, open, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// What is locked while a jail's VM lives.
+const LOCK: &str = "lock";
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
@@ -36,6 +39,22 @@ pub(super) fn folders(base: &Path, below: &[&str]) -> Result<OwnedFd, JailError>
         folder = next.map_err(failed("open the folder (links are not followed)", &path))?;
     }
     Ok(folder)
+}
+
+/// Keeps others from the jail `below` of `base`: a lock on a file beside its root, which whoever becomes the VMM keeps without knowing
+/// of it, for as long as it lives. A file and not the folder, which would lead it out.
+///
+/// # Errors
+/// The step that failed; [`JailError::Running`] if somebody has it.
+pub(super) fn hold(base: &Path, below: [&str; 2]) -> Result<OwnedFd, JailError> {
+    let folder = folders(base, &below)?;
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW;
+    let lock = openat(&folder, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed("make", LOCK))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(JailError::Running(below[1].to_owned())),
+        Err(error) => Err(failed("lock", LOCK)(error)),
+    }
 }
 
 /// A new file `name` in `folder`, in the place of whatever has that name.

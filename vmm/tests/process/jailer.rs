@@ -180,6 +180,36 @@ fn a_pid_namespace_leaves_the_process_id_in_the_jail() {
 }
 
 #[test]
+fn a_jail_has_one_vm_at_a_time() {
+    if !kvm() || !root() {
+        return;
+    }
+    let vm = Vm::new(SPIN);
+    let jail = jail(&vm);
+    let id = || std::fs::read_to_string(jail.join("vial-vmm.pid")).unwrap().parse::<i32>().unwrap();
+    let mut before = 0;
+    for _ in 0..2 {
+        let started = jailer(&vm, &["--new-pid-ns"]).stdout(Stdio::null()).status().unwrap();
+        assert_eq!(started.code(), Some(0));
+        let first = id();
+        assert_ne!(first, before);
+        // A client that did not hear of it, and tries again.
+        let output = jailer(&vm, &["--new-pid-ns"]).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("runs in the jail") && id() == first, "{message}");
+        // SAFETY: a signal to the process that was just made, which nobody else waits for.
+        assert_eq!(unsafe { libc::kill(first, libc::SIGKILL) }, 0);
+        // Nobody can wait for what is nobody's child.
+        let lives = |stat: String| !stat.rsplit_once(") ").unwrap().1.starts_with(['Z', 'X']);
+        while std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(lives) {
+            std::thread::yield_now();
+        }
+        before = first;
+    }
+}
+
+#[test]
 fn a_daemon_has_a_session_without_a_leader_and_is_found_by_its_file() {
     if !kvm() || !root() {
         return;

@@ -199,16 +199,30 @@ pub const ACTS: &[Act] = &[
     ),
     (
         "a buffer in a device's registers",
-        |code| only(code, code.bus().window(DISK).into(), 16, 0),
+        |code| only(code, code.bus().window(DISK).into(), 16, WRITE),
         Fault("not guest memory"),
+    ),
+    (
+        "data in a device's registers",
+        |code| {
+            let registers = code.bus().window(DISK).into();
+            ready(code).read_request(RING, 0).descriptor(RING, 1, registers, 512, NEXT | WRITE, 2);
+            // VIRTIO_BLK_S_IOERR.
+            served(code).expect(DATA + 0x2000, 1).prove_life();
+        },
+        Survives,
     ),
     (
         "a buffer in the hole below 4 GiB",
         |code| only(code, 0xc000_0000, 4096, WRITE),
         Fault("not guest memory"),
     ),
-    ("a buffer across the end of memory", |code| only(code, 0x1ff_fff8, 16, 0), Fault("not guest memory")),
-    ("a buffer across the end of all addresses", |code| only(code, !7, 16, 0), Fault("not guest memory")),
+    (
+        "a buffer across the end of memory",
+        |code| only(code, 0x1ff_fff8, 16, WRITE),
+        Fault("not guest memory"),
+    ),
+    ("a buffer across the end of all addresses", |code| only(code, !7, 16, WRITE), Fault("not guest memory")),
     ("a buffer of 4 GiB", |code| only(code, 0, u32::MAX, WRITE), Fault("not guest memory")),
     (
         "a readable buffer behind a writable one",
