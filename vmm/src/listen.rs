@@ -4,11 +4,13 @@ use crate::api::config::FileSource;
 use crate::files::{FileError, inherited};
 use crate::sys;
 use crate::virtio::io::connect_unix;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::Duration;
 
 /// A listening socket that does not wait.
 pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
@@ -35,6 +37,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         // Linux would make up an abstract name (unix(7)), which knows no permissions.
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is empty; give one"));
     }
+    let _turn = turn(path);
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_socket(path) => {
             let message = format!("{path:?} is there and no socket, so it stays; give another path");
@@ -56,7 +59,63 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
+/// Keeps other VMMs from the folder of `path` meanwhile: of two that find the same socket left behind, the later one would remove what the
+/// earlier one has just bound, and a socket that is bound and does not listen yet looks as if it were left behind. Whoever may open the folder can have its
+/// lock, so after a moment it has to go without.
+fn turn(path: &Path) -> Option<OwnedFd> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    for _ in 0..100 {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => break,
+        }
+    }
+    None
+}
+
 /// Whether `path` itself is one: a regular file refuses connections just as a socket that nobody answers on.
 fn is_socket(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Barrier;
+
+    #[test]
+    fn of_many_that_find_a_socket_left_behind_one_gets_its_place() {
+        const MANY: usize = 4;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        for _ in 0..50 {
+            drop(UnixListener::bind(&path).unwrap());
+            let start = Barrier::new(MANY);
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    bind(&path).ok()
+                };
+                let all: Vec<_> = (0..MANY).map(|_| scope.spawn(one)).collect();
+                all.into_iter().filter_map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(bound.len(), 1);
+            // And it is the one that is found there.
+            let _client = UnixStream::connect(&path).unwrap();
+            bound[0].set_nonblocking(true).unwrap();
+            bound[0].accept().unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_keeps_the_folder_locked_keeps_nobody_from_binding() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _held = turn(&path).unwrap();
+        bind(&path).unwrap();
+    }
 }
