@@ -3,6 +3,8 @@
 //! Requests become [`Command`]s for the machine's loop. Replies go out through the connection that the request came in on,
 //! when they are known: a pause is answered once every vCPU stands still.
 //!
+//! A client that writes and reads at its own pace is heard at that pace: while it has answers to take, it is not read from.
+//!
 //! Descriptors that come along wait for the request under way. One that brings a drive's files takes them all; they are closed when a
 //! request is complete that wants none.
 
@@ -13,16 +15,19 @@ use crate::http::action::Asker;
 use crate::http::{Answer, Fault};
 use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Connections at a time; more are closed at once. A daemon has one, a person's tool another.
 const MAX_CONNECTIONS: usize = 16;
+/// Bytes of answers that wait for one client; with more it is taken for one that does not read. One read may bring thousands of requests.
+const MAX_UNSENT: usize = 1 << 20;
 
 /// A request and where its reply goes.
 #[derive(Debug)]
@@ -39,16 +44,16 @@ pub struct Command {
 #[derive(Debug)]
 pub enum ReplyTo {
     /// A connection to the control socket.
-    Stream(Arc<UnixStream>),
+    Stream(Arc<Outlet>),
     /// A request through the HTTP API.
     Api(Asker),
 }
 
 impl ReplyTo {
-    /// Sends the reply. One who does not read his replies loses them: the VMM waits for nobody.
+    /// Sends the reply, or has it sent when there is room. One who does not read his replies loses them: the VMM waits for nobody.
     pub fn send(&self, reply: &Reply) {
         match self {
-            Self::Stream(stream) => send_line(stream, reply),
+            Self::Stream(outlet) => outlet.send(reply),
             Self::Api(asker) => asker.send(match reply {
                 // Those of the API have a path of their own for devices.
                 Reply::Ok { .. } | Reply::Devices { .. } => Ok(Answer::Empty),
@@ -63,12 +68,54 @@ impl ReplyTo {
     }
 }
 
-fn send_line(mut stream: &UnixStream, reply: &Reply) {
-    let mut line = serde_json::to_vec(reply).expect("replies have only strings and numbers");
-    line.push(b'\n');
-    if stream.write_all(&line).is_err() {
-        // Gone, or not reading; either way it sees the end of the connection and not half a line.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
+/// A connection, towards its client. Requests that are not answered yet share it: a descriptor each would be thousands, since a read may
+/// hold as many lines.
+#[derive(Debug)]
+pub struct Outlet {
+    stream: UnixStream,
+    unsent: Mutex<VecDeque<u8>>,
+    /// Has [`Control`] look for those that have something unsent.
+    stuck: Arc<EventFd>,
+}
+
+impl Outlet {
+    fn send(&self, reply: &Reply) {
+        let line = serde_json::to_vec(reply).expect("replies have only strings and numbers");
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.extend(line);
+        unsent.push_back(b'\n');
+        self.write(&mut unsent);
+        if unsent.len() > MAX_UNSENT {
+            self.give_up(&mut unsent);
+        }
+        if !unsent.is_empty() {
+            // A counter that is full is readable too.
+            let _ = self.stuck.write(1);
+        }
+    }
+
+    /// Sends what there is room for; whether that was all.
+    fn flush(&self) -> bool {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut unsent);
+        unsent.is_empty()
+    }
+
+    fn write(&self, unsent: &mut VecDeque<u8>) {
+        while !unsent.is_empty() {
+            match (&self.stream).write(unsent.as_slices().0) {
+                Ok(written) => drop(unsent.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.give_up(unsent),
+            }
+        }
+    }
+
+    /// Gone, or not reading; either way it sees the end of the connection, and not one line instead of another.
+    fn give_up(&self, unsent: &mut VecDeque<u8>) {
+        unsent.clear();
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -103,11 +150,25 @@ impl Lines {
 
 #[derive(Debug)]
 struct Connection {
-    // Requests that are not answered yet share it: a descriptor each would be thousands, since a read may hold as many lines.
-    stream: Arc<UnixStream>,
+    outlet: Arc<Outlet>,
+    // Whether it is watched for room and not for requests.
+    stuck: bool,
     lines: Lines,
     // For the request under way.
     files: Vec<File>,
+}
+
+impl Connection {
+    /// Waits for room while there is something to send, and for requests otherwise; whether for those.
+    fn watch(&mut self, ops: &mut EventOps<'_>) -> bool {
+        let stuck = !self.outlet.flush();
+        if std::mem::replace(&mut self.stuck, stuck) != stuck {
+            let what = if stuck { EventSet::OUT } else { EventSet::IN };
+            // It is watched already, so this can't fail.
+            let _ = ops.modify(Events::new(&self.outlet.stream, what));
+        }
+        !stuck
+    }
 }
 
 /// The socket and its connections, in the event loop.
@@ -116,12 +177,17 @@ pub struct Control {
     spare: Spare,
     connections: HashMap<RawFd, Connection>,
     commands: Sender<Command>,
+    stuck: Arc<EventFd>,
 }
 
 impl Control {
     /// `listener` must not block.
-    pub fn new(listener: UnixListener, commands: Sender<Command>) -> Self {
-        Self { listener, spare: Spare::default(), connections: HashMap::new(), commands }
+    ///
+    /// # Errors
+    /// Descriptors have run out.
+    pub fn new(listener: UnixListener, commands: Sender<Command>) -> io::Result<Self> {
+        let stuck = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        Ok(Self { listener, spare: Spare::default(), connections: HashMap::new(), commands, stuck })
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
@@ -131,28 +197,34 @@ impl Control {
             return;
         }
         if ops.add(Events::new(&stream, EventSet::IN)).is_ok() {
-            self.connections.insert(
-                stream.as_raw_fd(),
-                Connection { stream: Arc::new(stream), lines: Lines::default(), files: Vec::new() },
-            );
+            let fd = stream.as_raw_fd();
+            let outlet =
+                Arc::new(Outlet { stream, unsent: Mutex::default(), stuck: Arc::clone(&self.stuck) });
+            self.connections
+                .insert(fd, Connection { outlet, stuck: false, lines: Lines::default(), files: Vec::new() });
         }
+    }
+
+    /// Whether a connection that has news is to be read from: it has taken its answers.
+    fn is_due(&mut self, fd: RawFd, ops: &mut EventOps<'_>) -> bool {
+        self.connections.get_mut(&fd).is_none_or(|connection| connection.watch(ops))
     }
 
     /// Reads what has come; `false` when the connection is over.
     fn read(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return true };
         let mut buffer = [0; MAX_LINE];
-        let received = match sys::receive::<MAX_FILES>(&connection.stream, &mut buffer) {
+        let received = match sys::receive::<MAX_FILES>(&connection.outlet.stream, &mut buffer) {
             Ok(received) if received.bytes == 0 => return false,
             Ok(received) => received,
             Err(error) => {
                 return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             }
         };
-        let stream = Arc::clone(&connection.stream);
+        let outlet = Arc::clone(&connection.outlet);
         connection.files.extend(received.files);
         let refuse = |why| {
-            let _ = hand_on(&self.commands, Err(why), Vec::new(), &stream);
+            let _ = hand_on(&self.commands, Err(why), Vec::new(), &outlet);
             false
         };
         if received.lost || connection.files.len() > MAX_FILES {
@@ -164,7 +236,7 @@ impl Control {
             return refuse(format!("a request is longer than {MAX_LINE} bytes"));
         };
         let mut files = std::mem::take(&mut connection.files);
-        if lines.iter().all(|line| request(&self.commands, line, &mut files, &stream)) {
+        if lines.iter().all(|line| request(&self.commands, line, &mut files, &outlet)) {
             if connection.lines.is_under_way() {
                 connection.files = files;
             }
@@ -176,7 +248,7 @@ impl Control {
 }
 
 /// Hands a request on; one that wants descriptors takes those that are there. `false` when nobody takes requests any more.
-fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, stream: &Arc<UnixStream>) -> bool {
+fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, outlet: &Arc<Outlet>) -> bool {
     let request = document::parse(line).map_err(|error| format!("not a request: {error}"));
     let files = match request {
         Ok(Request::Insert { .. } | Request::UpdateDrive { .. } | Request::Plug { .. }) => {
@@ -184,29 +256,35 @@ fn request(commands: &Sender<Command>, line: &[u8], files: &mut Vec<File>, strea
         }
         _ => Vec::new(),
     };
-    hand_on(commands, request, files, stream)
+    hand_on(commands, request, files, outlet)
 }
 
 fn hand_on(
     commands: &Sender<Command>,
     request: Result<Request, String>,
     files: Vec<File>,
-    stream: &Arc<UnixStream>,
+    outlet: &Arc<Outlet>,
 ) -> bool {
-    commands.send(Command { request, files, reply: ReplyTo::Stream(Arc::clone(stream)) }).is_ok()
+    commands.send(Command { request, files, reply: ReplyTo::Stream(Arc::clone(outlet)) }).is_ok()
 }
 
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // A listening socket can be watched, and this one is not yet.
+        // A listening socket can be watched, and this one is not yet; an event too.
         let _ = ops.add(Events::new(&self.listener, EventSet::IN));
+        let _ = ops.add(Events::new(&*self.stuck, EventSet::IN));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let fd = events.fd();
         if fd == self.listener.as_raw_fd() {
             self.accept(ops);
-        } else if !self.read(fd) {
+        } else if fd == self.stuck.as_raw_fd() {
+            let _ = self.stuck.read();
+            for connection in self.connections.values_mut() {
+                connection.watch(ops);
+            }
+        } else if self.is_due(fd, ops) && !self.read(fd) {
             // Out of the loop first: a closed number may come back as another connection's.
             let _ = ops.remove(Events::empty_raw(fd));
             self.connections.remove(&fd);
@@ -245,7 +323,7 @@ mod tests {
             let client = UnixStream::connect(folder.path().join("control")).unwrap();
             let (sender, commands) = channel();
             let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-            manager.add_subscriber(Box::new(Control::new(listener, sender)));
+            manager.add_subscriber(Box::new(Control::new(listener, sender).unwrap()));
             Self { manager, client, commands }
         }
 
@@ -368,6 +446,48 @@ mod tests {
         // Other tests open some too, but not thousands.
         assert!(open() < before + 1000);
         assert_eq!(world.commands.try_iter().count(), MAX_LINE);
+    }
+
+    /// Answers all that has come, at some length.
+    fn answer(world: &World) -> usize {
+        let answers = world.commands.try_iter().map(|command| command.reply.refuse("no ".repeat(50)));
+        answers.count()
+    }
+
+    #[test]
+    fn who_writes_all_at_once_and_reads_gets_every_answer() {
+        let mut world = World::new();
+        world.client.set_nonblocking(true).unwrap();
+        world.send(&"\n".repeat(MAX_LINE), &[]);
+        let mut answered = answer(&world);
+        // The next ones wait until these are taken.
+        world.send("\n", &[]);
+        assert_eq!((answered, answer(&world)), (MAX_LINE, 0));
+        let (mut lines, mut bytes) = (0, [0; 10_000]);
+        while lines < MAX_LINE + 1 {
+            if let Ok(read) = world.client.read(&mut bytes) {
+                assert_ne!(read, 0, "cut off after {lines} answers");
+                lines += bytes[..read].iter().filter(|byte| **byte == b'\n').count();
+            }
+            while world.manager.run_with_timeout(0).unwrap() > 0 {}
+            answered += answer(&world);
+        }
+        assert_eq!((lines, answered), (MAX_LINE + 1, MAX_LINE + 1));
+    }
+
+    #[test]
+    fn who_never_reads_is_cut_off() {
+        let mut world = World::new();
+        world.send("\n", &[]);
+        let asked = world.commands.try_recv().unwrap().reply;
+        for _ in 0..2 * MAX_UNSENT / 1000 {
+            asked.refuse("n".repeat(1000));
+        }
+        while world.manager.run_with_timeout(0).unwrap() > 0 {}
+        drop(asked);
+        let mut bytes = Vec::new();
+        world.client.read_to_end(&mut bytes).unwrap();
+        assert!(bytes.len() < MAX_UNSENT);
     }
 
     #[test]

@@ -268,7 +268,10 @@ impl Host {
         status: &Status,
     ) -> Result<Running, StartError> {
         if let Some(listener) = files.control.take() {
-            self.manager.add_subscriber(Box::new(Control::new(listener, self.commands)));
+            let control = Control::new(listener, self.commands);
+            let control =
+                control.map_err(|source| StartError::Setup { what: "the control socket", source })?;
+            self.manager.add_subscriber(Box::new(control));
         }
         files.metadata = Some(self.metadata);
         let parts = Parts {
