@@ -185,6 +185,7 @@ fn net(criterion: &mut Criterion) {
         return eprintln!("net is left out: {error}");
     }
     let config = NetConfig {
+        id: "n".into(),
         taps: vec![tap],
         mac: [2, 0, 0, 0, 0, 1],
         mtu: None,

@@ -26,6 +26,11 @@ impl Card {
         Self { device: Arc::downgrade(transport), name, device_type, queues }
     }
 
+    /// Whether the device was let go of.
+    pub fn is_gone(&self) -> bool {
+        self.device.strong_count() == 0
+    }
+
     /// What can be told of a device without waiting for what may take long; `asked_for`: the guest was asked to let go of it.
     pub fn look(cards: &[Self], transport: &Attached, asked_for: bool) -> Device {
         let card = cards.iter().find(|card| card.device.ptr_eq(&Arc::downgrade(transport)));
@@ -40,7 +45,7 @@ impl Card {
                 queues: *queues,
                 features: None,
             },
-            // What was plugged in later has no back end: nobody holds it for longer than a register takes.
+            // It was poisoned; every device has a card.
             _ => free(lock(transport).core(), asked_for),
         }
     }

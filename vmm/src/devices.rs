@@ -248,6 +248,7 @@ pub fn make_interface(
 ) -> Result<Made, MakeError> {
     let mac = validate::mac(interface, vm)?;
     let device = net::Net::new(net::NetConfig {
+        id: interface.iface_id.clone(),
         taps,
         mac,
         mtu: interface.mtu,

@@ -185,6 +185,7 @@ impl Machine {
             }
         };
         plugs.plug(made, name.clone(), &mut self.transports, &mut self.handles)?;
+        self.cards.extend(self.transports.last().map(Card::of));
         match document.clone() {
             Plugged::Drive(drive) => self.config.drives.push(*drive),
             Plugged::Interface(interface) => self.config.network_interfaces.push(*interface),
@@ -207,9 +208,12 @@ impl Machine {
 
     /// Forgets the devices that the guest has let go of: which, and who waits to hear of it.
     pub fn clear_unplugged(&mut self) -> (Vec<Name>, Vec<ReplyTo>) {
-        let Self { plugs, transports, handles, config, status, .. } = self;
+        let Self { plugs, transports, handles, config, status, cards, .. } = self;
         let Some(plugs) = plugs else { return (Vec::new(), Vec::new()) };
         let (gone, waiting) = plugs.clear(transports, handles);
+        if !gone.is_empty() {
+            cards.retain(|card| !card.is_gone());
+        }
         for name in &gone {
             match name {
                 Name::Drive(id) => config.drives.retain(|drive| drive.drive_id != *id),

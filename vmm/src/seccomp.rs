@@ -139,7 +139,6 @@ const VMM: [i64; 30] = [
     libc::SYS_getsockopt,
     libc::SYS_ppoll,
     libc::SYS_dup,
-    // Only ever of descriptors: `rules` allows no path.
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_getsockname,

@@ -2,6 +2,7 @@
 
 use super::Figures;
 use crate::line_writer::LineWriter;
+use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use std::io;
 use std::path::Path;
@@ -37,6 +38,7 @@ impl Sink {
     pub fn open(path: &Path) -> io::Result<(Self, Tick)> {
         let file = crate::log::open(path)?;
         let mut timer = TimerFd::new().map_err(io::Error::from)?;
+        sys::set_nonblocking(&timer)?;
         timer.reset(INTERVAL, Some(INTERVAL)).map_err(io::Error::from)?;
         let due = Arc::new(AtomicBool::new(false));
         let sink =

@@ -61,8 +61,8 @@ fn yes() -> bool {
 pub struct BalloonHinting {
     /// The last one of the host.
     pub host_cmd: u32,
-    /// The last one that the guest answered; absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The last one that the guest answered; `null`: none.
+    #[serde(default)]
     pub guest_cmd: Option<u32>,
 }
 

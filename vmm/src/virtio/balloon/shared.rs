@@ -3,6 +3,7 @@
 use super::metrics::BalloonMetrics;
 use super::{F_FREE_PAGE_HINT, F_STATS_VQ};
 use crate::api::config::{self, BalloonHinting, BalloonStart, BalloonStats, GuestStats};
+use crate::sys;
 use crate::virtio::Signals;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,7 +71,10 @@ impl Shared {
             interval_s: config.stats_polling_interval_s,
             ..State::default()
         };
-        let (state, timer) = (Mutex::new(state), Mutex::new(TimerFd::new()?));
+        let (state, timer) = (Mutex::new(state), TimerFd::new()?);
+        // One that was set anew since it ran out has nothing to read.
+        sys::set_nonblocking(&timer)?;
+        let timer = Mutex::new(timer);
         let shared = Self { state, timer, metrics: BalloonMetrics::default() };
         shared.arm();
         Ok(Arc::new(shared))

@@ -87,7 +87,7 @@ impl BalloonWorker {
 
     /// Asks for new statistics by giving the buffer of the last ones back.
     fn ask(&mut self) -> Result<(), RingError> {
-        // Nothing to read is what a timer that was set anew meanwhile says.
+        // Nothing to read is what a timer that was set anew meanwhile says. It does not block.
         let _ = self.shared.timer().wait();
         let head = self.shared.state().stats_head.take();
         let Self { memory, interrupt, queues, .. } = self;

@@ -89,6 +89,7 @@ impl Subject for Kernel {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
         let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-net").unwrap();
         let net = Net::new(NetConfig {
+            id: "n".into(),
             taps: vec![self.tap.try_clone().unwrap()],
             mac: MAC,
             mtu: None,

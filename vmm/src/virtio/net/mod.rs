@@ -78,6 +78,8 @@ const CONTROL_QUEUE_SIZE: u16 = 16;
 /// What a network device is made of.
 #[derive(Debug)]
 pub struct NetConfig {
+    /// Its name, for messages.
+    pub id: String,
     /// The queues of a TAP, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, and `IFF_MULTI_QUEUE` if there are several: each is
     /// for a pair of the guest's. One at least.
     pub taps: Vec<File>,
@@ -204,6 +206,7 @@ impl Net {
             limitable: config.vhost.is_none(),
         };
         let mut net = Self::with_taps(taps, config.mac, config.mtu, limits);
+        net.name = format!("net {}", config.id);
         if let Some(file) = config.vhost {
             net.vhost = Some(Arc::new(Vhost::new(file).map_err(TapError::Vhost)?));
             net.calls = Some(Arc::new(vhost::calls().map_err(TapError::Vhost)?));
@@ -224,12 +227,11 @@ impl Net {
     }
 
     fn with_taps(taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, limits: Limits) -> Self {
-        let [a, b, c, d, e, f] = mac;
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * taps.len()];
         // Who has one pair has nothing to choose, and starts without the steps that a queue costs.
         queue_sizes.extend((taps.len() > 1).then_some(CONTROL_QUEUE_SIZE));
         Self {
-            name: format!("net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+            name: "net".into(),
             lanes: taps.iter().map(|_| WorkerSlot::new()).collect(),
             control: WorkerSlot::new(),
             vhost: None,

@@ -77,6 +77,7 @@ fn a_file_that_is_no_tap_is_refused() {
     let file = tempfile::tempfile().unwrap();
     assert!(matches!(
         Net::new(NetConfig {
+            id: "n".into(),
             taps: vec![file],
             mac: MAC,
             mtu: None,
