@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Where the helper keeps its socket; everything above is closed.
 const SOCKET: i32 = 3;
+/// How long a child may take from its gate to its program: what it waits for can only be storage, and behind it wait all later launches.
+const EXECUTED_WITHIN_MS: u32 = 60_000;
 
 /// A VM that dies with the program.
 struct Tied {
@@ -156,6 +158,11 @@ impl Helper {
         made.released_us = sys::monotonic_us();
 
         // Closed by a successful exec; else it says what failed.
+        let heard = wait_readable(&failed_out, PollFlags::IN, Some(EXECUTED_WITHIN_MS));
+        if !heard.map_err(|e| kill_on("hear from the child", e))? {
+            let stage = "execute the VM monitor, for whose file it waited a minute";
+            return Err(kill_on(stage, io::Error::from_raw_os_error(libc::ETIMEDOUT)));
+        }
         let mut report = Vec::new();
         std::fs::File::from(failed_out)
             .take(4096)
