@@ -25,9 +25,11 @@ pub type Shared = Arc<Mutex<dyn Function>>;
 
 /// One bus of one segment, each device with one function.
 ///
-/// Locks: a function's before the slots', the slots' for a moment only.
+/// Locks: a function's first, then that of moves, then the slots', the latter two for a moment only.
 pub struct Root {
     slots: Mutex<[Option<Slot>; SLOTS as usize]>,
+    /// One BAR moves at a time: nobody takes a place whose kicks are still wired to who had it.
+    moves: Mutex<()>,
     window: std::ops::Range<u64>,
 }
 
@@ -38,7 +40,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Root {
     /// A bus with a host bridge and nothing else, whose BARs lie in `window`.
     pub fn new(window: std::ops::Range<u64>) -> Arc<Self> {
-        let root = Self { slots: Mutex::default(), window };
+        let root = Self { slots: Mutex::default(), moves: Mutex::default(), window };
         root.add(0, Arc::new(Mutex::new(HostBridge(ConfigSpace::new(HOST_BRIDGE)))));
         Arc::new(root)
     }
@@ -63,8 +65,10 @@ impl Root {
     pub fn remove(&self, slot: u8) -> Option<Shared> {
         let function = Arc::clone(&lock(&self.slots).get(usize::from(slot))?.as_ref()?.function);
         let mut guard = lock(&function);
+        let moving = lock(&self.moves);
         guard.place(None);
         lock(&self.slots)[usize::from(slot)] = None;
+        drop(moving);
         guard.taken_off();
         drop(guard);
         Some(function)
@@ -72,6 +76,7 @@ impl Root {
 
     /// Puts a BAR where the guest wants it: in the window, in nobody's way. Otherwise it is nowhere.
     fn refresh(&self, slot: u8, function: &mut (dyn Function + 'static)) {
+        let _moving = lock(&self.moves);
         let mut slots = lock(&self.slots);
         let Some(Slot { base: old, size, .. }) = slots[usize::from(slot)] else { return };
         let wanted = function.wanted().filter(|base| {
