@@ -3,7 +3,8 @@
 //! Requests become [`Command`]s for the machine's loop. Replies go out through the connection that the request came in on,
 //! when they are known: a pause is answered once every vCPU stands still.
 //!
-//! A client that writes and reads at its own pace is heard at that pace: while it has answers to take, it is not read from.
+//! A client that writes and reads at its own pace is heard at that pace: while it has answers to take, it is not read from, and makes place for
+//! others.
 //!
 //! Descriptors that come along wait for the request under way. One that brings a drive's files takes them all; they are closed when a
 //! request is complete that wants none.
@@ -13,21 +14,20 @@ use crate::api::document;
 use crate::door::Spare;
 use crate::http::action::Asker;
 use crate::http::{Answer, Fault};
+use crate::outlet::{Desk, Outlet};
 use crate::sys;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Connections at a time; more are closed at once. A daemon has one, a person's tool another.
+/// Connections at a time. A daemon has one, a person's tool another. One more takes the place of the one whose client has kept its answers waiting for
+/// longest; where there is none of these, it is closed.
 const MAX_CONNECTIONS: usize = 16;
-/// Bytes of answers that wait for one client; with more it is taken for one that does not read. One read may bring thousands of requests.
-const MAX_UNSENT: usize = 1 << 20;
 
 /// A request and where its reply goes.
 #[derive(Debug)]
@@ -68,57 +68,6 @@ impl ReplyTo {
     }
 }
 
-/// A connection, towards its client. Requests that are not answered yet share it: a descriptor each would be thousands, since a read may
-/// hold as many lines.
-#[derive(Debug)]
-pub struct Outlet {
-    stream: UnixStream,
-    unsent: Mutex<VecDeque<u8>>,
-    /// Has [`Control`] look for those that have something unsent.
-    stuck: Arc<EventFd>,
-}
-
-impl Outlet {
-    fn send(&self, reply: &Reply) {
-        let line = serde_json::to_vec(reply).expect("replies have only strings and numbers");
-        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-        unsent.extend(line);
-        unsent.push_back(b'\n');
-        self.write(&mut unsent);
-        if unsent.len() > MAX_UNSENT {
-            self.give_up(&mut unsent);
-        }
-        if !unsent.is_empty() {
-            // A counter that is full is readable too.
-            let _ = self.stuck.write(1);
-        }
-    }
-
-    /// Sends what there is room for; whether that was all.
-    fn flush(&self) -> bool {
-        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(&mut unsent);
-        unsent.is_empty()
-    }
-
-    fn write(&self, unsent: &mut VecDeque<u8>) {
-        while !unsent.is_empty() {
-            match (&self.stream).write(unsent.as_slices().0) {
-                Ok(written) => drop(unsent.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => self.give_up(unsent),
-            }
-        }
-    }
-
-    /// Gone, or not reading; either way it sees the end of the connection, and not one line instead of another.
-    fn give_up(&self, unsent: &mut VecDeque<u8>) {
-        unsent.clear();
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 /// Collects bytes to lines of bounded length.
 #[derive(Debug, Default)]
 struct Lines(Vec<u8>);
@@ -151,21 +100,29 @@ impl Lines {
 #[derive(Debug)]
 struct Connection {
     outlet: Arc<Outlet>,
-    // Whether it is watched for room and not for requests.
-    stuck: bool,
+    // Since when it is watched for room and not for requests, in the order of those.
+    stuck: Option<u64>,
+    // Whether all that is left to do is to send.
+    ended: bool,
     lines: Lines,
     // For the request under way.
     files: Vec<File>,
 }
 
 impl Connection {
-    /// Waits for room while there is something to send, and for requests otherwise; whether for those.
-    fn watch(&mut self, ops: &mut EventOps<'_>) -> bool {
+    fn new(outlet: Arc<Outlet>) -> Self {
+        Self { outlet, stuck: None, ended: false, lines: Lines::default(), files: Vec::new() }
+    }
+
+    /// Sends what there is room for, and waits for room while there is more, for requests otherwise; whether for those.
+    fn watch(&mut self, turns: &mut u64, ops: &mut EventOps<'_>) -> bool {
         let stuck = !self.outlet.flush();
-        if std::mem::replace(&mut self.stuck, stuck) != stuck {
+        if self.stuck.is_some() != stuck {
+            *turns += 1;
+            self.stuck = stuck.then_some(*turns);
             let what = if stuck { EventSet::OUT } else { EventSet::IN };
             // It is watched already, so this can't fail.
-            let _ = ops.modify(Events::new(&self.outlet.stream, what));
+            let _ = ops.modify(Events::new(self.outlet.stream(), what));
         }
         !stuck
     }
@@ -177,7 +134,8 @@ pub struct Control {
     spare: Spare,
     connections: HashMap<RawFd, Connection>,
     commands: Sender<Command>,
-    stuck: Arc<EventFd>,
+    desk: Arc<Desk>,
+    turns: u64,
 }
 
 impl Control {
@@ -186,35 +144,65 @@ impl Control {
     /// # Errors
     /// Descriptors have run out.
     pub fn new(listener: UnixListener, commands: Sender<Command>) -> io::Result<Self> {
-        let stuck = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        Ok(Self { listener, spare: Spare::default(), connections: HashMap::new(), commands, stuck })
+        let (spare, connections, desk) = (Spare::default(), HashMap::new(), Arc::new(Desk::new()?));
+        Ok(Self { listener, spare, connections, commands, desk, turns: 0 })
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
         // One at a time: the loop calls again while there are more.
         let Some(stream) = self.spare.accept(&self.listener) else { return };
-        if self.connections.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
-            return;
+        if self.connections.len() >= MAX_CONNECTIONS {
+            let stuck = self.connections.iter().filter_map(|(fd, connection)| Some((connection.stuck?, *fd)));
+            let Some((_, longest)) = stuck.min() else { return };
+            self.end(longest, ops);
         }
-        if ops.add(Events::new(&stream, EventSet::IN)).is_ok() {
+        if stream.set_nonblocking(true).is_ok() && ops.add(Events::new(&stream, EventSet::IN)).is_ok() {
             let fd = stream.as_raw_fd();
-            let outlet =
-                Arc::new(Outlet { stream, unsent: Mutex::default(), stuck: Arc::clone(&self.stuck) });
-            self.connections
-                .insert(fd, Connection { outlet, stuck: false, lines: Lines::default(), files: Vec::new() });
+            self.connections.insert(fd, Connection::new(Outlet::new(stream, &self.desk)));
         }
     }
 
-    /// Whether a connection that has news is to be read from: it has taken its answers.
-    fn is_due(&mut self, fd: RawFd, ops: &mut EventOps<'_>) -> bool {
-        self.connections.get_mut(&fd).is_none_or(|connection| connection.watch(ops))
+    /// Lets go of a connection. What was asked for is answered all the same, if its client still reads.
+    fn end(&mut self, fd: RawFd, ops: &mut EventOps<'_>) {
+        // Out of the loop first: a closed number may come back as another connection's.
+        let _ = ops.remove(Events::empty_raw(fd));
+        if let Some(connection) = self.connections.remove(&fd) {
+            connection.outlet.end();
+        }
+    }
+
+    /// A connection has news: it is read from if it has taken its answers.
+    fn serve(&mut self, fd: RawFd, ops: &mut EventOps<'_>) {
+        let Some(connection) = self.connections.get_mut(&fd) else { return };
+        if connection.watch(&mut self.turns, ops) && (connection.ended || !self.read(fd)) {
+            self.end(fd, ops);
+        }
+    }
+
+    /// Somewhere an answer does not fit into its socket.
+    fn help(&mut self, ops: &mut EventOps<'_>) {
+        for outlet in self.desk.take_left() {
+            let watched = self.connections.len() < MAX_CONNECTIONS
+                && ops.add(Events::new(outlet.stream(), EventSet::IN)).is_ok();
+            if watched {
+                let fd = outlet.stream().as_raw_fd();
+                self.connections.insert(fd, Connection { ended: true, ..Connection::new(outlet) });
+            }
+        }
+        let mut done = Vec::new();
+        for (fd, connection) in &mut self.connections {
+            if connection.watch(&mut self.turns, ops) && connection.ended {
+                done.push(*fd);
+            }
+        }
+        done.into_iter().for_each(|fd| self.end(fd, ops));
     }
 
     /// Reads what has come; `false` when the connection is over.
     fn read(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return true };
         let mut buffer = [0; MAX_LINE];
-        let received = match sys::receive::<MAX_FILES>(&connection.outlet.stream, &mut buffer) {
+        let received = match sys::receive::<MAX_FILES>(connection.outlet.stream(), &mut buffer) {
             Ok(received) if received.bytes == 0 => return false,
             Ok(received) => received,
             Err(error) => {
@@ -272,22 +260,14 @@ impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         // A listening socket can be watched, and this one is not yet; an event too.
         let _ = ops.add(Events::new(&self.listener, EventSet::IN));
-        let _ = ops.add(Events::new(&*self.stuck, EventSet::IN));
+        let _ = ops.add(Events::new(self.desk.bell(), EventSet::IN));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let fd = events.fd();
-        if fd == self.listener.as_raw_fd() {
-            self.accept(ops);
-        } else if fd == self.stuck.as_raw_fd() {
-            let _ = self.stuck.read();
-            for connection in self.connections.values_mut() {
-                connection.watch(ops);
-            }
-        } else if self.is_due(fd, ops) && !self.read(fd) {
-            // Out of the loop first: a closed number may come back as another connection's.
-            let _ = ops.remove(Events::empty_raw(fd));
-            self.connections.remove(&fd);
+        match events.fd() {
+            fd if fd == self.listener.as_raw_fd() => self.accept(ops),
+            fd if fd == self.desk.bell().as_raw_fd() => self.help(ops),
+            fd => self.serve(fd, ops),
         }
     }
 }
@@ -295,9 +275,11 @@ impl MutEventSubscriber for Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outlet::MAX_UNSENT;
     use event_manager::{EventManager, SubscriberOps};
     use proptest::prelude::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Receiver, channel};
 
     #[test]
@@ -310,6 +292,7 @@ mod tests {
 
     /// A control socket in a loop of its own, and a client of it.
     struct World {
+        folder: tempfile::TempDir,
         manager: EventManager<Box<dyn MutEventSubscriber>>,
         client: UnixStream,
         commands: Receiver<Command>,
@@ -324,14 +307,25 @@ mod tests {
             let (sender, commands) = channel();
             let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
             manager.add_subscriber(Box::new(Control::new(listener, sender).unwrap()));
-            Self { manager, client, commands }
+            Self { folder, manager, client, commands }
+        }
+
+        fn run(&mut self) {
+            while self.manager.run_with_timeout(0).unwrap() > 0 {}
+        }
+
+        /// Another client, let in.
+        fn dial(&mut self) -> UnixStream {
+            let client = UnixStream::connect(self.folder.path().join("control")).unwrap();
+            self.run();
+            client
         }
 
         /// Sends bytes with so many descriptors and lets the loop work.
         fn send(&mut self, bytes: &str, descriptors: &[RawFd]) {
             use vmm_sys_util::sock_ctrl_msg::ScmSocket;
             assert_eq!(self.client.send_with_fds(&[bytes.as_bytes()], descriptors).unwrap(), bytes.len());
-            while self.manager.run_with_timeout(0).unwrap() > 0 {}
+            self.run();
         }
 
         /// The request that came through, and with how many descriptors.
@@ -404,7 +398,7 @@ mod tests {
         let mut reader = sent(&mut world, "{\"action\"", 2);
         assert!(!is_closed(&mut reader));
         world.client.shutdown(std::net::Shutdown::Write).unwrap();
-        while world.manager.run_with_timeout(0).unwrap() > 0 {}
+        world.run();
         assert!(is_closed(&mut reader));
     }
 
@@ -469,10 +463,55 @@ mod tests {
                 assert_ne!(read, 0, "cut off after {lines} answers");
                 lines += bytes[..read].iter().filter(|byte| **byte == b'\n').count();
             }
-            while world.manager.run_with_timeout(0).unwrap() > 0 {}
+            world.run();
             answered += answer(&world);
         }
         assert_eq!((lines, answered), (MAX_LINE + 1, MAX_LINE + 1));
+    }
+
+    #[test]
+    fn who_does_not_read_makes_place_for_others() {
+        let mut world = World::new();
+        world.send(&"\n".repeat(MAX_LINE), &[]);
+        assert_eq!(answer(&world), MAX_LINE);
+        world.run();
+        let more: Vec<_> = (1..MAX_CONNECTIONS).map(|_| world.dial()).collect();
+        let mut one_more = world.dial();
+        one_more.write_all(b"{\"action\":\"info\"}\n").unwrap();
+        world.run();
+        assert_eq!(world.command(), Some((Request::Info {}, 0)));
+        // There is no other, so the next one goes; those before stay.
+        assert_eq!(world.dial().read(&mut [0]).unwrap(), 0);
+        for mut other in more {
+            other.set_nonblocking(true).unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn who_has_said_all_gets_whole_answers_and_an_end() {
+        for last in ["", &"x".repeat(MAX_LINE + 1)] {
+            let mut world = World::new();
+            world.send(&"\n".repeat(MAX_LINE), &[]);
+            // It has ended before it is answered.
+            world.send(last, &[]);
+            world.client.shutdown(std::net::Shutdown::Write).unwrap();
+            world.run();
+            let asked = answer(&world);
+            assert_eq!(asked, MAX_LINE + usize::from(!last.is_empty()));
+            world.client.set_nonblocking(true).unwrap();
+            let (mut bytes, mut buffer) = (Vec::new(), [0; 10_000]);
+            loop {
+                world.run();
+                match world.client.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(read) => bytes.extend(&buffer[..read]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert_eq!(bytes.last(), Some(&b'\n'));
+            assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), asked);
+        }
     }
 
     #[test]
@@ -483,7 +522,7 @@ mod tests {
         for _ in 0..2 * MAX_UNSENT / 1000 {
             asked.refuse("n".repeat(1000));
         }
-        while world.manager.run_with_timeout(0).unwrap() > 0 {}
+        world.run();
         drop(asked);
         let mut bytes = Vec::new();
         world.client.read_to_end(&mut bytes).unwrap();

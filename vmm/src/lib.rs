@@ -46,6 +46,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mmds;
 pub mod observe;
+pub mod outlet;
 pub mod pci;
 pub mod platform;
 pub mod plugs;

@@ -184,8 +184,8 @@ impl Machine {
                 (devices::make_pmem(settings, self.space.put(file, settings.read_only)?)?, name)
             }
         };
-        plugs.plug(made, name.clone(), &mut self.transports, &mut self.handles)?;
-        self.cards.extend(self.transports.last().map(Card::of));
+        let card = plugs.plug(made, name.clone(), &mut self.transports, &mut self.handles)?;
+        self.cards.push(card);
         match document.clone() {
             Plugged::Drive(drive) => self.config.drives.push(*drive),
             Plugged::Interface(interface) => self.config.network_interfaces.push(*interface),

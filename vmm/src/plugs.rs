@@ -3,6 +3,7 @@
 use crate::api::control::{Plugged, Unplugged};
 use crate::arch::layout;
 use crate::backplane::Attached;
+use crate::cards::Card;
 use crate::control::ReplyTo;
 use crate::devices::Made;
 use crate::handles::Handles;
@@ -164,7 +165,7 @@ impl Plugs {
         if self.free_slot().is_none() { Err(PlugError::NoSlot) } else { Ok(()) }
     }
 
-    /// Plugs a device in and tells the guest.
+    /// Plugs a device in and tells the guest; what can be told of the device while its driver has it.
     ///
     /// # Errors
     /// See [`PlugError`]; nothing has changed then.
@@ -174,15 +175,17 @@ impl Plugs {
         name: Name,
         transports: &mut Vec<Attached>,
         handles: &mut Handles,
-    ) -> Result<(), PlugError> {
+    ) -> Result<Card, PlugError> {
         self.check_free(&name)?;
         let seated = self.seat(made.device, Some(name.clone()));
         let (slot, transport, signals) =
             seated.map_err(|error| PlugError::Events(name, error))?.ok_or(PlugError::NoSlot)?;
+        // As long as the guest has not heard of it.
+        let card = Card::of(&transport);
         transports.push(transport);
         handles.add(made.handle, signals);
         self.hotplug.arrived(slot);
-        Ok(())
+        Ok(card)
     }
 
     /// Asks the guest to let go of a device, also when it was asked before; `reply` hears of it when it has. One who waited for

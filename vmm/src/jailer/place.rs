@@ -48,7 +48,8 @@ pub(super) fn folders(base: &Path, below: &[&str]) -> Result<OwnedFd, JailError>
 /// The step that failed; [`JailError::Running`] if somebody has it.
 pub(super) fn hold(base: &Path, below: [&str; 2]) -> Result<OwnedFd, JailError> {
     let folder = folders(base, &below)?;
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW;
+    // For writing too, since network file systems lock nothing else exclusively; and whatever has that name, it is not waited for.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let lock = openat(&folder, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed("make", LOCK))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),

@@ -198,13 +198,12 @@ fn a_jail_has_one_vm_at_a_time() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains("runs in the jail") && id() == first, "{message}");
-        // SAFETY: a signal to the process that was just made, which nobody else waits for.
-        assert_eq!(unsafe { libc::kill(first, libc::SIGKILL) }, 0);
-        // Nobody can wait for what is nobody's child.
-        let lives = |stat: String| !stat.rsplit_once(") ").unwrap().1.starts_with(['Z', 'X']);
-        while std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(lives) {
-            std::thread::yield_now();
-        }
+        let process = rustix::process::Pid::from_raw(first).unwrap();
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).unwrap();
+        // Readable when all of its threads are gone, and with them its lock.
+        let mut gone = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut gone, None).unwrap();
         before = first;
     }
 }

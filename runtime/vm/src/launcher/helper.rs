@@ -160,6 +160,10 @@ impl Helper {
         // Closed by a successful exec; else it says what failed.
         let heard = wait_readable(&failed_out, PollFlags::IN, Some(EXECUTED_WITHIN_MS));
         if !heard.map_err(|e| kill_on("hear from the child", e))? {
+            if order.tie.is_some() {
+                // Whoever cleans up must not wait for it.
+                self.tied.pop();
+            }
             let stage = "execute the VM monitor, for whose file it waited a minute";
             return Err(kill_on(stage, io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }

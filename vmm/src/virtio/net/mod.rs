@@ -394,7 +394,8 @@ impl VirtioDevice for Net {
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
         let bad = |why: String| DeviceError::BadState { device: self.name.clone(), why };
-        let saved = SavedNet::deserialize(state).map_err(|error| bad(error.to_string()))?;
+        let saved = Option::<SavedNet>::deserialize(state).map_err(|error| bad(error.to_string()))?;
+        let Some(saved) = saved else { return Ok(()) };
         if let Some(Chosen { pairs, mac }) = saved.chosen {
             if !(1..=self.taps.len()).contains(&pairs.into()) {
                 return Err(bad(format!("{pairs} pairs of queues where there are {}", self.taps.len())));

@@ -7,6 +7,7 @@ use super::Guest;
 use super::kernel_tests::attach;
 use super::tests::{MAC, unlimited};
 use crate::virtio::testing::VERSION_1;
+use std::collections::VecDeque;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::Command;
@@ -84,20 +85,22 @@ fn cut_up(socket: &UdpSocket) {
 
 /// What arrives when the host sends: whether a frame is to be cut up, and its bytes without headers.
 fn receive(guest: &mut Guest, socket: &UdpSocket, payload: &[u8]) -> Vec<(bool, Vec<u8>)> {
-    let buffers = [(); 4].map(|()| {
+    let give = |guest: &mut Guest| {
         let buffer = guest.room(4096, true);
         guest.send(0, &[buffer]);
         buffer
-    });
+    };
+    let mut buffers: VecDeque<_> = (0..4).map(|_| give(guest)).collect();
     socket.send_to(payload, (std::net::Ipv4Addr::from(GUEST), PORT)).unwrap();
-    let (mut frames, mut bytes, mut buffers) = (Vec::new(), 0, buffers.into_iter());
+    let (mut frames, mut bytes) = (Vec::new(), 0);
     while bytes < payload.len() {
         let mut len = None;
         guest.run_until(|guest| {
             len = guest.used(0);
             len.is_some()
         });
-        let frame = guest.bytes(buffers.next().unwrap(), len.unwrap().1 as usize);
+        let frame = guest.bytes(buffers.pop_front().unwrap(), len.unwrap().1 as usize);
+        buffers.push_back(give(guest));
         // The host has other things to say on a new interface.
         if frame[HEADER + 12..][..2] == [8, 0] && frame[HEADER + 14 + 9] == 17 {
             let body = frame[HEADER + HEADERS..].to_vec();
