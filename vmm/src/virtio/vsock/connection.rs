@@ -23,6 +23,12 @@ pub const SMALL_BUFFER: u32 = 16 << 10;
 /// The most data in one packet; what Linux sends at most, too.
 const MAX_DATA: u32 = 64 << 10;
 
+/// The most packets that a connection has in a row, before others get their turn.
+pub const MOST_PACKETS: usize = 16;
+
+/// Pieces of memory that one read fills at most; IOV_MAX is 1024.
+const MOST_SLICES: usize = 256;
+
 /// Port pair: what a connection is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -39,6 +45,11 @@ enum Stage {
     Asking,
     /// Data flows.
     Open,
+}
+
+/// Data that a packet in these buffers may have.
+fn room(chain: &Chain) -> u32 {
+    chain.writable_len().saturating_sub(HEADER_LEN as u32).min(MAX_DATA)
 }
 
 /// What is to become of a connection.
@@ -85,6 +96,8 @@ pub struct Connection {
     // What the socket was last heard to be: events come at edges only.
     readable: bool,
     writable: bool,
+    // Whether it had more for the guest than it was asked for.
+    long: bool,
     // Shutdown flags that the host's end amounts to, those that the guest was told, and the guest's own.
     host_shutdown: u32,
     host_shutdown_told: u32,
@@ -129,6 +142,7 @@ impl Connection {
             // Trying finds out.
             readable: true,
             writable: true,
+            long: false,
             host_shutdown: 0,
             host_shutdown_told: 0,
             guest_shutdown: 0,
@@ -355,40 +369,79 @@ impl Connection {
         self.stage == Stage::Open && self.host_shutdown & !self.host_shutdown_told != 0
     }
 
-    /// Puts the most urgent packet into `chain`; its length, or `None` if there is nothing to say after all.
-    pub fn speak(&mut self, memory: &GuestMemory, chain: &Chain, metrics: &VsockMetrics) -> Option<u32> {
+    /// Buffers for how many packets it could use: Linux' have a page each, and a system call for each is most of what it costs.
+    pub fn packets(&self) -> usize {
+        if self.long && self.may_read() { MOST_PACKETS } else { 1 }
+    }
+
+    /// Puts the most urgent packet into the first of `chains`, or data into as many as it takes, and the lengths into `lens`; none if there is
+    /// nothing to say after all.
+    pub fn speak(
+        &mut self,
+        memory: &GuestMemory,
+        chains: &[Chain],
+        lens: &mut Vec<u32>,
+        metrics: &VsockMetrics,
+    ) {
+        let Some(chain) = chains.first() else { return };
         if std::mem::take(&mut self.pending.request) {
-            return Some(self.write(Operation::Request, 0, 0, memory, chain));
+            return lens.push(self.write(Operation::Request, 0, 0, memory, chain));
         }
         if std::mem::take(&mut self.pending.response) {
-            return Some(self.write(Operation::Response, 0, 0, memory, chain));
+            return lens.push(self.write(Operation::Response, 0, 0, memory, chain));
         }
-        if let Some(len) = self.read_into(memory, chain, metrics) {
-            return Some(self.write(Operation::Data, len, 0, memory, chain));
+        if let Some(mut rest) = self.read_into(memory, chains, metrics) {
+            for chain in chains {
+                let len = rest.min(room(chain));
+                rest -= len;
+                lens.push(self.write(Operation::Data, len, 0, memory, chain));
+                if rest == 0 {
+                    return;
+                }
+            }
         }
         if self.shutdown_due() {
             self.host_shutdown_told = self.host_shutdown;
-            return Some(self.write(Operation::Shutdown, 0, self.host_shutdown, memory, chain));
+            return lens.push(self.write(Operation::Shutdown, 0, self.host_shutdown, memory, chain));
         }
         if self.pending.credit_update {
-            return Some(self.write(Operation::CreditUpdate, 0, 0, memory, chain));
+            return lens.push(self.write(Operation::CreditUpdate, 0, 0, memory, chain));
         }
         if std::mem::take(&mut self.pending.credit_request) || self.wants_credit() {
             self.credit_asked = true;
-            return Some(self.write(Operation::CreditRequest, 0, 0, memory, chain));
+            lens.push(self.write(Operation::CreditRequest, 0, 0, memory, chain));
         }
-        None
     }
 
-    fn read_into(&mut self, memory: &GuestMemory, chain: &Chain, metrics: &VsockMetrics) -> Option<u32> {
-        let room = chain.writable_len().saturating_sub(HEADER_LEN as u32);
-        let limit = room.min(self.credit()).min(MAX_DATA);
-        if !self.may_read() || limit == 0 {
+    /// Fills the buffers one after the other; with how many bytes.
+    fn read_into(&mut self, memory: &GuestMemory, chains: &[Chain], metrics: &VsockMetrics) -> Option<u32> {
+        if !self.may_read() {
             return None;
         }
-        match readv(&self.stream, &chain.writable_slices(memory, HEADER_LEN as u32, limit)) {
+        let mut slices = Vec::new();
+        let (mut limit, mut left) = (0, self.credit());
+        for chain in chains {
+            let wanted = room(chain).min(left);
+            // What was unplugged meanwhile ends it: nothing may come behind a gap.
+            let found = chain.writable_slices(memory, HEADER_LEN as u32, wanted);
+            let whole = found.iter().map(|slice| slice.len() as u32).sum::<u32>() == wanted;
+            if wanted == 0 || !whole && limit > 0 || slices.len() + found.len() > MOST_SLICES && limit > 0 {
+                break;
+            }
+            slices.extend(found);
+            (limit, left) = (limit + wanted, left - wanted);
+            // A shorter one would be followed by a gap too.
+            if !whole || wanted < room(chain) {
+                break;
+            }
+        }
+        if limit == 0 {
+            return None;
+        }
+        match readv(&self.stream, &slices) {
             Ok(0) => self.host_shutdown |= SHUTDOWN_SEND,
             Ok(len) => {
+                self.long = len == limit as usize;
                 metrics.rx_bytes_count.add(len as u64);
                 return Some(len as u32);
             }

@@ -368,33 +368,49 @@ impl Muxer {
         !self.resets.is_empty() || !self.turns.is_empty()
     }
 
-    /// Puts the next packet into `chain`; its length, or `None` if nobody had anything to say after all.
+    /// How many packets the next one to speak may have.
+    pub fn packets(&self) -> usize {
+        match self.turns.front().and_then(|id| self.sockets.get(id)) {
+            Some(Socket::Connection(connection)) if self.resets.is_empty() => connection.packets(),
+            _ => 1,
+        }
+    }
+
+    /// Puts the next packet into the first of `chains`, or several of one connection into as many, and their lengths into `lens`: none if nobody
+    /// had anything to say after all.
     ///
     /// # Errors
-    /// It has no room for a header.
-    pub fn speak(&mut self, memory: &GuestMemory, chain: &Chain) -> Result<Option<u32>, RingError> {
-        if chain.writable_len() < HEADER_LEN as u32 {
+    /// One has no room for a header.
+    pub fn speak(
+        &mut self,
+        memory: &GuestMemory,
+        chains: &[Chain],
+        lens: &mut Vec<u32>,
+    ) -> Result<(), RingError> {
+        if chains.iter().any(|chain| chain.writable_len() < HEADER_LEN as u32) {
             return Err(RingError::Malformed("has no room for a packet's header"));
         }
-        if let Some(key) = self.resets.pop_front() {
+        if let (Some(chain), Some(key)) = (chains.first(), self.resets.front().copied()) {
+            self.resets.pop_front();
             chain.write_at(memory, 0, &self.reset(key).encode());
             self.metrics.rx_packets_count.add(1);
-            return Ok(Some(HEADER_LEN as u32));
+            lens.push(HEADER_LEN as u32);
+            return Ok(());
         }
-        // Each says one thing and goes to the end of the line.
+        // Each says one thing, or its share of a long one, and goes to the end of the line.
         while let Some(id) = self.turns.pop_front() {
             let Some(Socket::Connection(connection)) = self.sockets.get_mut(&id) else { continue };
-            let said = connection.speak(memory, chain, &self.metrics);
-            connection.queued = said.is_some() && connection.has_something_to_say();
+            connection.speak(memory, chains, lens, &self.metrics);
+            connection.queued = !lens.is_empty() && connection.has_something_to_say();
             if connection.queued {
                 self.turns.push_back(id);
             }
-            if said.is_some() {
-                self.metrics.rx_packets_count.add(1);
-                return Ok(said);
+            if !lens.is_empty() {
+                self.metrics.rx_packets_count.add(lens.len() as u64);
+                return Ok(());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn reset(&self, key: Key) -> Header {

@@ -1,4 +1,4 @@
-use super::super::connection::SMALL_BUFFER;
+use super::super::connection::{MOST_PACKETS, SMALL_BUFFER};
 use super::super::muxer::{FIRST_HOST_PORT, MAX_HANDSHAKES, ROOMY};
 use super::super::packet::{
     HEADER_LEN, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
@@ -312,6 +312,19 @@ fn what_was_sent_before_a_close_arrives() {
     }
     assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
     assert!(is_closed(&mut stream));
+}
+
+#[test]
+fn a_long_stream_lets_others_speak() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80);
+    let mut long = pair.guest_connects(&listener, 1, 80);
+    let mut short = pair.guest_connects(&listener, 2, 80);
+    long.write_all(&[7; 60_000]).unwrap();
+    short.write_all(b"here").unwrap();
+    let order: Vec<u32> = std::iter::from_fn(|| pair.hear()).map(|(header, _)| header.dst_port).collect();
+    let place = order.iter().position(|port| *port == 2).unwrap();
+    assert!(order.len() > 10 && place <= 1 + MOST_PACKETS, "{order:?}");
 }
 
 #[test]

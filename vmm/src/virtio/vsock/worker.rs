@@ -1,6 +1,7 @@
 //! The queues of a socket device, and the work between them and the connections.
 
 use super::GuestConnect;
+use super::connection::MOST_PACKETS;
 use super::muxer::Muxer;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
@@ -22,6 +23,9 @@ pub(super) struct VsockWorker {
     event: DeviceQueue,
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
+    // Buffers for packets of one connection that has much to say, and how long these are.
+    chains: Vec<Chain>,
+    lens: Vec<u32>,
     epoll: Arc<Epoll>,
     muxer: Muxer,
     announce_reset: bool,
@@ -41,6 +45,8 @@ impl VsockWorker {
             memory: context.memory,
             interrupt: context.interrupt,
             chain: Chain::default(),
+            chains: (0..MOST_PACKETS).map(|_| Chain::default()).collect(),
+            lens: Vec::with_capacity(MOST_PACKETS),
             epoll,
             muxer,
             announce_reset,
@@ -85,19 +91,24 @@ impl VsockWorker {
                 self.receive.come_back();
                 break;
             }
-            if !self.receive.pop(&self.memory, &mut self.chain)? {
+            let wanted = self.muxer.packets().min(budget.into());
+            let mut taken = 0;
+            while taken < wanted && self.receive.pop(&self.memory, &mut self.chains[taken])? {
+                taken += 1;
+            }
+            if taken == 0 {
                 if self.receive.listen(&self.memory)? {
                     continue;
                 }
                 break;
             }
-            match self.muxer.speak(&self.memory, &self.chain)? {
-                Some(len) => {
-                    budget -= 1;
-                    self.receive.complete(&self.memory, self.chain.head(), len)?;
-                }
-                None => self.receive.undo_pop(),
+            self.lens.clear();
+            self.muxer.speak(&self.memory, &self.chains[..taken], &mut self.lens)?;
+            for (chain, len) in self.chains.iter().zip(&self.lens) {
+                budget -= 1;
+                self.receive.complete(&self.memory, chain.head(), *len)?;
             }
+            (self.lens.len()..taken).for_each(|_| self.receive.undo_pop());
         }
         if was_deaf && self.muxer.can_handle() {
             self.transmit.come_back();
