@@ -2,8 +2,9 @@
 
 use crate::api::control::{Device, DeviceState};
 use crate::backplane::Attached;
+use crate::lock::lock;
 use crate::virtio::{Core, Transport};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_NEEDS_RESET,
 };
@@ -68,9 +69,4 @@ fn free(core: &Core, asked_for: bool) -> Device {
         queues: device.queue_sizes().len(),
         features: Some(format!("{:#x}", core.driver_features())),
     }
-}
-
-/// A device, when its driver is done with it.
-pub fn lock(transport: &Attached) -> MutexGuard<'_, dyn Transport + 'static> {
-    transport.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
 //! What a VM process tells of its life, for readers that come and go: the last lines are kept, and whoever reads too slowly is told how many
 //! he has missed. Readers keep a number and nothing else, so none of them costs the VMM memory or time.
 
+use crate::lock::lock;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Lines that are kept.
@@ -82,10 +83,6 @@ struct Shared {
     ring: Mutex<Ring>,
     bell: Mutex<Option<Arc<EventFd>>>,
     readers: AtomicUsize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Feed {

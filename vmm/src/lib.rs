@@ -39,6 +39,7 @@ pub mod kernel;
 mod last_words;
 mod line_writer;
 mod listen;
+mod lock;
 pub mod log;
 pub mod machine;
 #[allow(unsafe_code)]

@@ -12,6 +12,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+/// Milliseconds that a VMM waits for its turn: another one has it for one, if it is let run.
+const PATIENCE_MS: u32 = 100;
+
 /// A listening socket that does not wait.
 pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileError> {
     let failed = |source| FileError::Listen { what: what.into(), source };
@@ -24,7 +27,7 @@ pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileErr
             }
             UnixListener::from(socket)
         }
-        FileSource::Path(path) => bind(path).map_err(failed)?,
+        FileSource::Path(path) => bind(path, PATIENCE_MS).map_err(failed)?,
     };
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
@@ -32,12 +35,12 @@ pub fn listener(what: &str, source: &FileSource) -> Result<UnixListener, FileErr
 
 /// Binds to `path`. A socket left behind by a process that is gone is replaced; one that somebody answers on is not, and nothing else
 /// that is there. Never waits but for its [`turn`]: nothing would end it, since signals are taken by the event loop, which may not run yet.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path, patience_ms: u32) -> io::Result<UnixListener> {
     if path.as_os_str().is_empty() {
         // Linux would make up an abstract name (unix(7)), which knows no permissions.
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is empty; give one"));
     }
-    let _turn = turn(path);
+    let _turn = turn(path, patience_ms);
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_socket(path) => {
             let message = format!("{path:?} is there and no socket, so it stays; give another path");
@@ -59,16 +62,13 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Milliseconds that a VMM waits for its turn: another one has it for one, if it is let run. Tests on a machine with other things to do wait for it.
-const TRIES: u32 = if cfg!(test) { 60_000 } else { 100 };
-
 /// Keeps other VMMs from the folder of `path` meanwhile: of two that find the same socket left behind, the later one would remove what the
 /// earlier one has just bound, and a socket that is bound and does not listen yet looks as if it were left behind. Whoever may open the folder can have its
 /// lock, so after a moment it has to go without.
-fn turn(path: &Path) -> Option<OwnedFd> {
+fn turn(path: &Path, patience_ms: u32) -> Option<OwnedFd> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    for _ in 0..TRIES {
+    for _ in 0..patience_ms {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Some(folder),
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
@@ -100,7 +100,8 @@ mod tests {
             let bound: Vec<_> = std::thread::scope(|scope| {
                 let one = || {
                     start.wait();
-                    bind(&path).ok()
+                    // However busy the machine is.
+                    bind(&path, 600_000).ok()
                 };
                 let all: Vec<_> = (0..MANY).map(|_| scope.spawn(one)).collect();
                 all.into_iter().filter_map(|one| one.join().unwrap()).collect()
@@ -112,5 +113,14 @@ mod tests {
             bound[0].accept().unwrap();
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    #[test]
+    fn who_keeps_the_folder_locked_keeps_nobody_from_binding() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _held = turn(&path, 1).unwrap();
+        assert!(turn(&path, 1).is_none());
+        bind(&path, 1).unwrap();
     }
 }

@@ -1,21 +1,18 @@
 //! The way back to a client of the control socket: answers go out as fast as it takes them, and what does not fit into its socket waits here.
 
 use crate::api::control::Reply;
+use crate::lock::lock;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Bytes of answers that wait for one client; with more it is taken for one that does not read. One read may bring thousands of requests.
 pub const MAX_UNSENT: usize = 1 << 20;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Where outlets say that they need somebody who waits for room.
 #[derive(Debug)]

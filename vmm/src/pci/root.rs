@@ -2,7 +2,8 @@
 
 use super::{ConfigSpace, Function, Ids};
 use crate::bus::{BusDevice, SharedDevice};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::lock::lock;
+use std::sync::{Arc, Mutex};
 
 /// Devices on a bus; the first is the host bridge.
 pub const SLOTS: u8 = 32;
@@ -31,10 +32,6 @@ pub struct Root {
     /// One BAR moves at a time: nobody takes a place whose kicks are still wired to who had it.
     moves: Mutex<()>,
     window: std::ops::Range<u64>,
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Root {

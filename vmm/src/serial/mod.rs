@@ -8,6 +8,7 @@ mod tests;
 
 use crate::api::config::{RateLimiter, TokenBucket};
 use crate::bus::BusDevice;
+use crate::lock::lock;
 use crate::virtio::console::{Input, Output, OutputBuffer};
 use crate::virtio::limiter::{SavedLimiter, Throttle};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -16,7 +17,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use vm_superio::serial::{Error, SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -63,10 +64,6 @@ struct Transmitter {
     kick: Kick,
     limit: Arc<Throttle>,
     dropped: Arc<AtomicU64>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Write for Transmitter {

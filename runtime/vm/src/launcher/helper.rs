@@ -164,7 +164,7 @@ impl Helper {
                 // Whoever cleans up must not wait for it.
                 self.tied.pop();
             }
-            let stage = "execute the VM monitor, for whose file it waited a minute";
+            let stage = "execute the VM monitor, whose file has not been read in a minute (see whether the storage that has it hangs)";
             return Err(kill_on(stage, io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }
         let mut report = Vec::new();

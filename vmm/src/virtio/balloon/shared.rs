@@ -3,10 +3,11 @@
 use super::metrics::BalloonMetrics;
 use super::{F_FREE_PAGE_HINT, F_STATS_VQ};
 use crate::api::config::{self, BalloonHinting, BalloonStart, BalloonStats, GuestStats};
+use crate::lock::lock;
 use crate::sys;
 use crate::virtio::Signals;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -58,10 +59,6 @@ pub(super) struct Shared {
     // It stays open as long as the device lives: a number that the event loop knows never means another file.
     timer: Mutex<TimerFd>,
     pub(super) metrics: BalloonMetrics,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {

@@ -17,6 +17,8 @@ mod ring;
 #[path = "."]
 mod over_mmio {
     use crate::virtio::testing::Guest;
+    #[path = "limit_tests.rs"]
+    mod limit_tests;
     #[path = "ring_tests.rs"]
     #[allow(unsafe_code)]
     mod ring_tests;
@@ -27,6 +29,8 @@ mod over_mmio {
 #[path = "."]
 mod over_pci {
     use crate::virtio::testing::PciGuest as Guest;
+    #[path = "limit_tests.rs"]
+    mod limit_tests;
     #[path = "ring_tests.rs"]
     #[allow(unsafe_code)]
     mod ring_tests;

@@ -1,7 +1,5 @@
 use super::super::*;
 use super::Guest;
-use crate::api::config::RateLimiter;
-use crate::api::config::TokenBucket;
 use crate::data_file::Unfit;
 use crate::event_loop::ROUND;
 use crate::virtio::Transport;
@@ -17,9 +15,9 @@ use virtio_bindings::virtio_blk::*;
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
-const DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
-const ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
-const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+pub(super) const DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
+pub(super) const ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+pub(super) const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
 pub(super) fn file(content: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
@@ -59,7 +57,7 @@ pub(super) fn header(kind: u32, sector: u64) -> Vec<u8> {
 }
 
 /// Sends a request; its status, and what was read.
-fn request(guest: &mut Guest, kind: u32, sector: u64, out: &[u8], read: u32) -> (u8, Vec<u8>) {
+pub(super) fn request(guest: &mut Guest, kind: u32, sector: u64, out: &[u8], read: u32) -> (u8, Vec<u8>) {
     let head = guest.data(&header(kind, sector));
     let mut buffers = vec![head];
     if !out.is_empty() {
@@ -241,7 +239,7 @@ fn a_read_only_disk_is_not_written() {
     assert_eq!(content(&under), before);
 }
 
-fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+pub(super) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
 }
 
@@ -476,30 +474,6 @@ fn media_go_in_before_a_driver_is_up_and_while_the_device_is_paused() {
 }
 
 #[test]
-fn what_is_beyond_the_limit_waits_and_a_change_lets_it_pass() {
-    let limit = |size, refill_time| RateLimiter {
-        bandwidth: Some(TokenBucket { size, one_time_burst: Some(512), refill_time }),
-        ops: None,
-    };
-    let under = file(&pattern(4096, 1));
-    let limited = Some(limit(1024, 3_600_000));
-    let config = BlockConfig { limit: limited, ..BlockConfig::new("a", vec![under], false) };
-    let device = Block::new(config).unwrap();
-    let throttle = Arc::clone(device.tray().limit());
-    let mut guest = Guest::ready(Box::new(device), VERSION_1 | FLUSH);
-    for sector in 0..3 {
-        assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
-    }
-    let (header, data) = (guest.data(&header(VIRTIO_BLK_T_IN, 3)), guest.room(512, true));
-    let status = guest.room(1, true);
-    guest.send(0, &[header, data, status]);
-    assert_eq!((guest.used(0), throttle.throttled()), (None, 1));
-    throttle.update(&limit(512, 1)).unwrap();
-    guest.run_until(|guest| guest.used(0).is_some());
-    assert_eq!(guest.bytes(data, 512), pattern(4096, 1)[3 * 512..4 * 512]);
-}
-
-#[test]
 fn data_that_is_no_memory_fails_its_request_and_nothing_else() {
     for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
         let (mut guest, _file) = disk(&pattern(4096, 1));
@@ -515,59 +489,6 @@ fn data_that_is_no_memory_fails_its_request_and_nothing_else() {
         guest.send(0, &[head, room, Buffer { address: MEMORY_SIZE, ..status }]);
         assert!(guest.is_broken() && guest.faults()[0].contains("is not guest memory"));
     }
-}
-
-#[test]
-fn what_is_left_of_a_limit_goes_to_another_process() {
-    let limit = RateLimiter {
-        bandwidth: Some(TokenBucket { size: 512, one_time_burst: Some(512), refill_time: 3_600_000 }),
-        ops: None,
-    };
-    let under = file(&pattern(4096, 1));
-    let device = || {
-        let files = vec![under.try_clone().unwrap()];
-        let config = BlockConfig { limit: Some(limit), ..BlockConfig::new("a", files, false) };
-        Box::new(Block::new(config).unwrap())
-    };
-    let mut guest = Guest::ready(device(), VERSION_1 | FLUSH);
-    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 0, &[], 512).0, OK);
-    let mut guest = guest.migrate(device());
-    // The burst is spent; the bucket is full.
-    assert_eq!(request(&mut guest, VIRTIO_BLK_T_IN, 1, &[], 512).0, OK);
-    let (header, data) = (guest.data(&header(VIRTIO_BLK_T_IN, 2)), guest.room(512, true));
-    let status = guest.room(1, true);
-    guest.send(0, &[header, data, status]);
-    assert_eq!(guest.used(0), None);
-}
-
-#[test]
-fn zeroes_count_for_as_much_as_they_write() {
-    let limit = |refill_time| RateLimiter {
-        bandwidth: Some(TokenBucket { size: 4096, one_time_burst: None, refill_time }),
-        ops: None,
-    };
-    let under = file(&pattern(64 << 10, 1));
-    let limited = Some(limit(3_600_000));
-    let config = BlockConfig { limit: limited, ..BlockConfig::new("a", vec![under], false) };
-    let device = Block::new(config).unwrap();
-    let throttle = Arc::clone(device.tray().limit());
-    let mut guest = Guest::ready(Box::new(device), VERSION_1 | DISCARD | ZEROES);
-    // A discard moves nothing; more than the bucket ever holds passes when it is full.
-    for (kind, sectors) in [(VIRTIO_BLK_T_DISCARD, 64), (VIRTIO_BLK_T_WRITE_ZEROES, 7)] {
-        assert_eq!(request(&mut guest, kind, 0, &range(0, sectors, 0), 0).0, OK);
-    }
-    let zeroes = |guest: &mut Guest| {
-        let (header, list) =
-            (guest.data(&header(VIRTIO_BLK_T_WRITE_ZEROES, 0)), guest.data(&range(64, 64, 0)));
-        let status = guest.room(1, true);
-        guest.send(0, &[header, list, status]);
-    };
-    zeroes(&mut guest);
-    assert_eq!((guest.used(0), throttle.throttled()), (None, 1));
-    throttle.update(&limit(3_600_000)).unwrap();
-    guest.run_until(|guest| guest.used(0).is_some());
-    zeroes(&mut guest);
-    assert_eq!((guest.used(0), throttle.throttled()), (None, 2));
 }
 
 #[test]

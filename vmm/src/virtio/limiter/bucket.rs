@@ -244,6 +244,15 @@ mod tests {
         assert_eq!(smaller.admit(2, 0), Err(2 * NS_PER_MS));
     }
 
+    #[test]
+    fn a_saved_debt_that_no_number_holds_is_the_largest() {
+        // Found by the property below: tokens and nanoseconds whose product is beyond 128 bits.
+        let mut limiter = bandwidth(10_857_417_022_825_753_969, 0, 1);
+        let saved = SavedBucket { lacking: 15_670_502_763_482_160_727, burst: 0 };
+        limiter.restore(&SavedLimiter { bandwidth: Some(saved), ops: None }, 0);
+        assert!(limiter.admit(1, 0).is_err_and(|wait| wait > 1 << 62));
+    }
+
     proptest! {
         #[test]
         fn no_more_passes_than_the_rate_allows_and_nobody_starves(

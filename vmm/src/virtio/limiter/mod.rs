@@ -10,6 +10,7 @@ mod bucket;
 use super::DeviceError;
 use super::worker::{Interest, Source};
 use crate::api::config::RateLimiter;
+use crate::lock::lock;
 use bucket::Limiter;
 pub use bucket::SavedLimiter;
 use event_manager::EventSet;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -50,10 +51,6 @@ impl Timer {
         // 0 would disarm it. A descriptor of a timer always takes a time.
         let _ = lock(&self.0).reset(wait.max(Duration::from_nanos(1)), None);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Throttle {
