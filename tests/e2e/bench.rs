@@ -138,6 +138,38 @@ fn rivals_that_fail_hang_or_write_rubbish_are_told_and_do_not_count() {
 }
 
 #[test]
+#[ignore = "long: VIAL_E2E_LONG=1 tools/test --e2e bench"]
+fn agents_of_pods_and_of_other_vmms_are_heard() {
+    let vial = Vial::with_busybox();
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let json = out.path().join("a.json");
+    let words = [
+        "startup",
+        "--runs",
+        "2",
+        "--warmups",
+        "0",
+        "--until",
+        "agent",
+        "--against",
+        "vial-vm,vial-vmm,qemu-microvm,runc",
+        "--json",
+        path(&json),
+    ];
+    let text = vial.output(bench(&vial, folder.path(), &words)).ok();
+    let document = read(&json);
+    for contender in ["vial", "vial-vmm", "qemu-microvm"] {
+        assert_eq!(samples(&document, contender, "agent"), (2, vec![]), "{contender}: {text}");
+    }
+    for (contender, why) in [("vial-vm", "no socket device"), ("runc", "there is no VM")] {
+        let told = document["contenders"].as_array().unwrap().iter().find(|one| one["name"] == contender);
+        assert!(told.unwrap()["notes"].to_string().contains(why), "{contender}: {text}");
+    }
+    assert!(is_empty(folder.path()));
+    vial.leaves_nothing();
+}
+
+#[test]
 fn ctrl_c_gives_what_was_measured_and_leaves_nothing() {
     let vial = Vial::with_busybox();
     let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -3,7 +3,7 @@
 //! The program is started as a user would, with `--timing=json`; its times and ours are on one clock (CLOCK_MONOTONIC), so that nothing between
 //! our spawning it and our seeing its end is left out. What it prints is foreign: bounded, and read strictly by a pure function.
 
-use crate::child::{Failed, Start, Stop, Until};
+use crate::child::{Failed, Start, Stop, Told, Until};
 use crate::result::{Caution, Room, Step, Waterfall, Weight};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -149,6 +149,14 @@ struct Reached {
     at_us: u64,
     #[serde(default)]
     within_us: Option<u64>,
+}
+
+/// The steps of a start that told of them.
+///
+/// # Errors
+/// When what it told makes no sense.
+pub fn steps(told: &Told) -> Result<Vec<Step>, Untold> {
+    waterfall(&told.last_line, told.began_us, told.ended_us).map(|(waterfall, _)| waterfall.steps)
 }
 
 /// A start's steps, and the most that one of them may be off in ms. `began_us` and `ended_us`: before the program was spawned and when its end was

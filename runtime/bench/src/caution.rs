@@ -1,8 +1,6 @@
 //! What a reader must know before believing a figure: a pure judgement of a document.
 
-use crate::result::{
-    Caution, ContenderKind, ContenderState, Document, MachineKind, Scenario, Startup, Weight,
-};
+use crate::result::{Caution, ContenderKind, ContenderState, Document, MachineKind, Startup, Weight};
 use crate::stats;
 
 /// Fewer runs than this make wide intervals; a quantile of 90 % means nothing.
@@ -156,9 +154,7 @@ fn samples(document: &Document, startup: &Startup, say: &mut impl FnMut(Weight, 
 }
 
 fn place(startup: &Startup) -> String {
-    let scenario = match startup.scenario {
-        Scenario::Exit | Scenario::FirstByte | Scenario::Http => startup.scenario.title(),
-    };
+    let scenario = startup.scenario.title();
     match startup.concurrency {
         1 => format!("{}, {scenario}", startup.contender),
         many => format!("{}, {scenario}, {many} at once", startup.contender),
@@ -168,7 +164,7 @@ fn place(startup: &Startup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::{Contender, Failure, Machine, Settings};
+    use crate::result::{Contender, Failure, Machine, Scenario, Settings};
 
     fn document(kind: MachineKind) -> Document {
         let contender = |name: &str, image: &str| Contender {

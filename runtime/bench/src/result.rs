@@ -176,6 +176,8 @@ pub enum Scenario {
     Exit,
     /// From the start of the program to the first byte that the command inside writes.
     FirstByte,
+    /// From the start of the program to the whole introduction of the agent in its VM.
+    Agent,
     /// From the start of the program to the first answer of a web server inside.
     Http,
 }
@@ -345,13 +347,14 @@ impl Document {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Exit, Self::FirstByte, Self::Http];
+    pub const ALL: [Self; 4] = [Self::Exit, Self::FirstByte, Self::Agent, Self::Http];
 
     /// As in the document and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Exit => "exit",
             Self::FirstByte => "first-byte",
+            Self::Agent => "agent",
             Self::Http => "http",
         }
     }
@@ -361,6 +364,7 @@ impl Scenario {
         match self {
             Self::Exit => "to the exit of `true`",
             Self::FirstByte => "to the first byte of output",
+            Self::Agent => "to the agent's introduction",
             Self::Http => "to the first HTTP answer",
         }
     }

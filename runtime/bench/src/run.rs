@@ -1,7 +1,7 @@
 //! One bench from what was asked for to a whole document, with nothing left behind.
 
 use crate::child::{HELPING, Stop, output_of, quietly};
-use crate::contender::{self, Contender, Ground};
+use crate::contender::{self, Contender, Ground, Parts};
 use crate::image::Image;
 use crate::result::{
     Caution, Contender as Told, ContenderKind, ContenderState, Document, FORMAT, Scenario, Settings, Weight,
@@ -19,8 +19,8 @@ pub struct Request {
     pub vial: PathBuf,
     /// Its version.
     pub version: String,
-    /// A kernel for bare VMs.
-    pub kernel: Option<PathBuf>,
+    /// What bare VMs are made of.
+    pub parts: Parts,
     /// The image of commands.
     pub image: String,
     /// The image of a web server and its port.
@@ -116,7 +116,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, stop: Stop<'_>) -> Result<D
     };
     let ground = Ground {
         vial: request.vial.clone(),
-        kernel: request.kernel.clone(),
+        parts: request.parts.clone(),
         folder: folder.path().to_owned(),
         image,
         server,

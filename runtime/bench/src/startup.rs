@@ -3,6 +3,7 @@
 use crate::child::{Failed, Start, Stop, Until};
 use crate::contender::{Contender, Ground};
 use crate::counters::{Counters, between};
+use crate::report::figures::BASE;
 use crate::result::{Counts, Failure, Scenario, Startup};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -279,10 +280,7 @@ impl Bench<'_> {
         let wanted: Vec<usize> = (0..self.outcome.startups.len())
             .filter(|&place| {
                 let startup = &self.outcome.startups[place];
-                // Not those of servers: asking for their answer is counted too, the more often the slower they are.
-                startup.concurrency == 1
-                    && !startup.samples_ms.is_empty()
-                    && startup.scenario != Scenario::Http
+                startup.concurrency == 1 && !startup.samples_ms.is_empty() && countable(startup)
             })
             .collect();
         self.watch.begin("counting instead of timing", wanted.len() as u64);
@@ -316,6 +314,17 @@ impl Bench<'_> {
 fn empty(contender: String, scenario: Scenario, concurrency: u32) -> Startup {
     let (samples_ms, rounds_ms, failures, counts) = (vec![], vec![], vec![], vec![]);
     Startup { contender, scenario, concurrency, samples_ms, rounds_ms, failures, counts }
+}
+
+/// Whether counts of its starts would be of what is timed.
+fn countable(startup: &Startup) -> bool {
+    match startup.scenario {
+        Scenario::Exit | Scenario::FirstByte => true,
+        // A pod goes on to its end, where the others are killed once the agent was heard.
+        Scenario::Agent => startup.contender != BASE,
+        // Asking for a server's answer is counted too, the more often the slower it is.
+        Scenario::Http => false,
+    }
 }
 
 /// Whether nothing has ever gone well, after enough tries.

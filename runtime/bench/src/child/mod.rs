@@ -1,8 +1,10 @@
 //! One start: a program as its user starts it, from the moment before it is spawned to what is waited for.
 
+mod ear;
 mod helper;
 mod running;
 
+pub use ear::Ear;
 pub use helper::{HELPING, output_of, patient_output_of, quietly};
 
 use running::{Running, shown, wait};
@@ -10,8 +12,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two tries to reach a server that does not listen yet: how exact that figure can be.
@@ -31,7 +34,7 @@ pub struct Start {
 }
 
 /// What is waited for, and what proves that it was real.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Until {
     /// The program's end with success, having written exactly this.
     Exit {
@@ -52,6 +55,10 @@ pub enum Until {
         /// The port.
         port: u16,
     },
+    /// The agent's introduction at this ear, whole; then the program is killed.
+    Heard(Arc<Ear>),
+    /// A moment, in ms from the spawn, that the program tells of at its end, which must be with success and without output; or why it told none.
+    Told(fn(&Told) -> Result<f64, String>),
 }
 
 /// Why a start did not count.
@@ -117,12 +124,17 @@ impl Start {
     /// # Errors
     /// When it did not do what it should within `timeout`.
     pub fn time(&self, timeout: Duration, stop: Stop<'_>) -> Result<f64, Failed> {
+        if let Until::Told(moment) = self.until {
+            let told = self.told(timeout, stop)?;
+            return moment(&told).map_err(|why| Failed::System(io::Error::other(why)));
+        }
         let (mut running, began) = Running::spawn(&self.command, Stdio::piped())?;
         match &self.until {
             Until::Exit { output } => running.exit(Some(output), began, timeout, stop),
-            Until::AnyExit => running.exit(None, began, timeout, stop),
+            Until::AnyExit | Until::Told(_) => running.exit(None, began, timeout, stop),
             Until::Output { marker, console } => running.output(marker, *console, began, timeout, stop),
             Until::Http { port } => running.http(*port, began, timeout, stop),
+            Until::Heard(ear) => running.heard(ear, began, timeout, stop),
         }
     }
 
@@ -216,10 +228,30 @@ impl Running {
                 Err(other) => return Err(other),
             }
         };
-        // Its end is no part of the figure, and servers that are a first process often ignore SIGTERM; the contender clears what is left.
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        self.child.wait()?;
+        // Servers that are a first process often ignore SIGTERM; the contender clears what is left.
+        self.kill()?;
         Ok(took)
+    }
+
+    fn heard(&mut self, ear: &Ear, began: Instant, timeout: Duration, stop: Stop<'_>) -> Result<f64, Failed> {
+        let left = (began + timeout).saturating_duration_since(Instant::now());
+        let ready = wait(&[stop.0, self.pidfd(), ear.as_fd()], Some(left))?;
+        match ready[..] {
+            [true, ..] => return Err(Failed::Interrupted),
+            [_, _, true] => {}
+            [_, true, _] => return Err(Failed::Early(self.child.wait()?, self.said())),
+            _ => return Err(Failed::TimedOut(timeout, self.said())),
+        }
+        ear.hear(ANSWERING)?;
+        let took = began.elapsed().as_secs_f64() * 1000.0;
+        self.kill()?;
+        Ok(took)
+    }
+
+    /// Its end is no part of the figure.
+    fn kill(&mut self) -> io::Result<()> {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        self.child.wait().map(drop)
     }
 }
 
@@ -241,9 +273,12 @@ fn answers(port: u16, end: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agent_protocol::Ready;
+    use agent_protocol::frame::{MAX_HEADER, encode};
     use rustix::pipe::pipe;
     use std::net::TcpListener;
-    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
     use std::process::Command;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -321,6 +356,43 @@ mod tests {
         rustix::io::write(&open, b"x").unwrap();
         let failed = sh("sleep 9", exit("")).time(9 * SECOND, Stop(stop.as_fd())).unwrap_err();
         assert!(matches!(failed, Failed::Interrupted));
+    }
+
+    #[test]
+    fn an_agent_is_timed_to_its_introduction_and_nobody_else_is_taken_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("v.sock");
+        let ear = || Until::Heard(Arc::new(Ear::beside(&device).unwrap()));
+        let introduced = |said: Vec<u8>| {
+            let until = ear();
+            let mut agent = UnixStream::connect(folder.path().join("v.sock_1026")).unwrap();
+            agent.write_all(&said).unwrap();
+            time(&sh("sleep 9", until), 9 * SECOND)
+        };
+        let ready = Ready { protocol: 1, build: "1".into(), kernel: "6".into(), uptime_us: 1 };
+        let ready = encode(&ready, MAX_HEADER).unwrap();
+        let took = introduced(ready.clone()).unwrap();
+        assert!(took < 5000.0, "{took}");
+        introduced(ready[..ready.len() - 1].to_vec()).unwrap_err();
+        introduced(b"\xff\xff\xff\xff".to_vec()).unwrap_err();
+        introduced(b"\x02\0\0\0{}".to_vec()).unwrap_err();
+        assert!(time(&sh("exit 3", ear()), 9 * SECOND).unwrap_err().contains("before that"));
+        assert!(time(&sh("sleep 9", ear()), SECOND / 5).unwrap_err().contains("no end"));
+        assert!(Ear::beside(Path::new("/no/such/folder/v.sock")).is_err());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "the socket goes with the ear");
+    }
+
+    #[test]
+    fn a_moment_that_a_program_tells_of_is_its_figure() {
+        let told = |script| {
+            time(
+                &sh(script, Until::Told(|told| told.last_line.parse().map_err(|_| "no number".into()))),
+                9 * SECOND,
+            )
+        };
+        assert_eq!(told("echo 2.5 >&2").unwrap(), 2.5);
+        assert!(told("echo two >&2").unwrap_err().contains("no number"));
+        assert!(told("echo 2.5 >&2; exit 1").unwrap_err().contains("exit status"));
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Running {
         }
     }
 
+    /// Becomes readable when the program ends.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Reads output until `enough` says so or the program has ended, and says when that was.
     pub fn pass(
         &mut self,

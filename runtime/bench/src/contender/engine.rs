@@ -1,6 +1,6 @@
 //! Container engines, by the command lines that people use.
 
-use super::{About, Contender, Ground, IDLE, MARKER, Ready, find, line, version};
+use super::{About, Contender, Ground, IDLE, MARKER, NO_AGENT, Ready, find, line, version};
 use crate::child::{Start, Stop, Until, output_of, quietly};
 use crate::image::Image;
 use crate::result::{ContenderKind, Scenario};
@@ -104,6 +104,7 @@ impl Contender for Engine {
                 words.extend([&self.image, "echo", MARKER.trim()].map(OsString::from));
                 Until::Output { marker: MARKER.into(), console: false }
             }
+            Scenario::Agent => return Err(NO_AGENT.into()),
             Scenario::Http => {
                 let (image, inside) = self.server.as_ref().ok_or("there is no image of a server")?;
                 words.extend(["-p", &format!("127.0.0.1:{port}:{inside}"), image].map(OsString::from));

@@ -14,13 +14,24 @@ use std::path::{Path, PathBuf};
 /// What the command writes whose first byte is waited for.
 pub const MARKER: &str = "vial-bench\n";
 
+/// Files of an installation that bare VMs are made of; what is not there is none.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// A kernel.
+    pub kernel: Option<PathBuf>,
+    /// Vial's VMM.
+    pub vmm: Option<PathBuf>,
+    /// The initial RAM disk with the agent in it.
+    pub agent: Option<PathBuf>,
+}
+
 /// What all of them stand on.
 #[derive(Debug)]
 pub struct Ground<'a> {
     /// The installed `vial`.
     pub vial: PathBuf,
-    /// A kernel for bare VMs.
-    pub kernel: Option<PathBuf>,
+    /// What bare VMs are made of.
+    pub parts: Parts,
     /// A folder for each contender's files is made below this one.
     pub folder: PathBuf,
     /// The image of `exit` and `first-byte`, and of idle pods.
@@ -115,6 +126,9 @@ fn version(program: &Path, words: &[&str], stop: Stop<'_>) -> Option<String> {
     let first = told.lines().find(|line| !line.trim().is_empty())?;
     Some(first.trim().chars().filter(|c| !c.is_control()).take(100).collect())
 }
+
+/// Why containers without a VM take no part.
+const NO_AGENT: &str = "there is no VM, and no agent in it";
 
 /// What runs for ever (eleven days), doing nothing.
 const IDLE: [&str; 2] = ["sleep", "1000000"];

@@ -1,6 +1,6 @@
 //! OCI runtimes by themselves: a bundle, a container, and nothing around it. What container engines call underneath.
 
-use super::{About, Contender, Ground, IDLE, MARKER, Ready, find, line, version};
+use super::{About, Contender, Ground, IDLE, MARKER, NO_AGENT, Ready, find, line, version};
 use crate::child::{Start, Until, output_of, quietly};
 use crate::image::Image;
 use crate::result::{ContenderKind, Scenario};
@@ -134,6 +134,7 @@ impl Contender for Runtime {
         let until = match scenario {
             Scenario::Exit => Until::Exit { output: vec![] },
             Scenario::FirstByte => Until::Output { marker: MARKER.into(), console: false },
+            Scenario::Agent => return Err(NO_AGENT.into()),
             Scenario::Http if at_once > 1 => {
                 return Err("it can share the host's network only, where one server has the port".into());
             }

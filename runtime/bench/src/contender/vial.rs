@@ -1,7 +1,8 @@
 //! Vial's own pods: a container in a microVM, by the command line that people use.
 
 use super::{About, Contender, Ground, IDLE, MARKER, Ready, line, version};
-use crate::child::{Start, Until, quietly};
+use crate::boot;
+use crate::child::{Start, Told, Until, quietly};
 use crate::result::{ContenderKind, Scenario};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,6 +47,10 @@ impl Contender for Pod {
                 words.extend([self.image.clone(), "echo".into(), MARKER.trim().into()]);
                 Until::Output { marker: MARKER.into(), console: false }
             }
+            Scenario::Agent => {
+                words.extend(["--timing=json".into(), self.image.clone(), "true".into()]);
+                Until::Told(agent_ready)
+            }
             Scenario::Http => {
                 let (image, inside) = self.server.clone().ok_or("there is no image of a server")?;
                 words.extend(["-p".into(), format!("127.0.0.1:{port}:{inside}"), image]);
@@ -62,4 +67,11 @@ impl Contender for Pod {
     fn clear(&self, id: &str) {
         quietly(&line(&self.vial, &["rm", "-f", id]));
     }
+}
+
+/// When the daemon heard the agent's word.
+fn agent_ready(told: &Told) -> Result<f64, String> {
+    let steps = boot::steps(told).map_err(|why| why.to_string())?;
+    let step = steps.iter().find(|step| step.name == "agent ready");
+    step.map(|step| step.at_ms).ok_or_else(|| "it told of no agent that is ready".into())
 }

@@ -98,7 +98,7 @@ pub struct TimesArgs {
     /// Drop the page cache before each start
     #[arg(long)]
     pub cold_cache: bool,
-    /// What to wait for: exit (of `true`), first-byte (of output), http (answer of a server) [default: the first two, and http with --server-image]
+    /// What to wait for: exit (of `true`), first-byte (of output), agent (its introduction, of VMs), http (answer of a server) [default: the first two, and http with --server-image]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = scenario)]
     pub until: Option<Vec<Scenario>>,
     /// Image of a web server, for http

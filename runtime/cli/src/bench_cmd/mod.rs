@@ -12,7 +12,7 @@ use files::Files;
 use progress::Progress;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vial_bench::child::Stop;
 use vial_bench::result::{Document, Scenario};
@@ -86,9 +86,7 @@ fn measure(
     let request = Request {
         vial,
         version: env!("CARGO_PKG_VERSION").into(),
-        kernel: common
-            .kernel
-            .or_else(|| Parts::find().ok().map(|parts| parts.kernel).filter(|path| path.exists())),
+        parts: parts(common.kernel),
         image: common.image,
         against: common.against,
         command: std::env::args().collect(),
@@ -120,13 +118,22 @@ fn measure(
     Ok(if document.interrupted { INTERRUPTED } else { 0 })
 }
 
+/// What is installed here, with another kernel if one was given.
+fn parts(kernel: Option<PathBuf>) -> vial_bench::contender::Parts {
+    let there = |path: PathBuf| path.exists().then_some(path);
+    let installed = Parts::find().ok().map(|Parts { vmm, kernel, initrd }| [vmm, kernel, initrd].map(there));
+    let [vmm, ours, agent] = installed.unwrap_or_default();
+    vial_bench::contender::Parts { kernel: kernel.or(ours), vmm, agent }
+}
+
 fn boot_options(runs: u32, warmups: u32, timeout: u64) -> boot::BootOptions {
     boot::BootOptions { warmups, runs, timeout: Duration::from_secs(timeout) }
 }
 
 fn startup_options(times: TimesArgs, seed: u64, server: bool) -> Result<startup::Options> {
     let scenarios = times.until.unwrap_or_else(|| {
-        Scenario::ALL.into_iter().filter(|one| *one != Scenario::Http || server).collect()
+        let http = server.then_some(Scenario::Http);
+        [Scenario::Exit, Scenario::FirstByte].into_iter().chain(http).collect()
     });
     if scenarios.contains(&Scenario::Http) && !server {
         return Err(Error::Message(
