@@ -105,21 +105,81 @@ impl Drop for HugePages {
     }
 }
 
+/// What a guest does that keeps something while a balloon takes memory beside it.
+const KEEP: &str = r#"
+mount -t tmpfs none /tmp
+dd if=/dev/urandom of=/tmp/kept bs=1M count=20 2>/dev/null
+before=$(md5sum </tmp/kept)
+echo @up $(awk '/^MemFree/ { print int($2 / 1024) }' /proc/meminfo)
+until [ $(awk '/^MemFree/ { print int($2 / 1024) }' /proc/meminfo) -le 20 ]; do sleep 1; done
+[ "$before" = "$(md5sum </tmp/kept)" ] && echo @whole
+sleep 1000
+"#;
+
 #[test]
-fn a_guest_lies_in_huge_pages() {
+fn a_guest_lies_in_huge_pages_of_which_a_balloon_takes_no_parts() {
     let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    write_script(&folder.path().join("steps"), KEEP);
     let _aside = HugePages::set_aside(64);
     let mut vm = Vmm::start(
         folder.path(),
         &json!({
-            "boot-source": busybox(&["echo @up", "sleep 1000"]),
+            "boot-source": busybox(&["sh /dev/vda"]),
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"},
+            "drives": [{"drive_id": "steps", "path_on_host": folder.path().join("steps"), "is_read_only": true}],
+            "balloon": {"amount_mib": 0, "deflate_on_oom": false},
             "vial": heard(folder.path()),
         }),
     );
-    vm.says("@up");
+    let free: u64 = vm.says("@up").parse().expect("a number");
     // The kernel alone is 14 MiB, wherever it lies.
-    assert!(memory_mib(&vm, "Private_Hugetlb") >= 14, "{} MiB", memory_mib(&vm, "Private_Hugetlb"));
+    assert!(memory_mib(&vm, "Private_Hugetlb") >= 34, "{} MiB", memory_mib(&vm, "Private_Hugetlb"));
+    vm.http("PATCH", "/balloon", &json!({"amount_mib": free - 15}).to_string()).body();
+    vm.says("@whole");
+    stop(vm);
+}
+
+/// What a guest does that has had memory, and needs it again when its balloon grows.
+const AGAIN: &str = r#"
+total() { awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo; }
+mount -t tmpfs -o size=230m none /tmp
+dd if=/dev/zero of=/tmp/fill bs=1M count=120 2>/dev/null
+rm /tmp/fill
+before=$(total)
+echo @free
+until [ $(total) -le $((before - 10)) ]; do sleep 1; done
+dd if=/dev/zero of=/tmp/need bs=1M count=120 2>/dev/null
+echo @needed $(md5sum </tmp/need)
+sleep 1000
+"#;
+
+#[test]
+fn linux_names_what_is_free_when_it_is_asked_and_can_use_it_again() {
+    let folder = tempfile::tempdir_in("/var/lib/vial").expect("there is a disk");
+    write_script(&folder.path().join("steps"), AGAIN);
+    let mut vm = Vmm::start(
+        folder.path(),
+        &json!({
+            "boot-source": busybox(&["sh /dev/vda"]),
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
+            "drives": [{"drive_id": "steps", "path_on_host": folder.path().join("steps"), "is_read_only": true}],
+            "balloon": {"amount_mib": 0, "deflate_on_oom": false, "free_page_hinting": true},
+            "vial": heard(folder.path()),
+        }),
+    );
+    vm.says("@free");
+    let filled = resident_mib(&vm);
+    vm.http("PATCH", "/balloon/hinting/start", "{}").body();
+    until("the guest has named all, and been told so", || {
+        let told: Value =
+            serde_json::from_str(&vm.http("GET", "/balloon/hinting/status", "").body()).expect("it is JSON");
+        // 1 is the end of a run, for both.
+        (told["host_cmd"] == 1 && told["guest_cmd"] != Value::Null).then_some(())
+    });
+    assert!(resident_mib(&vm) + 100 <= filled, "{} of {filled} MiB", resident_mib(&vm));
+    vm.http("PATCH", "/balloon", r#"{"amount_mib":12}"#).body();
+    // Of 120 MiB of zeroes.
+    assert_eq!(vm.says("@needed"), "da5ec8fa14cec9cd479b5eadbac519d6 -");
     stop(vm);
 }
 

@@ -193,13 +193,13 @@ pub fn make(
     if let (Some(settings), Some((start, blocks, slots)), Some(recipe)) =
         (config.memory_hotplug, prepared.hotplug.take(), &files.hotplug)
     {
-        let device = mem::Mem::new(settings, start, (blocks, slots), recipe.backing.clone())
+        let device = mem::Mem::new(settings, start, (blocks, slots), recipe.clone())
             .map_err(|source| MakeError::Io { what: "hot-pluggable memory".into(), source })?;
         let handle = Handle::Memory(device.control());
         devices.push(Made { device: Box::new(device), handle });
     }
     if let Some(settings) = &config.balloon {
-        let device = balloon::Balloon::new(settings, files.memory.backing.clone())
+        let device = balloon::Balloon::new(settings, files.memory.clone())
             .map_err(|source| MakeError::Io { what: "the balloon".into(), source })?;
         let handle = Handle::Balloon(device.control());
         devices.push(Made { device: Box::new(device), handle });

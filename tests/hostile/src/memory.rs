@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 use vmm::api::config::{MemoryHotplug, RateLimiter, TokenBucket};
-use vmm::memory::{Backing, Blocks, PmemMapping, Slots};
+use vmm::memory::{Blocks, PmemMapping, Recipe, Slots};
 use vmm::virtio::block::{Block, BlockConfig, QUEUE_SIZE, Ring};
 use vmm::virtio::mem::Mem;
 use vmm::virtio::pmem::Pmem;
@@ -39,7 +39,7 @@ impl Slots for Written {
 pub fn hotplug(bytes: &[u8]) {
     let slots = Written::default();
     let blocks = Blocks::new(CONFIG.total_size_mib << 20, CONFIG.block_size_mib << 20);
-    let device = Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous).unwrap();
+    let device = Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Recipe::DEFAULT).unwrap();
     let control = device.control();
     let guest = Guest::with(Box::new(device), 1);
     let signals = guest.signals();

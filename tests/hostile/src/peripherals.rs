@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vmm::api::config::Balloon as BalloonConfig;
 use vmm::api::config::{BalloonStart, TokenBucket};
 use vmm::bus::BusDevice;
-use vmm::memory::Backing;
+use vmm::memory::Recipe;
 use vmm::serial::{self, SerialFiles};
 use vmm::virtio::Subscriber;
 use vmm::virtio::balloon::Balloon;
@@ -61,7 +61,7 @@ pub fn balloon(bytes: &[u8]) {
         free_page_hinting: has(2),
         free_page_reporting: has(3),
     };
-    let balloon = Balloon::new(&config, Backing::Anonymous).unwrap();
+    let balloon = Balloon::new(&config, Recipe::DEFAULT).unwrap();
     let control = balloon.control();
     // In the order of the configuration above: VIRTIO_BALLOON_F_*.
     let features = [(0, 2), (1, 1), (2, 3), (3, 5)].into_iter().filter(|(bit, _)| has(*bit));

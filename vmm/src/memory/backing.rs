@@ -186,23 +186,28 @@ pub fn allocate(size: u64, recipe: &Recipe) -> Result<GuestMemory, MemoryError> 
     GuestMemory::from_regions(regions).map_err(MemoryError::Assemble)
 }
 
+/// The whole pages of `page` bytes among `len` bytes from `first`: where they begin, and how many bytes they are.
+fn whole_pages(first: usize, len: usize, page: usize) -> Option<(usize, usize)> {
+    let start = first.checked_next_multiple_of(page)?;
+    let end = (first + len) / page * page;
+    (start < end).then(|| (start, end - start))
+}
+
 /// Gives whole pages of guest memory back to the host, if it can take them; what the guest reads there afterwards is zero, or what was
-/// there before. A part of a page at either end stays. How many bytes that were.
+/// there before. A part of a page at either end stays, and pages of hugetlbfs are 2 MiB. How many bytes that were.
 ///
 /// `host` is a range of guest memory in this process that nobody holds a Rust reference into: guest memory is only ever reached through
 /// volatile accesses.
 ///
 /// # Errors
-/// The host keeps them, such as a part of a huge page of hugetlbfs, or pages of a private file that was cut up too often.
-pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) -> io::Result<u64> {
+/// The host keeps them, such as pages of a private file that was cut up too often.
+pub fn discard(host: &vm_memory::VolatileSlice<'_>, recipe: &Recipe) -> io::Result<u64> {
     let first = host.ptr_guard_mut().as_ptr() as usize;
-    let page = PAGE as usize;
-    let (start, end) = (first.next_multiple_of(page), (first + host.len()) / page * page);
-    if start >= end {
-        return Ok(0);
-    }
-    let (address, len) = (start as *mut libc::c_void, end - start);
-    let taken = match backing {
+    // Not left to the kernel: from 5.18 until 6.1 MADV_DONTNEED took the rest of a huge page along, and since then says that all went well.
+    let page = if recipe.pages == HugePages::TwoMiB { HUGE_PAGE } else { PAGE as usize };
+    let Some((start, len)) = whole_pages(first, host.len(), page) else { return Ok(0) };
+    let address = start as *mut libc::c_void;
+    let taken = match &recipe.backing {
         // SAFETY: the range is guest memory, which may be read as zeroes at any time: the guest said that it does not need it.
         Backing::Anonymous => unsafe { libc::madvise(address, len, libc::MADV_DONTNEED) == 0 },
         // SAFETY: as above; the hole is in a file of this VM's own.
@@ -221,4 +226,21 @@ pub fn discard(host: &vm_memory::VolatileSlice<'_>, backing: &Backing) -> io::Re
         },
     };
     if taken { Ok(len as u64) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_pages_go_back() {
+        let huge = |first, len| whole_pages(first, len, HUGE_PAGE);
+        assert_eq!(huge(HUGE_PAGE, 4096), None, "the first of a huge page's");
+        assert_eq!(huge(HUGE_PAGE - 4096, HUGE_PAGE), None, "parts of two");
+        assert_eq!(huge(HUGE_PAGE - 4096, HUGE_PAGE + 8192), Some((HUGE_PAGE, HUGE_PAGE)));
+        assert_eq!(huge(HUGE_PAGE, 3 * HUGE_PAGE + 5), Some((HUGE_PAGE, 3 * HUGE_PAGE)));
+        assert_eq!(whole_pages(4096, 4096, 4096), Some((4096, 4096)));
+        assert_eq!(whole_pages(1, 4096, 4096), None);
+        assert_eq!(whole_pages(usize::MAX - 4096, 4000, HUGE_PAGE), None);
+    }
 }

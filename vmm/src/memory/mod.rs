@@ -161,7 +161,7 @@ mod tests {
             }
             // From the middle of one page to the middle of another: only what lies between them goes.
             let range = memory.get_slice(GuestAddress(8), 3 * PAGE as usize).unwrap();
-            discard(&range, &recipe.backing).unwrap();
+            discard(&range, &recipe).unwrap();
             let left = [0, 1, 2, 3].map(|page| read(&memory, page * PAGE));
             assert_eq!(left, [5, 0, 0, 5], "{recipe:?}");
             memory.write_obj(6u64, GuestAddress(PAGE)).unwrap();
@@ -177,7 +177,7 @@ mod tests {
         let every_second = (0..size / PAGE).step_by(2).map(|page| GuestAddress(page * PAGE));
         let taken = every_second.filter(|page| {
             let page = memory.get_slice(*page, PAGE as usize).unwrap();
-            discard(&page, &recipe.backing).is_ok()
+            discard(&page, &recipe).is_ok()
         });
         assert_eq!(taken.count(), 1 << 14);
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

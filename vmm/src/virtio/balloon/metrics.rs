@@ -1,6 +1,6 @@
 //! What a balloon has done so far. The names are those of Firecracker's metrics.
 
-use crate::memory::{self, Backing};
+use crate::memory::{self, Recipe};
 use crate::metrics::{Counter, counters};
 use vm_memory::VolatileSlice;
 
@@ -45,10 +45,10 @@ impl BalloonMetrics {
 
 impl Pieces<'_> {
     /// Gives a piece back to the host.
-    pub(super) fn discard(&self, piece: &VolatileSlice<'_>, backing: &Backing) {
+    pub(super) fn discard(&self, piece: &VolatileSlice<'_>, recipe: &Recipe) {
         let Self([count, freed, fails]) = self;
         count.add(1);
-        match memory::discard(piece, backing) {
+        match memory::discard(piece, recipe) {
             Ok(bytes) => freed.add(bytes),
             Err(_) => fails.add(1),
         }

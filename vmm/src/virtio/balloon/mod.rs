@@ -28,7 +28,7 @@ pub use shared::{BalloonControl, BalloonError};
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config;
-use crate::memory::Backing;
+use crate::memory::Recipe;
 use shared::Shared;
 use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
@@ -47,7 +47,7 @@ const ACTUAL: u64 = 4;
 /// The device.
 pub struct Balloon {
     shared: Arc<Shared>,
-    backing: Backing,
+    recipe: Recipe,
     features: u64,
     queues: Vec<u16>,
     worker: WorkerSlot<BalloonWorker>,
@@ -58,7 +58,7 @@ impl Balloon {
     ///
     /// # Errors
     /// No timer can be made.
-    pub fn new(config: &config::Balloon, backing: Backing) -> std::io::Result<Self> {
+    pub fn new(config: &config::Balloon, recipe: Recipe) -> std::io::Result<Self> {
         let optional = [
             (config.stats_polling_interval_s > 0, F_STATS_VQ),
             (config.free_page_hinting, F_FREE_PAGE_HINT),
@@ -71,7 +71,7 @@ impl Balloon {
             queues.push(QUEUE_SIZE);
             features |= 1 << feature;
         }
-        Ok(Self { shared: Shared::new(config)?, backing, features, queues, worker: WorkerSlot::new() })
+        Ok(Self { shared: Shared::new(config)?, recipe, features, queues, worker: WorkerSlot::new() })
     }
 
     /// What may be changed and asked while it runs.
@@ -108,8 +108,8 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, context: ActivateContext) -> Result<(), DeviceError> {
-        let (shared, backing) = (Arc::clone(&self.shared), self.backing.clone());
-        self.worker.start("balloon", context, |context| Ok(BalloonWorker::new(context, shared, backing)))
+        let (shared, recipe) = (Arc::clone(&self.shared), self.recipe.clone());
+        self.worker.start("balloon", context, |context| Ok(BalloonWorker::new(context, shared, recipe)))
     }
 
     fn reset(&mut self) {

@@ -23,7 +23,7 @@ fn config(amount_mib: u32) -> config::Balloon {
 
 /// A guest with real memory whose driver took these features.
 fn guest(features: u64) -> (Guest, BalloonControl) {
-    let balloon = Balloon::new(&config(2), Backing::Anonymous).unwrap();
+    let balloon = Balloon::new(&config(2), Recipe::DEFAULT).unwrap();
     let control = balloon.control();
     let memory = allocate(16 << 20, &Recipe::DEFAULT).unwrap();
     let mut guest = Guest::with_memory(memory, Box::new(balloon));
@@ -187,7 +187,7 @@ fn hints_count_only_in_the_run_that_was_asked_for() {
 #[test]
 fn a_balloon_without_extras_refuses_them() {
     let plain = config::Balloon { amount_mib: 1, ..Default::default() };
-    let balloon = Balloon::new(&plain, Backing::Anonymous).unwrap();
+    let balloon = Balloon::new(&plain, Recipe::DEFAULT).unwrap();
     assert_eq!((balloon.features(), balloon.queue_sizes().len()), (0, 2));
     let control = balloon.control();
     assert_eq!(control.statistics().unwrap_err(), BalloonError::NoStatistics);
@@ -201,7 +201,7 @@ fn a_balloon_goes_on_in_another_process() {
     guest.write_config(4, &7u32.to_le_bytes());
     let buffer = guest.data(&[0; 10]);
     guest.send(2, &[buffer]);
-    let balloon = Balloon::new(&config(2), Backing::Anonymous).unwrap();
+    let balloon = Balloon::new(&config(2), Recipe::DEFAULT).unwrap();
     let control = balloon.control();
     let mut guest = guest.migrate(Box::new(balloon));
     let stats = control.statistics().unwrap();
@@ -210,7 +210,7 @@ fn a_balloon_goes_on_in_another_process() {
     control.set_interval(1000).unwrap();
     guest.run_until(|guest| guest.used(2).is_some());
     assert!(
-        Balloon::new(&config(2), Backing::Anonymous).unwrap().restore(&serde_json::json!({"x": 1})).is_err()
+        Balloon::new(&config(2), Recipe::DEFAULT).unwrap().restore(&serde_json::json!({"x": 1})).is_err()
     );
 }
 
@@ -241,7 +241,7 @@ struct Pages;
 
 impl Subject for Pages {
     fn fresh(&mut self) -> Box<dyn VirtioDevice> {
-        Box::new(Balloon::new(&config(2), Backing::Anonymous).unwrap())
+        Box::new(Balloon::new(&config(2), Recipe::DEFAULT).unwrap())
     }
 
     fn offer<R: Registers>(&mut self, guest: &mut GuestOver<R>, number: u32) -> (usize, u16) {

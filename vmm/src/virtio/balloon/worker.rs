@@ -4,7 +4,7 @@ use super::metrics::Pieces;
 use super::shared::Shared;
 use super::{F_FREE_PAGE_HINT, F_PAGE_REPORTING, F_STATS_VQ};
 use crate::api::config::GuestStats;
-use crate::memory::{self, Backing, PAGE};
+use crate::memory::{self, PAGE, Recipe};
 use crate::virtio::queue::drain_in_turns;
 use crate::virtio::worker::{Interest, Source, Worker};
 use crate::virtio::{ActivateContext, Chain, DeviceQueue, DeviceState, GuestMemory, Interrupt, RingError};
@@ -34,14 +34,14 @@ pub(super) struct BalloonWorker {
     interrupt: Arc<dyn Interrupt>,
     chain: Chain,
     shared: Arc<Shared>,
-    backing: Backing,
+    recipe: Recipe,
     // With what each is for; those that the driver's features left out are behind these and never have buffers.
     queues: Vec<(u32, DeviceQueue)>,
     idle: Vec<DeviceQueue>,
 }
 
 impl BalloonWorker {
-    pub(super) fn new(context: ActivateContext, shared: Arc<Shared>, backing: Backing) -> Self {
+    pub(super) fn new(context: ActivateContext, shared: Arc<Shared>, recipe: Recipe) -> Self {
         let ActivateContext { memory, queues, interrupt, features, .. } = context;
         // A queue's number depends on what the driver accepted (5.5.2).
         let optional = [(F_STATS_VQ, STATS), (F_FREE_PAGE_HINT, HINTS), (F_PAGE_REPORTING, REPORTS)];
@@ -50,7 +50,7 @@ impl BalloonWorker {
         let mut queues = queues.into_iter();
         let used = kinds.into_iter().zip(queues.by_ref()).collect();
         let idle = queues.collect();
-        Self { memory, interrupt, chain: Chain::default(), shared, backing, queues: used, idle }
+        Self { memory, interrupt, chain: Chain::default(), shared, recipe, queues: used, idle }
     }
 
     fn statistics(&mut self) -> Result<(), RingError> {
@@ -111,23 +111,23 @@ impl Worker for BalloonWorker {
             STATS => return self.statistics(),
             _ => {}
         }
-        let Self { memory, interrupt, chain, shared, backing, queues, .. } = self;
+        let Self { memory, interrupt, chain, shared, recipe, queues, .. } = self;
         let Some((_, queue)) = queues.iter_mut().find(|(kind, _)| *kind == token) else { return Ok(()) };
         let mut acknowledged = false;
         drain_in_turns(queue, memory, interrupt.as_ref(), chain, TURN, |chain| {
             let effort = match token {
                 INFLATE => {
                     shared.metrics.inflate_count.add(1);
-                    inflate(memory, chain, backing)
+                    inflate(memory, chain, recipe)
                 }
-                REPORTS => give_back(memory, chain, backing, &shared.metrics.reports()),
+                REPORTS => give_back(memory, chain, recipe, &shared.metrics.reports()),
                 HINTS => {
                     let mut command = [0; 4];
                     if chain.read_at(memory, 0, &mut command) == command.len() {
                         acknowledged |= shared.guest_command(u32::from_le_bytes(command));
                         0
                     } else if shared.hinting() {
-                        give_back(memory, chain, backing, &shared.metrics.hints())
+                        give_back(memory, chain, recipe, &shared.metrics.hints())
                     } else {
                         0
                     }
@@ -158,14 +158,14 @@ fn effort(len: usize) -> u64 {
 }
 
 /// Gives back what a request's writable buffers cover; with what effort.
-fn give_back(memory: &GuestMemory, chain: &Chain, backing: &Backing, pieces: &Pieces<'_>) -> u64 {
+fn give_back(memory: &GuestMemory, chain: &Chain, recipe: &Recipe, pieces: &Pieces<'_>) -> u64 {
     let slices = chain.writable_slices(memory, 0, chain.writable_len());
-    slices.iter().for_each(|slice| pieces.discard(slice, backing));
+    slices.iter().for_each(|slice| pieces.discard(slice, recipe));
     slices.iter().map(|slice| effort(slice.len())).sum()
 }
 
 /// Gives back the pages whose numbers a request holds; with what effort. Numbers of what is no memory say nothing.
-fn inflate(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
+fn inflate(memory: &GuestMemory, chain: &Chain, recipe: &Recipe) -> u64 {
     let mut numbers = [0; NUMBERS];
     let len = chain.read_at(memory, 0, &mut numbers);
     let words =
@@ -177,7 +177,7 @@ fn inflate(memory: &GuestMemory, chain: &Chain, backing: &Backing) -> u64 {
         spent += 1;
         for slice in memory.get_slices(start, len).map_while(Result::ok) {
             // A page that the host can't take back it keeps.
-            let _ = memory::discard(&slice, backing);
+            let _ = memory::discard(&slice, recipe);
             spent += effort(slice.len());
         }
     }

@@ -30,7 +30,7 @@ use super::{
     Subscriber, VirtioDevice,
 };
 use crate::api::config::MemoryHotplug;
-use crate::memory::{self, Backing, Blocks, Slots};
+use crate::memory::{self, Blocks, Recipe, Slots};
 use crate::metrics::{Counter, counters};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use shared::{Answer, Shared};
@@ -86,7 +86,7 @@ counters! {
 /// The device.
 pub struct Mem {
     shared: Arc<Shared>,
-    backing: Backing,
+    recipe: Recipe,
     worker: WorkerSlot<MemWorker>,
     // From the first driver on.
     cleaner: Option<Cleaner>,
@@ -101,10 +101,10 @@ impl Mem {
         config: MemoryHotplug,
         start: u64,
         (blocks, slots): (Arc<Blocks>, Box<dyn Slots>),
-        backing: Backing,
+        recipe: Recipe,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(config, start, blocks, slots)?);
-        Ok(Self { shared, backing, worker: WorkerSlot::new(), cleaner: None })
+        Ok(Self { shared, recipe, worker: WorkerSlot::new(), cleaner: None })
     }
 
     /// Has a cleaner for the rest of the device's life: what a driver has unplugged goes back whatever becomes of the driver.
@@ -112,10 +112,10 @@ impl Mem {
         if self.cleaner.is_some() {
             return Ok(());
         }
-        let (shared, memory, backing) =
-            (Arc::clone(&self.shared), context.memory.clone(), self.backing.clone());
+        let (shared, memory, recipe) =
+            (Arc::clone(&self.shared), context.memory.clone(), self.recipe.clone());
         let waker = context.queues.first().map(DeviceQueue::waker);
-        let cleaner = Cleaner { shared, memory, backing, waker };
+        let cleaner = Cleaner { shared, memory, recipe, waker };
         let added = cleaner.clone();
         context
             .workers
@@ -298,7 +298,7 @@ fn count(answer: Answer, all: &Counter, fails: &Counter, granted: Option<(&Count
 struct Cleaner {
     shared: Arc<Shared>,
     memory: GuestMemory,
-    backing: Backing,
+    recipe: Recipe,
     // Of the queue, whose worker waits.
     waker: Option<Arc<EventFd>>,
 }
@@ -314,7 +314,7 @@ impl Cleaner {
         let found = self.memory.to_region_addr(GuestAddress(address));
         // It is not plugged in any more, so its region hands none of it out.
         let slice = found.and_then(|(region, offset)| region.mapping().get_slice(offset, len).ok());
-        if slice.is_none_or(|slice| memory::discard(&slice, &self.backing).is_err()) {
+        if slice.is_none_or(|slice| memory::discard(&slice, &self.recipe).is_err()) {
             self.shared.metrics.unplug_discard_fails.add(1);
         }
     }

@@ -44,7 +44,7 @@ fn device(slots: &Written) -> Mem {
 }
 
 fn device_for(slots: &Written, blocks: Arc<Blocks>) -> Mem {
-    Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Backing::Anonymous).unwrap()
+    Mem::new(CONFIG, START, (blocks, Box::new(slots.clone())), Recipe::DEFAULT).unwrap()
 }
 
 impl World {
