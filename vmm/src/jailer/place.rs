@@ -11,9 +11,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What is locked while a jail's VM lives.
 const LOCK: &str = "lock";
+/// How long a VM that was killed may have it still: it goes with the last of the process, its memory and its io_uring taken apart.
+const ENDING: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
@@ -42,20 +47,39 @@ pub(super) fn folders(base: &Path, below: &[&str]) -> Result<OwnedFd, JailError>
 }
 
 /// Keeps others from the jail `below` of `base`: a lock on a file beside its root, which whoever becomes the VMM keeps without knowing
-/// of it, for as long as it lives. A file and not the folder, which would lead it out.
+/// of it, for as long as it lives. A file and not the folder, which would lead it out; and it can't write there.
 ///
 /// # Errors
 /// The step that failed; [`JailError::Running`] if somebody has it.
 pub(super) fn hold(base: &Path, below: [&str; 2]) -> Result<OwnedFd, JailError> {
-    let folder = folders(base, &below)?;
-    // For writing too, since network file systems lock nothing else exclusively; and whatever has that name, it is not waited for.
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let lock = openat(&folder, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed("make", LOCK))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(JailError::Running(below[1].to_owned())),
-        Err(error) => Err(failed("lock", LOCK)(error)),
+    let until = Instant::now() + ENDING;
+    loop {
+        let folder = folders(base, &below)?;
+        let lock = match locked(&folder, OFlags::RDONLY) {
+            // Network file systems lock nothing else exclusively.
+            Err((Errno::BADF, _)) => locked(&folder, OFlags::RDWR),
+            other => other,
+        };
+        match lock {
+            // Whoever cleaned up after the one before took the file, and perhaps the folder: that lock keeps nobody away.
+            Ok(lock) if fstat(&lock).is_ok_and(|file| file.st_nlink == 0) => {}
+            Ok(lock) => return Ok(lock),
+            Err((Errno::WOULDBLOCK, _)) if Instant::now() >= until => {
+                return Err(JailError::Running(below[1].to_owned()));
+            }
+            Err((Errno::WOULDBLOCK, _)) => std::thread::sleep(LOOK_AGAIN),
+            Err((error, what)) => return Err(failed(what, LOCK)(error)),
+        }
     }
+}
+
+/// The lock in `folder`, opened like this; or what went wrong with what.
+fn locked(folder: &OwnedFd, access: OFlags) -> Result<OwnedFd, (Errno, &'static str)> {
+    // Whatever has that name, it is not waited for.
+    let flags = access | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let lock = openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(|error| (error, "make"))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| (error, "lock"))?;
+    Ok(lock)
 }
 
 /// A new file `name` in `folder`, in the place of whatever has that name.
@@ -127,6 +151,30 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_lock_is_waited_for_a_moment_is_no_file_to_write_to_and_is_that_of_the_folder_that_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        let hold = || hold(base.path(), ["vmm", "id"]);
+        let first = hold().unwrap();
+        assert_eq!(rustix::io::write(&first, b"x"), Err(Errno::BADF));
+        assert!(matches!(hold(), Err(JailError::Running(id)) if id == "id"));
+        std::thread::scope(|scope| {
+            let second = scope.spawn(hold);
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        // Somebody waits for a lock whose file is taken away meanwhile.
+        let old = hold().unwrap();
+        let waits = std::thread::scope(|scope| {
+            let next = scope.spawn(hold);
+            fs::remove_dir_all(base.path().join("vmm")).unwrap();
+            drop(old);
+            next.join().unwrap().unwrap()
+        });
+        assert_eq!(fstat(&waits).unwrap().st_nlink, 1);
+        assert!(hold().is_err(), "it is the one that others find");
+    }
 
     #[test]
     fn links_of_the_former_tenant_are_replaced_and_never_followed() {
