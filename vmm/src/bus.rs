@@ -3,8 +3,9 @@
 //! Built once, then shared by all vCPU threads: the map itself needs no lock. Each device has its own, or many where an access may wait
 //! for somebody outside: what stands behind a bridge must not wait for a neighbour.
 
+use crate::lock::lock;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Something with registers. Offsets are relative to where it was put.
 pub trait BusDevice: Send {
@@ -34,11 +35,11 @@ pub trait SharedDevice: Send + Sync {
 
 impl<T: BusDevice> SharedDevice for Mutex<T> {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        self.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        lock(self).read(offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        lock(self).write(offset, data);
     }
 }
 

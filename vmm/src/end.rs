@@ -1,7 +1,8 @@
 //! How a VM ends: the first reason that anyone gives is the one that counts.
 
 use crate::api::status::ExitReason;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::lock::lock;
+use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why a VM ended.
@@ -31,7 +32,7 @@ impl EndSignal {
 
     /// Ends the VM; later reasons are ignored, since they may well be consequences of the first.
     pub fn end(&self, reason: ExitReason, detail: impl Into<String>) {
-        let mut ending = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ending = lock(&self.0.ending);
         ending.get_or_insert_with(|| Ending { reason, detail: detail.into() });
         // Fails only when 2⁶⁴ − 2 writes are unread: then the reader is awake anyway.
         let _ = self.0.event.write(1);
@@ -39,7 +40,7 @@ impl EndSignal {
 
     /// Why it ended, if it has.
     pub fn ending(&self) -> Option<Ending> {
-        self.0.ending.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0.ending).clone()
     }
 
     /// Becomes readable when the VM has ended.

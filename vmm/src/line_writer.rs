@@ -1,10 +1,12 @@
 //! Lines for a file or pipe that may have no room: whole ones, or none at all.
 
+use crate::lock::lock;
 use crate::sys;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
+use std::sync::Mutex;
 
 /// Bytes that go at once to what others have too and is therefore not made non-blocking: a terminal that says that it has room has room
 /// for about this much.
@@ -73,15 +75,29 @@ pub fn complain(message: &str) {
     let _ = push(&mut io::stderr(), line.as_bytes(), Some(TERMINAL_PIECE));
 }
 
+/// Writes to a file that may block, if there is room now: [`io::ErrorKind::WouldBlock`] says that there is none. One thread of this process at a time, since
+/// each of log, console and serial port may lead to the same pipe, and what one of them saw the other could fill.
+///
+/// # Errors
+/// What write(2) says.
+pub fn write_if_room(to: &mut (impl Write + AsFd), bytes: &[u8]) -> io::Result<usize> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = lock(&TURN);
+    if !sys::has_room(to) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    to.write(bytes)
+}
+
 /// Writes as much as there is room for, in pieces if they are asked for: how much, and why not more.
 fn push(to: &mut (impl Write + AsFd), bytes: &[u8], piece: Option<usize>) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < bytes.len() {
-        if piece.is_some() && !sys::has_room(to) {
-            return (done, Some(io::ErrorKind::WouldBlock.into()));
-        }
-        let end = piece.map_or(bytes.len(), |piece| bytes.len().min(done + piece));
-        match to.write(&bytes[done..end]) {
+        let written = match piece {
+            Some(piece) => write_if_room(to, &bytes[done..bytes.len().min(done + piece)]),
+            None => to.write(&bytes[done..]),
+        };
+        match written {
             Ok(0) => return (done, Some(io::ErrorKind::WriteZero.into())),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

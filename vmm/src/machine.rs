@@ -36,9 +36,9 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// A running machine.
@@ -297,7 +297,7 @@ pub fn start(config: &VmConfig, parts: Parts) -> Result<Machine, BuildError> {
     vm.register_irqfd(&copied, layout::GENERATION_GSI).map_err(kvm_step("wire the generation ID"))?;
     let generation = Generation::new(memory.clone(), copied)?;
     if let (Some(_), Some(store)) = (&config.mmds_config, &files.metadata) {
-        handles.add_metadata(Arc::clone(store.lock().unwrap_or_else(PoisonError::into_inner).metrics()));
+        handles.add_metadata(Arc::clone(lock(store).metrics()));
     }
     for Made { device, handle } in devices::make(config, &id, &mut files, &mut prepared, &losses(&status))? {
         let name = handle.name();

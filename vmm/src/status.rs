@@ -3,10 +3,11 @@
 use crate::api::status::{Event, ExitReason, Record, Step};
 use crate::feed::Feed;
 use crate::last_words;
+use crate::lock::lock;
 use crate::sys::{self, monotonic_us};
 use std::fs::File;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Appends records to the status file; without one, records go nowhere. Clones share the file.
 #[derive(Debug, Clone, Default)]
@@ -28,19 +29,19 @@ impl Status {
 
     /// From now on records go to `file`: clients of the API name it when the process lives already.
     pub fn redirect(&self, file: Option<File>) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.0);
         last_words::record_at(file.as_ref());
         inner.file = file;
     }
 
     /// Tells `feed` too, and more than the file gets.
     pub fn feed(&self, feed: Feed) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).feed = Some(feed);
+        lock(&self.0).feed = Some(feed);
     }
 
     /// Tells the readers of the feed, if there is one.
     pub fn tell(&self, event: impl FnOnce(u64) -> Event) {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = lock(&self.0);
         if let Some(feed) = &inner.feed {
             feed.push(&line(&event(monotonic_us())), false);
         }
@@ -48,7 +49,7 @@ impl Status {
 
     /// Tells the readers of the feed why the VM ends, while there is still somebody who serves them. The record follows.
     pub fn announce(&self, reason: ExitReason, detail: &str) {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = lock(&self.0);
         if let Some(feed) = &inner.feed {
             let (detail, at_us) = (detail.to_owned(), monotonic_us());
             feed.push(&line(&Record::Exit { reason, detail, at_us }), true);
@@ -77,7 +78,7 @@ impl Status {
     }
 
     fn write(&self, record: &Record) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.0);
         let last = matches!(record, Record::Exit { .. });
         if inner.ended {
             return;

@@ -5,6 +5,7 @@ use super::draft::kind;
 use super::{API_VERSION, Draft, trial};
 use crate::api::config::{Drive, FileSystem, MachineConfig, MemoryBacking};
 use crate::build_error::BuildError;
+use crate::lock::lock;
 use crate::log;
 use crate::mmds::{SharedStore, Store, StoreError};
 use crate::observe::Observer;
@@ -12,7 +13,7 @@ use crate::virtio::Subscriber;
 use crate::{back_ends, files};
 use event_manager::EventManager;
 use serde_json::{Value, json};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 /// What requests find whether the VM runs or not.
 pub struct Service {
@@ -102,7 +103,7 @@ fn probe(document: &Configure) -> Result<(), Fault> {
 
 impl Service {
     fn mmds(&self) -> MutexGuard<'_, Store> {
-        self.mmds.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.mmds)
     }
 
     /// Answers what has nothing to do with devices; `state` is Firecracker's word for what the VM does.

@@ -150,6 +150,9 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     fn read(pieces: &[&str]) -> (String, bool) {
         let line = RequestLine::default();
@@ -160,6 +163,30 @@ mod tests {
             all.extend(bytes);
         }
         (String::from_utf8(all).unwrap(), line.old.get())
+    }
+
+    proptest! {
+        // Whatever comes, and in whatever pieces: at most one byte is another, and that is the last digit of HTTP/1.0.
+        #[test]
+        fn pieces_make_no_difference_and_nothing_but_the_version_is_touched(
+            parts in vec("(GET /x?| HTTP/1\\.[01]|\r?\n| HTTP| HTTP/1\\.0|[\\x00-\\x7f]{0,4})", 0..8),
+            cuts in vec(any::<Index>(), 0..6),
+        ) {
+            let whole = parts.concat();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(whole.len() + 1)).collect();
+            cuts.sort_unstable();
+            let ends = cuts.iter().copied().chain([whole.len()]);
+            let mut from = 0;
+            let pieces: Vec<&str> = ends.map(|end| &whole[std::mem::replace(&mut from, end)..end]).collect();
+            let told = read(&pieces);
+            prop_assert_eq!(&told, &read(&[&whole]));
+            let other: Vec<usize> = (0..whole.len()).filter(|&at| told.0.as_bytes()[at] != whole.as_bytes()[at]).collect();
+            prop_assert_eq!(other.len(), usize::from(told.1));
+            for at in other {
+                prop_assert!(whole[..=at].ends_with(" HTTP/1.0") && !whole[..at].contains('\n'));
+                prop_assert_eq!(told.0.as_bytes()[at], b'1');
+            }
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Firecracker's name for a VM without one.
@@ -148,7 +148,7 @@ fn emit(target: &mut Target, level: LogLevel, origin: Origin, message: &dyn std:
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Target> {
-    TARGET.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::lock::lock(&TARGET)
 }
 
 /// Writes a line of a [`LogLevel`], named without its type: `log!(Info, "{count} of them")`.

@@ -4,10 +4,11 @@ use super::PAGE;
 use super::backing::{HUGE_PAGE, Reservation, reserve};
 use super::space::Slot;
 use crate::data_file::{self, Unfit};
+use crate::lock::lock;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// Why a file can't be mapped for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ impl PmemMapping {
 
     /// Puts it into the machine at its place.
     pub(super) fn in_slot(self, mut slot: Slot) -> Result<Self, PmemError> {
-        if let Some(mapped) = self.mapped.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(mapped) = lock(&self.mapped).as_mut() {
             // SAFETY: `Mapped` unmaps only after its slot was emptied, and has no references into it.
             unsafe { slot.fill(mapped.host, self.len, self.read_only) }
                 .map_err(|error| PmemError::Io("made a part of the machine", error))?;
@@ -122,7 +123,7 @@ impl PmemMapping {
     /// Takes it out of the machine and unmaps it, for a guest that has let go of it: to be called in the VMM thread, because the last who
     /// has the device may be a thread whose filter does not allow it.
     pub fn take_out(&self) {
-        drop(self.mapped.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&self.mapped).take());
     }
 
     /// Brings what the guest wrote to the disk.

@@ -2,12 +2,13 @@
 //! else gets as long as they have them.
 
 use super::{GuestMemory, MemoryError, PmemError, PmemMapping, behind};
+use crate::lock::lock;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vm_memory::GuestMemoryBackend;
 
 /// Linux adds memory in pieces of 128 MiB.
@@ -65,7 +66,7 @@ fn overlap<T: PartialOrd>(a: &Range<T>, b: &Range<T>) -> bool {
 
 impl Inner {
     fn taken(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 
     fn take(&self, what: (u64, u64), slots: u32) -> Option<Place> {

@@ -7,6 +7,7 @@ use super::answers::{Context, MAX_REQUEST, answer};
 use super::token::Tokens;
 use super::{MmdsMetrics, Store};
 use crate::api::config::{MmdsConfig, MmdsVersion};
+use crate::lock::lock;
 use crate::sys;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
@@ -16,7 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -126,7 +127,7 @@ impl Wire {
     /// There is no timer.
     pub fn new(config: &MmdsConfig, store: SharedStore, seed: u64, now: Instant) -> io::Result<Self> {
         let address = config.ipv4_address.unwrap_or(DEFAULT_ADDRESS);
-        let metrics = Arc::clone(store.lock().unwrap_or_else(PoisonError::into_inner).metrics());
+        let metrics = Arc::clone(lock(&store).metrics());
         let mut frames = Frames { metrics, ..Frames::default() };
         let mut settings = Config::new(HardwareAddress::Ethernet(MAC));
         settings.random_seed = seed;
@@ -280,7 +281,7 @@ impl Wire {
                     request.extend_from_slice(&bytes[..taken]);
                     (taken, taken)
                 });
-                let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+                let store = lock(&self.store);
                 let mut context = Context {
                     store: &store,
                     tokens: &mut self.tokens,

@@ -11,9 +11,10 @@
 
 use super::Root;
 use crate::bus::SharedDevice;
+use crate::lock::lock;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Bytes of the block.
@@ -69,7 +70,7 @@ impl Hotplug {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     /// The generic event device's interrupt, edge triggered.

@@ -2,11 +2,12 @@
 
 use super::Message;
 use crate::arch;
+use crate::lock::lock;
 use crate::metrics::InterruptMetrics;
 use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Messages that all functions of a machine can have at a time; KVM has room for 4096 routes.
@@ -57,7 +58,7 @@ impl KvmWiring {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Message>>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.routes)
     }
 
     /// Routes `line` to `message`. KVM takes the whole table at a time, that of the interrupt controller included.

@@ -1,5 +1,6 @@
 //! Where vCPU threads wait while the VM is paused.
 
+use crate::lock::lock;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -24,7 +25,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Closes it. vCPUs must be kicked afterwards: those in the guest don't come by on their own.

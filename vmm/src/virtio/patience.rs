@@ -1,6 +1,6 @@
 //! Waiting that has a limit where it has to: the VMM's own thread has others to serve.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long who settles a worker waits for it.
@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The lock, if it can be had within `patience`.
 pub(super) fn lock_within<T>(lock: &Mutex<T>, patience: Patience) -> Option<MutexGuard<'_, T>> {
     if matches!(patience, Patience::Endless) {
-        return Some(lock.lock().unwrap_or_else(PoisonError::into_inner));
+        return Some(crate::lock::lock(lock));
     }
     loop {
         match lock.try_lock() {

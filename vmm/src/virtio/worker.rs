@@ -13,10 +13,11 @@ use super::patience::{Patience, lock_within};
 use super::{
     ActivateContext, DeviceError, DeviceState, FaultSink, Interrupt, RingError, Subscriber, WorkerLoop,
 };
+use crate::lock::lock;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -144,17 +145,17 @@ const EXCHANGE: u8 = 2;
 
 impl<W: Worker> Shared<W> {
     fn lock(&self) -> MutexGuard<'_, Option<Seat<W>>> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seat)
     }
 
     fn waker(&self) -> MutexGuard<'_, Option<Arc<EventFd>>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waker)
     }
 
     /// The worker's seat for the worker's own thread, after who waits for it.
     fn lock_in_turn(&self) -> MutexGuard<'_, Option<Seat<W>>> {
         if self.wanted.load(Ordering::SeqCst) {
-            drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock(&self.turn));
         }
         self.lock()
     }
@@ -186,7 +187,7 @@ impl<W: Worker> Shared<W> {
             Some(Seat { entered: true, .. }) => return,
             seat => seat.is_some(),
         };
-        let mut id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut id = lock(&self.id);
         if let Some(id) = id.take() {
             let _ = ops.remove_subscriber(id);
         }
@@ -279,7 +280,7 @@ impl<W: Worker> WorkerSlot<W> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<W>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Makes the worker of a context and starts it.

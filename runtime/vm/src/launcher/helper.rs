@@ -6,7 +6,8 @@ use super::{Isolation, jail};
 use crate::process::{self, ProcessRecord, wait_readable};
 use crate::sys::{self, Cloned};
 use rustix::event::PollFlags;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat, unlinkat};
+use rustix::io::Errno;
 use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +16,8 @@ use std::os::fd::{AsFd, OwnedFd};
 const SOCKET: i32 = 3;
 /// How long a child may take from its gate to its program: what it waits for can only be storage, and behind it wait all later launches.
 const EXECUTED_WITHIN_MS: u32 = 60_000;
+/// How long one that was killed may take to be gone.
+const ENDED_WITHIN_MS: u32 = 30_000;
 
 /// A VM that dies with the program.
 struct Tied {
@@ -23,6 +26,19 @@ struct Tied {
     names: Tie,
     /// The folder of the VM's cgroup, if it has one.
     cgroup: Option<OwnedFd>,
+}
+
+impl Tied {
+    /// Whether it runs; says yes when that can't be told.
+    fn runs(&self) -> bool {
+        !matches!(wait_readable(&self.pidfd, PollFlags::IN, Some(0)), Ok(true))
+    }
+
+    /// Whether anything of it is still to be ended or removed.
+    fn is_left(&self) -> bool {
+        let folder = statat(&self.folders, self.names.folder.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        self.runs() || !matches!(folder, Err(Errno::NOENT))
+    }
 }
 
 struct Helper {
@@ -150,20 +166,19 @@ impl Helper {
         std::fs::File::from(record_file)
             .write_all(&text)
             .map_err(|e| kill_on("write the process record", e))?;
-        if let (Some(tie), Some(folders)) = (&order.tie, folders) {
-            let pidfd = pidfd.try_clone().map_err(|e| kill_on("copy a descriptor", e))?;
-            self.tied.push(Tied { pidfd, folders, names: tie.clone(), cgroup });
-        }
+        let tied = match (&order.tie, folders) {
+            (Some(tie), Some(folders)) => {
+                let pidfd = pidfd.try_clone().map_err(|e| kill_on("copy a descriptor", e))?;
+                Some(Tied { pidfd, folders, names: tie.clone(), cgroup })
+            }
+            _ => None,
+        };
         std::fs::File::from(gate_in).write_all(&[1]).map_err(|e| kill_on("open the gate", e))?;
         made.released_us = sys::monotonic_us();
 
         // Closed by a successful exec; else it says what failed.
         let heard = wait_readable(&failed_out, PollFlags::IN, Some(EXECUTED_WITHIN_MS));
         if !heard.map_err(|e| kill_on("hear from the child", e))? {
-            if order.tie.is_some() {
-                // Whoever cleans up must not wait for it.
-                self.tied.pop();
-            }
             let stage = "execute the VM monitor, whose file has not been read in a minute (see whether the storage that has it hangs)";
             return Err(kill_on(stage, io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }
@@ -174,6 +189,8 @@ impl Helper {
             .map_err(|e| kill_on("hear from the child", e))?;
         if report.is_empty() {
             made.executed_us = sys::monotonic_us();
+            self.tied.retain(Tied::is_left);
+            self.tied.extend(tied);
             return Ok((pidfd, made));
         }
         let (stage, errno) =
@@ -187,7 +204,8 @@ impl Helper {
             let _ = process::kill(&tied.pidfd);
         }
         for tied in self.tied.drain(..) {
-            let _ = wait_readable(&tied.pidfd, PollFlags::IN, None);
+            // One that hangs in the kernel is not waited for longer: others are behind it.
+            let _ = wait_readable(&tied.pidfd, PollFlags::IN, Some(ENDED_WITHIN_MS));
             if let Some(cgroup) = &tied.cgroup {
                 let _ = remove_cgroup(cgroup, &tied.names.cgroup);
             }

@@ -49,10 +49,11 @@ pub use tray::Tray;
 use super::limiter::{Meter, Throttle};
 use super::worker::{Still, WorkerSlot};
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice, WorkerLoop};
+use crate::lock::lock;
 use disk::Disk;
 use flights::Flights;
 use request::Limits;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tray::Slot;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -80,7 +81,7 @@ struct Lane {
 
 impl Lane {
     fn flights(&self) -> MutexGuard<'_, Option<Flights>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.flights)
     }
 
     /// Lets go of the file that was in the slot before, of which nothing is under way.
@@ -223,7 +224,7 @@ impl Block {
             let meter = Meter::new(Arc::clone(&self.throttle), index, worker::TIMER);
             let (common, flights) = (common.clone(), Arc::clone(&lane.flights));
             lane.worker.start(&self.name, context, |context| {
-                let mut flights = flights.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let mut flights = lock(&flights).take();
                 // Who exchanged the files just now may have found neither a worker nor these; he finds this worker, or it the new files.
                 if let Some(flights) = &mut flights {
                     flights.change(&common.slot.disk());

@@ -3,11 +3,12 @@
 use super::disk::Disk;
 use super::{BlockConfigError, BlockMetrics, Lane, SECTOR};
 use crate::api::control::MAX_FILES;
+use crate::lock::lock;
 use crate::virtio::Signals;
 use crate::virtio::limiter::Throttle;
 use crate::virtio::patience::Patience;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The disk that a device has now. A worker takes it for one batch and no longer, so a disk that was exchanged is closed as
@@ -20,11 +21,11 @@ impl Slot {
     }
 
     pub(super) fn disk(&self) -> Arc<Disk> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.0))
     }
 
     pub(super) fn exchange(&self, disk: Disk) -> Arc<Disk> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.0);
         std::mem::replace(&mut slot, Arc::new(disk))
     }
 }

@@ -2,6 +2,7 @@
 //! It serves hvc0 and the serial port.
 
 use super::super::io;
+use crate::line_writer::write_if_room;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -116,7 +117,12 @@ impl OutputBuffer {
         while !self.waiting.is_empty() && (!polled || ready) {
             let (first, _) = self.waiting.as_slices();
             let len = first.len().min(if polled { TERMINAL_CHUNK } else { OUTPUT_BUFFER });
-            match (&output.file).write(&first[..len]) {
+            let mut file = &output.file;
+            let written = match output.kind {
+                OutputKind::Polled => write_if_room(&mut file, &first[..len]),
+                OutputKind::Always | OutputKind::NonBlocking => file.write(&first[..len]),
+            };
+            match written {
                 Ok(written) => drop(self.waiting.drain(..written)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

@@ -2,12 +2,13 @@
 
 use super::MemMetrics;
 use crate::api::config::{MemoryHotplug, MemoryHotplugStatus};
+use crate::lock::lock;
 use crate::memory::{Blocks, Slots};
 use crate::virtio::Signals;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Responses (5.15.6).
@@ -126,7 +127,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn block(&self) -> u64 {

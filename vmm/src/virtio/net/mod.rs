@@ -54,13 +54,14 @@ use super::limiter::{SavedLimiter, Throttle};
 use super::worker::WorkerSlot;
 use super::{ActivateContext, Chain, DeviceError, DeviceState, VirtioDevice};
 use crate::api::config::RateLimiter;
+use crate::lock::lock;
 use crate::mmds::Wire;
 use control::ControlWorker;
 use pair::PairWorker;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tap::Tap;
 pub use tap::TapError;
 use vhost::{Vhost, VhostWorker};
@@ -138,15 +139,15 @@ struct Common {
 
 impl Common {
     fn mac(&self) -> [u8; 6] {
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.mac)
     }
 
     fn metadata(&self) -> Option<MutexGuard<'_, Wire>> {
-        self.metadata.as_ref().map(|wire| wire.lock().unwrap_or_else(PoisonError::into_inner))
+        self.metadata.as_ref().map(|wire| lock(wire))
     }
 
     fn set_mac(&self, mac: [u8; 6]) {
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
+        *lock(&self.mac) = mac;
     }
 }
 

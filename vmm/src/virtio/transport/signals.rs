@@ -1,8 +1,9 @@
 //! The way from a device to its driver, shared by transport, workers and those who change a device from outside.
 
+use crate::lock::lock;
 use crate::virtio::Interrupt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// "A queue has used buffers", as in InterruptStatus (section 4.2.2) and the ISR status (section 4.1.4.5).
 pub const QUEUE: u32 = 1;
@@ -44,7 +45,7 @@ impl Signals {
     }
 
     fn lock(&self) -> MutexGuard<'_, u32> {
-        self.generation.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.generation)
     }
 
     /// The bits that the driver has not acknowledged.

@@ -34,9 +34,10 @@ pub use terms::BackEndError;
 use super::patience::{Patience, lock_within};
 use super::worker::WorkerSlot;
 use super::{ActivateContext, DeviceError, DeviceState, Interrupt, Signals, VirtioDevice};
+use crate::lock::lock;
 use link::{Link, deadline};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use terms::{Terms, Wants, agree, config_space};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_GEOMETRY, VIRTIO_BLK_F_MQ,
@@ -92,11 +93,11 @@ struct BackEnd {
 
 impl BackEnd {
     fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.link)
     }
 
     fn space(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.space)
     }
 
     /// Gives the back end up and says so, once; true if that was now.

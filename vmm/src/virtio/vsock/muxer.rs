@@ -6,13 +6,14 @@ use super::handshake::{Handshake, Progress};
 use super::metrics::VsockMetrics;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
 use crate::door::{Ceiling, Spare};
+use crate::lock::lock;
 use crate::virtio::io::{connect_unix_below, set_nonblocking};
 use crate::virtio::{Chain, GuestMemory, RingError};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
@@ -274,7 +275,7 @@ impl Muxer {
     }
 
     fn set_timer(&self, wait: Duration) {
-        let mut timer = self.host.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut timer = lock(&self.host.timer);
         // 0 would disarm it. A descriptor of a timer always takes a time.
         let _ = timer.reset(wait.max(Duration::from_nanos(1)), None);
     }
@@ -282,7 +283,7 @@ impl Muxer {
     /// Ends connections whose time to be answered is over: host programs read an end.
     fn give_up(&mut self, now: Instant) {
         // What has fired is readable until it is set again, or off.
-        let _ = self.host.timer.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = lock(&self.host.timer).clear();
         while let Some((until, id)) = self.asked.front().copied() {
             if until > now {
                 return self.set_timer(until - now);
